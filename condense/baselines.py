@@ -1,0 +1,38 @@
+"""What a condensation must beat at an equal budget of `dpc` items per class: chosen real items.
+
+Other ways to match distributions are settings of the same objective: `condense/baseline_settings.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from condense.embeddings import Embedded, Task
+from condense.engine import probe_accuracy
+from condense.initial import choose
+
+SELECTIONS = ("random", "herding", "k_center")
+
+
+def select(task: Task, method: str, dpc: int, seed: int) -> Embedded:
+    """The embeddings of `dpc` real items per class chosen by `method`."""
+    generator = torch.Generator().manual_seed(seed)
+    features, labels = task.condense.features.cpu(), task.condense.labels.cpu()
+    chosen = choose(method, features, labels, task.dataset.num_classes, dpc, generator)  # type: ignore[arg-type]
+    chosen = chosen.to(task.device)
+    return Embedded({m: x[chosen] for m, x in task.condense.embeddings.items()}, task.condense.labels[chosen])
+
+
+def selection_accuracies(task: Task, held_out: Embedded, dpc: int, seeds: Sequence[int]) -> dict[str, list[float]]:
+    """Accuracy on `held_out` per method: of `random` for each seed; of herding, k-center and the full data once."""
+    classes = task.dataset.num_classes
+    result = {
+        method: [
+            probe_accuracy(select(task, method, dpc, seed), held_out, classes)
+            for seed in (seeds if method == "random" else seeds[:1])
+        ]
+        for method in SELECTIONS
+    }
+    return {**result, "full_data": [probe_accuracy(task.condense, held_out, classes)]}

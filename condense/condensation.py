@@ -1,0 +1,147 @@
+"""ONE condensation (a replica): its synthetic items, its optimiser state, its frequencies, its randomness.
+
+A replica is plain state. `condense/engine.py` steps replicas, one or many in a pass; nothing here depends on company.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from condense.config import Hyperparameters
+from condense.embeddings import Task
+from condense.initial import choose
+from condense.objective import class_characteristic_function, draw_frequencies
+
+STATE_VERSION = 1
+
+
+@dataclass
+class Divergence:
+    """Why a replica cannot go on."""
+
+    step: int  # the first step with a loss that is not finite, counted from 1
+    term: str  # uni, cross, joint or total
+
+    def __str__(self) -> str:
+        return f"the {self.term} loss is not finite at step {self.step}"
+
+
+class Condensation:
+    """`dpc` synthetic items per class of one task, class-major: item i is of class i // dpc.
+
+    The result depends on the task, dpc, initialisation, hyperparameters and seed; on nothing else.
+
+    Attributes:
+        inputs: modality -> (C * dpc, *shape), the synthetic items in the encoder's units.
+        velocity: modality -> same shape: SGD's momentum buffer or Adam's first moment.
+        square: modality -> same shape: Adam's second moment (empty for SGD).
+        step: optimiser steps taken.
+        normalizer: (3,) float32 on the device: what each term is divided by; NaN before the first step.
+        frequencies: modality -> (P, D), the pool. phi_real: modality -> (2, C, P), the real CF at the pool.
+        divergence: set when a loss was not finite; such a replica takes no more steps.
+    """
+
+    def __init__(
+        self, task: Task, dpc: int, initialization: str, hyperparameters: Hyperparameters, seed: int
+    ) -> None:
+        h = hyperparameters
+        self.task, self.dpc, self.initialization, self.hyperparameters, self.seed = task, dpc, initialization, h, seed
+        self.generator = torch.Generator().manual_seed(seed)
+        device = task.device
+        task.dataset.check_class_sizes(dpc)
+        start = initial_inputs(task, dpc, initialization, self.generator)
+        self.inputs = {name: x.to(device) for name, x in start.items()}
+        self.velocity = {name: torch.zeros_like(x) for name, x in self.inputs.items()}
+        adam = h.optimizer == "adam"
+        self.square = {name: torch.zeros_like(x) for name, x in self.inputs.items()} if adam else {}
+        self.step = 0
+        self.normalizer = torch.full((3,), torch.nan, device=device)
+        self.divergence: Divergence | None = None
+        self.key = ""  # which task, for whoever keeps several
+        self.frequencies: dict[str, Tensor] = {}
+        self.phi_real: dict[str, Tensor] = {}
+        if h.discrepancy == "cf":
+            pool = max(h.frequency_pool, h.num_frequencies)
+            for name in task.modalities:
+                drawn = draw_frequencies(pool, task.encoder.dim, h.frequency_scale, self.generator).to(device)
+                self.frequencies[name] = drawn
+                self.phi_real[name] = class_characteristic_function(
+                    task.condense.embeddings[name], task.condense.labels, task.dataset.num_classes, drawn
+                )
+        self._order = torch.empty(0, dtype=torch.int64)
+        self._position = 0
+
+    @property
+    def labels(self) -> Tensor:
+        """(C * dpc,) int64."""
+        return torch.arange(self.task.dataset.num_classes, device=self.task.device).repeat_interleave(self.dpc)
+
+    def next_frequencies(self) -> Tensor:
+        """(F,) int64, on the CPU: the part of the pool for the coming step. Each pass over the pool has a new order."""
+        count = self.hyperparameters.num_frequencies
+        if self._position + count > len(self._order):
+            self._order = torch.randperm(max(self.hyperparameters.frequency_pool, count), generator=self.generator)
+            self._position = 0
+        chosen = self._order[self._position : self._position + count]
+        self._position += count
+        return chosen
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that is needed to go on as if nothing had happened; tensors on the CPU, copied."""
+
+        def kept(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: x.detach().to("cpu", copy=True) for name, x in tensors.items()}
+
+        return {
+            "version": STATE_VERSION,
+            "inputs": kept(self.inputs),
+            "velocity": kept(self.velocity),
+            "square": kept(self.square),
+            "step": self.step,
+            "normalizer": self.normalizer.detach().to("cpu", copy=True),
+            "generator": self.generator.get_state(),
+            "order": self._order.clone(),
+            "position": self._position,
+            "divergence": None if self.divergence is None else [self.divergence.step, self.divergence.term],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()` of a replica with the same configuration and seed.
+
+        Raises:
+            ValueError: the state is of another version, or of other shapes.
+        """
+        if state["version"] != STATE_VERSION:
+            raise ValueError(f"a checkpoint of version {state['version']} cannot be continued (need {STATE_VERSION})")
+        for own, given in ((self.inputs, state["inputs"]), (self.velocity, state["velocity"]), (self.square, state["square"])):
+            if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in given.items()}:
+                raise ValueError("the checkpoint is of a condensation of another shape or optimiser")
+            for name, tensor in given.items():
+                own[name] = tensor.to(self.task.device, copy=True)
+        self.step = state["step"]
+        self.normalizer = state["normalizer"].to(self.task.device, copy=True)
+        self.generator.set_state(state["generator"])
+        self._order, self._position = state["order"].clone(), state["position"]
+        self.divergence = None if state["divergence"] is None else Divergence(*state["divergence"])
+
+
+def initial_inputs(task: Task, dpc: int, initialization: str, generator: torch.Generator) -> dict[str, Tensor]:
+    """modality -> (C * dpc, *shape): real items chosen per class, or Gaussian noise with the real items' mean and std."""
+    condense = task.dataset.condense
+    if initialization == "noise":
+        sample = condense.load(torch.randperm(len(condense), generator=generator)[:256])
+        count = task.dataset.num_classes * dpc
+        noise = {}
+        for name, x in sample.items():
+            spec = task.dataset.specs[name]
+            drawn = x.mean() + x.std() * torch.randn(count, *spec.shape, generator=generator)
+            noise[name] = drawn.clamp(spec.low, spec.high)
+        return noise
+    features, labels = task.condense.features.cpu(), task.condense.labels.cpu()
+    chosen = choose(initialization, features, labels, task.dataset.num_classes, dpc, generator)  # type: ignore[arg-type]
+    return {name: x.float() for name, x in condense.load(chosen).items()}

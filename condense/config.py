@@ -1,0 +1,180 @@
+"""What a user may configure: validated models, and errors in one line.
+
+Every key of a YAML file is a field here; an unknown key is an error, never ignored.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from condense.errors import UserError
+
+MODALITIES = ("vision", "audio", "text", "depth", "thermal", "imu")  # ImageBind's names, in its order
+
+
+class Strict(BaseModel):
+    """Base of every configuration: immutable, no unknown keys, no NaN or infinity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class SpokenDigits(Strict):
+    """The embedded dataset: handwritten digits (scikit-learn) paired with synthesised speech (espeak-ng)."""
+
+    name: Literal["spoken_digits"] = "spoken_digits"
+    pairs_per_image: int = Field(4, ge=1, le=16, description="pairs made of each handwritten image")
+    seed: int = Field(0, ge=0, description="seed of everything drawn while the dataset is made")
+
+
+class ManifestDataset(Strict):
+    """A CSV of files: columns `split`, `label` and one per modality."""
+
+    name: Literal["manifest"]
+    path: Path = Field(description="the CSV; file paths in it are relative to its folder")
+    validation_fraction: float = Field(0.2, gt=0, lt=1, description="share of train split off if no row is `validation`")
+
+
+class TensorsDataset(Strict):
+    """Tensors that are already what the encoder takes: one safetensors file, or AVDD's pair of `.pt` files."""
+
+    name: Literal["tensors"]
+    path: Path
+    validation_fraction: float = Field(0.2, gt=0, lt=1)
+
+
+DatasetConfig = Annotated[SpokenDigits | ManifestDataset | TensorsDataset, Field(discriminator="name")]
+
+
+class TinyEncoder(Strict):
+    """Small convolutional towers, one per modality, into one space; the CPU default."""
+
+    name: Literal["tiny"] = "tiny"
+    pretraining: Literal["contrastive", "none"] = Field(
+        "contrastive", description="`contrastive`: InfoNCE on the pairs of the condense split; `none`: random towers"
+    )
+    dim: int = Field(64, ge=2, description="dimension of the unified space")
+    width: int = Field(16, ge=1, description="channels of the first convolution; doubled at each of the next two")
+    image_size: int = Field(32, ge=8, multiple_of=8, description="side of vision, depth and thermal inputs, pixels")
+    image_channels: Literal[1, 3] = Field(1, description="channels of a vision input")
+    epochs: int = Field(10, ge=1, description="passes over the condense split in pretraining")
+    seed: int = Field(0, ge=0)
+
+
+EncoderConfig = Annotated[TinyEncoder, Field(discriminator=None)]
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Hyperparameters(Strict):
+    """Everything that a search may vary. Formulas: `condense/objective.py`."""
+
+    lambda_uni: float = Field(1.0, ge=0, description="weight of the uni-modal term")
+    lambda_cross: float = Field(1.0, ge=0, description="weight of the cross-modal term")
+    lambda_joint: float = Field(1.0, ge=0, description="weight of the joint-modal term")
+    frequency_scale: float = Field(1.0, gt=0, description="sigma: standard deviation of the CF frequencies")
+    num_frequencies: int = Field(256, ge=1, description="frequencies in one step's CF estimate")
+    frequency_pool: int = Field(2048, ge=1, description="frequencies drawn once; each step takes the next part of them")
+    alpha: float = Field(0.5, ge=0, description="weight of the amplitude part of the CF discrepancy")
+    beta: float = Field(0.5, ge=0, description="weight of its phase part")
+    discrepancy: Literal["cf", "mmd"] = Field("cf", description="uni-modal term: characteristic functions, or means (MMD)")
+    scaling: Literal["normalized", "paper"] = Field(
+        "normalized", description="`normalized`: each term over its size at initialisation; `paper`: the published code's"
+    )
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    momentum: float = Field(0.5, ge=0, lt=1, description="SGD momentum, or Adam's beta1")
+    learning_rate: float = Field(1.0, gt=0, description="for every modality without a learning rate of its own")
+    learning_rate_vision: Positive | None = None
+    learning_rate_audio: Positive | None = None
+    learning_rate_text: Positive | None = None
+    learning_rate_depth: Positive | None = None
+    learning_rate_thermal: Positive | None = None
+    learning_rate_imu: Positive | None = None
+
+    def learning_rate_of(self, modality: str) -> float:
+        own: float | None = getattr(self, f"learning_rate_{modality}")
+        return self.learning_rate if own is None else own
+
+
+class TaskConfig(Strict):
+    """What is condensed: a dataset, seen through an encoder, into `dpc` items per class."""
+
+    dataset: DatasetConfig = SpokenDigits()
+    encoder: EncoderConfig = TinyEncoder()
+    dpc: int = Field(1, ge=1, description="synthetic items per class (data per class)")
+    initialization: Literal["random", "herding", "k_center", "noise"] = Field(
+        "herding", description="where the synthetic items start: chosen real items, or noise"
+    )
+
+
+class CondensationConfig(TaskConfig):
+    """One condensation: what `python -m condense run` takes and a search's `best.yaml` holds."""
+
+    steps: int = Field(100, ge=0, description="optimiser steps")
+    seed: int = Field(0, ge=0)
+    hyperparameters: Hyperparameters = Hyperparameters()
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def explain(error: ValidationError, source: str) -> str:
+    """The first thing wrong with a configuration, as one line naming file, key, value and rule."""
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    key = ".".join(str(part) for part in first["loc"]) or "the file"
+    if first["type"] == "extra_forbidden":
+        text = f"{source}: unknown key `{key}`"
+    elif first["type"] == "missing":
+        text = f"{source}: `{key}` is missing"
+    else:
+        rule = first["msg"].removeprefix("Value error, ")
+        value = repr(first["input"])
+        shown = "" if isinstance(first["input"], dict | list) or value in rule else f", but got {value}"
+        text = f"{source}: `{key}`: {rule}{shown}"
+    more = len(problems) - 1
+    return text + (f" (and {more} more problem{'s' if more > 1 else ''})" if more else "")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping from a file. Raises UserError if it cannot be read or is no mapping."""
+    try:
+        content = yaml.load(path.read_text(), Loader=_Loader)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: must hold `key: value` pairs, but holds {type(content).__name__}")
+    return content
+
+
+def validate(model: type[Model], content: dict[str, Any], source: str) -> Model:
+    """`content` as `model`. Raises UserError with one line naming `source`."""
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise UserError(explain(error, source)) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """safe_load that reads `1e-3` as a number (YAML 1.1 wants a dot) and refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=deep)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_SCIENTIFIC = re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
+for _first in "-+0123456789":
+    _Loader.yaml_implicit_resolvers.setdefault(_first, []).insert(0, ("tag:yaml.org,2002:float", _SCIENTIFIC))

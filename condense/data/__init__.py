@@ -1,0 +1,41 @@
+"""Datasets: what is condensed, read from where it lies into three splits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from condense.config import DatasetConfig, ManifestDataset, SpokenDigits
+from condense.errors import UserError
+
+if TYPE_CHECKING:
+    from condense.data.dataset import Dataset
+    from condense.data.inputs import InputSpec
+
+
+def load_dataset(config: DatasetConfig, specs: Mapping[str, InputSpec]) -> Dataset:
+    """The dataset that `config` names, its items as `specs` (modality -> input of the encoder) describe them.
+
+    Raises UserError if its files are not what they should be, or do not fit the encoder.
+    """
+    # Imported here because each needs libraries (decoders, speech synthesis) that the others do without.
+    if isinstance(config, SpokenDigits):
+        from condense.data.spoken_digits import load_spoken_digits
+
+        return load_spoken_digits(config, specs)
+    if isinstance(config, ManifestDataset):
+        from condense.data.manifest import load_manifest
+
+        return load_manifest(config, specs)
+    from condense.data.tensors import load_tensors
+
+    dataset = load_tensors(config)
+    for modality, spec in dataset.specs.items():
+        if modality not in specs:
+            raise UserError(f"{config.path}: {modality}: the encoder takes only {', '.join(specs)}")
+        if spec.shape != specs[modality].shape:
+            raise UserError(
+                f"{config.path}: {modality}: items must have the encoder's shape {specs[modality].shape}, "
+                f"but got {spec.shape}"
+            )
+    return dataset

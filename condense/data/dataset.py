@@ -1,0 +1,95 @@
+"""A paired multi-modal dataset in three splits.
+
+A condensation sees `condense`, a search also `validation`; `test` has to be opened by name, once, at the end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from condense.data.inputs import InputSpec
+from condense.errors import UserError
+
+
+class Split(Protocol):
+    """n paired items. `load` reads items in the units of the dataset's `InputSpec`s."""
+
+    labels: Tensor  # (n,) int64, in 0 .. C-1
+
+    def __len__(self) -> int: ...
+
+    def load(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
+        """modality -> (len(indices), *shape) float32."""
+        ...
+
+
+@dataclass(frozen=True)
+class MemorySplit:
+    """A split held in memory: `inputs[modality]` is (n, *shape)."""
+
+    inputs: Mapping[str, Tensor]
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def load(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
+        chosen = torch.as_tensor(indices)
+        return {modality: tensor[chosen] for modality, tensor in self.inputs.items()}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Three disjoint splits of the same classes and modalities."""
+
+    name: str
+    specs: Mapping[str, InputSpec]  # modality -> what its items look like
+    class_names: tuple[str, ...]
+    condense: Split
+    validation: Split
+    _test: Split
+    fingerprint: str  # hash of the content that the splits are read from, and of the way they were split
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return tuple(self.specs)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    def open_test(self) -> Split:
+        """The test split. Only final evaluations call this; nothing that selects anything may."""
+        return self._test
+
+    def check_class_sizes(self, dpc: int) -> None:
+        """Raises UserError if a class of the condense split has fewer than `dpc` items."""
+        counts = torch.bincount(self.condense.labels, minlength=self.num_classes)
+        for name, count in zip(self.class_names, counts.tolist(), strict=True):
+            if count < dpc:
+                raise UserError(f"{self.name}: class {name!r} has {count} items to condense, but dpc is {dpc}")
+
+
+def stratified_holdout(labels: Sequence[str], keys: Sequence[str], fraction: float) -> list[bool]:
+    """Which items are held out: per class the `round(fraction * n)` (at least 1) with the smallest hash of their key.
+
+    Depends on labels and keys only, so it is the same on every machine and in any row order.
+    Raises UserError if a class has fewer than 2 items.
+    """
+    by_class: dict[str, list[int]] = {}
+    for index, label in enumerate(labels):
+        by_class.setdefault(label, []).append(index)
+    held = [False] * len(labels)
+    for label, members in by_class.items():
+        if len(members) < 2:
+            raise UserError(f"label {label!r} has {len(members)} train item: at least 2 are needed to split off validation")
+        members.sort(key=lambda i: (hashlib.sha256(keys[i].encode()).hexdigest(), keys[i]))
+        for index in members[: min(len(members) - 1, max(1, round(fraction * len(members))))]:
+            held[index] = True
+    return held

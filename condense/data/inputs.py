@@ -1,0 +1,143 @@
+"""What one item of a modality looks like to an encoder: its shape, its range, how it is read and shown.
+
+An encoder names one `InputSpec` per modality; datasets read files through it, condensations keep synthetic
+items inside its range, exports turn items back into what a person can look at or listen to.
+All tensors here are float32 and hold one item, without a batch dimension.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """Base: an array of `shape` with values in [`low`, `high`] (in the encoder's own units)."""
+
+    modality: str
+    shape: tuple[int, ...]
+    low: float
+    high: float
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-able; part of the fingerprint of cached embeddings."""
+        return {"kind": type(self).__name__, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class ArraySpec(InputSpec):
+    """Numbers as they are: NPY files of depth, thermal or IMU readings, or tensors that are already prepared."""
+
+
+@dataclass(frozen=True)
+class ImageSpec(InputSpec):
+    """An image: short side resized (bicubic), centre crop, (pixel / 255 - mean) / std. shape = (channels, side, side)."""
+
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.5,)
+
+    @staticmethod
+    def of(modality: str, channels: int, side: int, mean: tuple[float, ...], std: tuple[float, ...]) -> ImageSpec:
+        low = min((0.0 - m) / s for m, s in zip(mean, std, strict=True))
+        high = max((1.0 - m) / s for m, s in zip(mean, std, strict=True))
+        return ImageSpec(modality, (channels, side, side), low, high, mean, std)
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """(..., channels, side, side) in [0, 1] -> model units."""
+        mean = torch.tensor(self.mean)[:, None, None]
+        std = torch.tensor(self.std)[:, None, None]
+        return (pixels - mean) / std
+
+    def pixels(self, item: Tensor) -> Tensor:
+        """Inverse of `normalize`, clamped to [0, 1]."""
+        mean = torch.tensor(self.mean)[:, None, None]
+        std = torch.tensor(self.std)[:, None, None]
+        return (item * std + mean).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class LogMelSpec(InputSpec):
+    """Log-mel spectrogram of a mono clip, standardised. shape = (1, num_mels, num_frames), time running right.
+
+    Power of a Hann-windowed short-time Fourier transform, triangular filters on the mel scale
+    (2595 log10(1 + f / 700)), natural log with a floor, then (x - mean) / std.
+    """
+
+    sample_rate: int = 16_000  # Hz
+    window: int = 800  # samples (50 ms)
+    hop: int = 400  # samples (25 ms)
+    n_fft: int = 1024
+    low_hz: float = 60.0
+    high_hz: float = 7600.0
+    floor: float = 1e-5  # of mel power; 1.0 would be a full-scale signal
+    mean: float = -9.5
+    std: float = 1.7
+
+    @staticmethod
+    def of(num_mels: int, num_frames: int) -> LogMelSpec:
+        low = (math.log(1e-5) + 9.5) / 1.7
+        return LogMelSpec("audio", (1, num_mels, num_frames), low, 6.0)
+
+    @property
+    def num_samples(self) -> int:
+        """Length of the clip that fills `num_frames`: shorter ones are zero-padded, longer ones cut."""
+        return self.hop * (self.shape[2] - 1)
+
+    def from_wave(self, wave: Tensor) -> Tensor:
+        """(..., num_samples) in [-1, 1] at `sample_rate` -> (..., 1, num_mels, num_frames)."""
+        stft = torch.stft(
+            wave.reshape(-1, wave.shape[-1]),
+            self.n_fft,
+            self.hop,
+            self.window,
+            torch.hann_window(self.window),
+            center=True,
+            pad_mode="constant",
+            return_complex=True,
+        )
+        power = stft.abs().square() / (self.window / 4) ** 2  # a full-scale sine has power 1 in its bin
+        mel = mel_filters(self.shape[1], self.n_fft, self.sample_rate, self.low_hz, self.high_hz) @ power
+        logmel = (mel + self.floor).log()
+        return ((logmel - self.mean) / self.std).clamp(self.low, self.high).reshape(*wave.shape[:-1], *self.shape)
+
+
+@functools.lru_cache(maxsize=8)
+def mel_filters(num_mels: int, n_fft: int, sample_rate: int, low_hz: float, high_hz: float) -> Tensor:
+    """(num_mels, n_fft // 2 + 1) triangular filters, peak 1, equally spaced on the mel scale."""
+
+    def to_mel(hz: float | np.ndarray) -> Any:
+        return 2595.0 * np.log10(1.0 + np.asarray(hz) / 700.0)
+
+    edges = 700.0 * (10.0 ** (np.linspace(to_mel(low_hz), to_mel(high_hz), num_mels + 2) / 2595.0) - 1.0)
+    bins = np.arange(n_fft // 2 + 1) * sample_rate / n_fft
+    rise = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    fall = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
+    return torch.from_numpy(np.maximum(0.0, np.minimum(rise, fall))).float()
+
+
+@dataclass(frozen=True)
+class TextSpec(InputSpec):
+    """Text as embedded bytes: shape = (length, dim). Synthetic text lives in this continuous space.
+
+    Byte b at a position is row b of a fixed random codebook; text ends with END and is padded with zeros.
+    """
+
+    seed: int = 0
+    END = 0
+
+    @staticmethod
+    def of(length: int, dim: int) -> TextSpec:
+        return TextSpec("text", (length, dim), -3.0, 3.0)
+
+    @property
+    def codebook(self) -> Tensor:
+        """(256, dim) embeddings of the byte values."""
+        generator = torch.Generator().manual_seed(self.seed)
+        return torch.randn(256, self.shape[1], generator=generator).clamp(self.low, self.high)

@@ -1,0 +1,27 @@
+"""What the rest of the package asks of an encoder into a unified space."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from torch import Tensor
+
+from condense.data.inputs import InputSpec
+
+
+class Encoder(Protocol):
+    """A frozen map from the inputs of each modality into one D-dimensional space.
+
+    In evaluation mode an item's embedding must not depend on the other items of the batch: this is what lets
+    many condensations share one pass.
+    """
+
+    specs: Mapping[str, InputSpec]  # modality -> what it takes
+    dim: int  # D
+    output_scale: Mapping[str, float]  # modality -> norm of the unnormalised output (ImageBind: audio 20, vision 1)
+    fingerprint: str  # hash of everything that the embeddings depend on
+
+    def embed(self, modality: str, inputs: Tensor) -> Tensor:
+        """(n, *shape) -> (n, D) float32 of unit norm; differentiable with respect to `inputs`."""
+        ...

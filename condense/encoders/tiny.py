@@ -1,0 +1,152 @@
+"""`tiny`: one small convolutional tower per modality into one space. The default on a CPU.
+
+Pretrained contrastively (symmetric InfoNCE, van den Oord et al. 2018, as CLIP) on the pairs of the condense split,
+without labels; or left random. Frozen afterwards, and kept in the store.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from condense.config import TinyEncoder
+from condense.data.dataset import Dataset
+from condense.data.inputs import ArraySpec, ImageSpec, InputSpec, LogMelSpec, TextSpec
+from condense.store import Store, hash_of
+
+log = logging.getLogger(__name__)
+VERSION = 1
+BATCH = 256
+LEARNING_RATE = 2e-3
+WEIGHT_DECAY = 0.05
+TEMPERATURE = 0.2
+SHIFT = 0.1  # of a side, circular, along every axis but audio's frequency
+NOISE = 0.1  # standard deviation
+
+
+def tiny_specs(config: TinyEncoder) -> dict[str, InputSpec]:
+    """What `tiny` takes of each of the six modalities."""
+    side, channels = config.image_size, config.image_channels
+    half = (0.5,) * channels
+    return {
+        "vision": ImageSpec.of("vision", channels, side, half, half),
+        "audio": LogMelSpec.of(32, 32),
+        "text": TextSpec.of(64, 16),
+        "depth": ImageSpec.of("depth", 1, side, (0.5,), (0.5,)),
+        "thermal": ImageSpec.of("thermal", 1, side, (0.5,), (0.5,)),
+        "imu": ArraySpec("imu", (6, 128), -10.0, 10.0),
+    }
+
+
+class Tower(nn.Module):
+    """(n, *shape) -> (n, dim) of unit norm. 2-d convolutions over (c, h, w), 1-d over (c, t); text is (length, channels)."""
+
+    def __init__(self, spec: InputSpec, width: int, dim: int) -> None:
+        super().__init__()
+        self.text = isinstance(spec, TextSpec)
+        shape = (spec.shape[1], spec.shape[0]) if self.text else spec.shape
+        flat = len(shape) == 2
+        conv: type[nn.Conv1d] | type[nn.Conv2d] = nn.Conv1d if flat else nn.Conv2d
+        widths = (shape[0], width, 2 * width, 4 * width)
+        layers: list[nn.Module] = []
+        for before, after in itertools.pairwise(widths):
+            layers += [conv(before, after, 5 if before == shape[0] else 3, stride=2, padding=2 if before == shape[0] else 1)]
+            layers += [nn.ReLU()]
+        self.body = nn.Sequential(*layers)
+        self.pool = nn.AdaptiveAvgPool1d(4) if flat else nn.AdaptiveAvgPool2d(4)
+        self.head = nn.Linear(4 * width * (4 if flat else 16), dim)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        x = inputs.transpose(1, 2) if self.text else inputs
+        return F.normalize(self.head(self.pool(self.body(x)).flatten(1)), dim=1)
+
+
+class TinyTowers(nn.Module):
+    """The encoder (see `Encoder`): towers for the given modalities."""
+
+    def __init__(self, config: TinyEncoder, specs: Mapping[str, InputSpec]) -> None:
+        super().__init__()
+        self.specs = dict(specs)
+        self.dim = config.dim
+        self.output_scale = dict.fromkeys(specs, 1.0)
+        self.fingerprint = ""
+        self.towers = nn.ModuleDict({name: Tower(spec, config.width, config.dim) for name, spec in specs.items()})
+        initialize(self.towers, torch.Generator().manual_seed(config.seed))
+
+    def embed(self, modality: str, inputs: Tensor) -> Tensor:
+        output: Tensor = self.towers[modality](inputs)
+        return output
+
+
+def initialize(module: nn.Module, generator: torch.Generator) -> None:
+    """He initialisation from the given generator; biases zero."""
+    for parameter in module.parameters():
+        if parameter.ndim > 1:
+            fan_in = parameter[0].numel()
+            with torch.no_grad():
+                parameter.normal_(0, math.sqrt(2 / fan_in), generator=generator)
+        else:
+            nn.init.zeros_(parameter)
+
+
+def build_tiny(config: TinyEncoder, dataset: Dataset, store: Store | None = None) -> TinyTowers:
+    """The frozen encoder for the modalities of `dataset`, pretrained on its condense split or read from the store."""
+    encoder = TinyTowers(config, dataset.specs)
+    key = {
+        "version": VERSION,
+        "config": config.model_dump(mode="json"),
+        "specs": {name: spec.describe() for name, spec in dataset.specs.items()},
+        "pretrained_on": dataset.fingerprint if config.pretraining == "contrastive" else None,
+    }
+    if config.pretraining == "contrastive":
+        store = store or Store()
+        encoder.load_state_dict(store.get_or_make("tiny", key, lambda: _pretrain(encoder, config, dataset)))
+    encoder.fingerprint = hash_of(key)
+    return encoder.requires_grad_(False).eval()
+
+
+def _pretrain(encoder: TinyTowers, config: TinyEncoder, dataset: Dataset) -> dict[str, Tensor]:
+    """Symmetric InfoNCE over all unordered pairs of modalities; its weights as a state dict."""
+    generator = torch.Generator().manual_seed(config.seed + 1)
+    items = dataset.condense.load(range(len(dataset.condense)))
+    n = len(dataset.condense)
+    pairs = list(itertools.combinations(dataset.modalities, 2))
+    steps_per_epoch = max(1, n // BATCH)
+    total = config.epochs * steps_per_epoch
+    optimizer = torch.optim.AdamW(encoder.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=total + 1)
+    for epoch in range(config.epochs):
+        order = torch.randperm(n, generator=generator)
+        for step in range(steps_per_epoch):
+            batch = order[step * BATCH : (step + 1) * BATCH]
+            embedded = {
+                name: encoder.embed(name, _augment(tensor[batch], encoder.specs[name], generator))
+                for name, tensor in items.items()
+            }
+            target = torch.arange(len(batch))
+            loss = torch.zeros(())
+            for a, b in pairs:
+                logits = embedded[a] @ embedded[b].T / TEMPERATURE
+                loss = loss + F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        log.info("pretraining tiny: epoch %d of %d, loss %.3f", epoch + 1, config.epochs, loss.item() / max(1, 2 * len(pairs)))
+    return encoder.state_dict()
+
+
+def _augment(items: Tensor, spec: InputSpec, generator: torch.Generator) -> Tensor:
+    """(n, *shape), all shifted alike and with noise: keeps the towers from telling pairs apart by accidents."""
+    if not isinstance(spec, TextSpec):
+        fixed = 2 if isinstance(spec, LogMelSpec) else 1  # channels, and audio's frequencies, stay where they are
+        for axis in range(1 + fixed, items.ndim):
+            reach = int(SHIFT * items.shape[axis])
+            items = items.roll(int(torch.randint(-reach, reach + 1, (), generator=generator)), axis)
+    return items + NOISE * torch.randn(items.shape, generator=generator)

@@ -1,0 +1,200 @@
+"""The objective of ImageBindDC (arXiv 2511.08263): distribution matching in a unified embedding space, at three levels.
+
+Notation, the same throughout this file (arrays are float32 unless a test passes float64):
+
+    Q   replicas that are computed together (condensations of the same shape; they never mix)
+    C   classes                n_c  real items of class c        s   synthetic items per class (dpc)
+    D   embedding dimension    F    frequencies in one step      P   frequencies in the pool
+    r_m, s_m   unit embeddings of modality m of one real / synthetic item, (D,)
+    S   synthetic embeddings, modality -> (Q, C, s, D)
+    R   what the objective needs of the real ones, `RealStatistics`
+    *   elementwise product      < , >   inner product
+
+    phi_X(t) = mean_i exp(i <t, x_i>)     empirical characteristic function (CF) of X at frequency t = sigma z, z ~ N(0, I)
+
+Terms are means over classes, and over modalities (uni) or unordered pairs of modalities (cross, joint).
+Nothing here grows with the number of real items: they enter through class means and CF values computed once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F_
+from torch import Tensor
+
+TERMS = ("uni", "cross", "joint")
+PAPER_CF_FACTOR = 300.0  # in the published code (loss/NCFM.py)
+SQRT_FLOOR = 1e-6
+"""Added (squared) under the square root of the CF discrepancy: its gradient stays bounded at R == S, and the value is
+moved by at most 1e-6, which is below the float32 error of phi (about 1e-7 per addend; see tests)."""
+
+
+def pairs_of(modalities: Sequence[str]) -> list[tuple[str, str]]:
+    """All unordered pairs."""
+    return list(itertools.combinations(modalities, 2))
+
+
+@dataclass(frozen=True)
+class RealStatistics:
+    """All that is kept of the real embeddings of the condense split, per class."""
+
+    mean: Mapping[str, Tensor]  # modality -> (C, D): mean of r_m
+    product: Mapping[tuple[str, str], Tensor]  # pair -> (C, D): mean of r_a * r_b over items
+
+    @staticmethod
+    def of(embeddings: Mapping[str, Tensor], labels: Tensor, num_classes: int) -> RealStatistics:
+        """From unit embeddings, modality -> (n, D), and labels (n,). Sums run in float64."""
+
+        def class_mean(x: Tensor) -> Tensor:
+            total = torch.zeros(num_classes, x.shape[1], dtype=torch.float64, device=x.device)
+            total.index_add_(0, labels, x.double())
+            count = torch.bincount(labels, minlength=num_classes).to(total)
+            return (total / count[:, None]).to(x.dtype)
+
+        products = {(a, b): class_mean(embeddings[a] * embeddings[b]) for a, b in pairs_of(list(embeddings))}
+        return RealStatistics({name: class_mean(x) for name, x in embeddings.items()}, products)
+
+
+def class_characteristic_function(
+    embeddings: Tensor, labels: Tensor, num_classes: int, frequencies: Tensor, chunk: int = 4096
+) -> Tensor:
+    """phi of each class of the real items: (n, D), (n,), frequencies (P, D) -> (2, C, P), real and imaginary part.
+
+    Exact over all n items; done once per replica. Memory is bounded by `chunk` items at a time.
+    """
+    total = torch.zeros(2, num_classes, len(frequencies), dtype=embeddings.dtype, device=embeddings.device)
+    for x, y in zip(embeddings.split(chunk), labels.split(chunk), strict=True):
+        angle = x @ frequencies.T  # (chunk, P)
+        total[0].index_add_(0, y, angle.cos())
+        total[1].index_add_(0, y, angle.sin())
+    return total / torch.bincount(labels, minlength=num_classes).to(total)[:, None]
+
+
+def cf_discrepancy(phi_real: Tensor, phi_syn: Tensor, alpha: Tensor | float, beta: Tensor | float) -> Tensor:
+    """CF discrepancy, averaged over frequencies: (2, ..., F), (2, ..., F) -> (...).
+
+    sqrt(alpha (|phi_R| - |phi_S|)^2 + 2 beta (|phi_R||phi_S| - Re phi_R Re phi_S - Im phi_R Im phi_S)), the amplitude and
+    the phase part (NCFM, arXiv 2502.20653, eq. 7), written as (alpha - beta) (|phi_R| - |phi_S|)^2 + beta |phi_R - phi_S|^2,
+    which does not subtract nearly equal numbers when R and S are close.
+    """
+    apart = (phi_real - phi_syn).square().sum(0)
+    squared = beta * apart
+    if not isinstance(alpha, float) or alpha != beta:
+        tiny = torch.finfo(phi_syn.dtype).tiny
+        amplitude = (phi_real.square().sum(0) + tiny).sqrt() - (phi_syn.square().sum(0) + tiny).sqrt()
+        squared = squared + (alpha - beta) * amplitude.square()
+    floor = SQRT_FLOOR if phi_syn.dtype == torch.float32 else 1e-12
+    return (squared.clamp_min(0) + floor**2).sqrt().mean(-1)
+
+
+def uni_modal(
+    synthetic: Tensor,  # (Q, C, s, D)
+    frequencies: Tensor,  # (Q, F, D)
+    phi_real: Tensor,  # (2, Q, C, F)
+    alpha: Tensor | float,  # () or (Q, 1, 1)
+    beta: Tensor | float,
+) -> Tensor:
+    """CF discrepancy of one modality, mean over classes -> (Q,)."""
+    q, c, s, d = synthetic.shape
+    angle = torch.bmm(synthetic.reshape(q, c * s, d), frequencies.transpose(1, 2)).reshape(q, c, s, -1)
+    phi_syn = torch.stack([angle.cos().mean(2), angle.sin().mean(2)])  # (2, Q, C, F)
+    return cf_discrepancy(phi_real, phi_syn, alpha, beta).mean(1)
+
+
+def mean_discrepancy(synthetic: Tensor, real_mean: Tensor) -> Tensor:
+    """Squared distance of class means (linear-kernel MMD, as distribution matching, arXiv 2110.04181), mean over classes.
+
+    (Q, C, s, D), (C, D) -> (Q,).
+    """
+    return (synthetic.mean(2) - real_mean).square().sum(-1).mean(1)
+
+
+def cross_modal(syn_mean: Mapping[str, Tensor], real_mean: Mapping[str, Tensor]) -> Tensor:
+    """Hybrid real/synthetic pairs: 1 - cos(mean(R_a) * mean(S_b), mean(R_b) * mean(S_a)), mean over classes and pairs.
+
+    syn_mean: modality -> (Q, C, D); real_mean: modality -> (C, D). Returns (Q,). `CGM` in AVDD; a true cosine here.
+    """
+    pairs = pairs_of(list(syn_mean))
+    terms = [
+        (1 - F_.cosine_similarity(real_mean[a] * syn_mean[b], real_mean[b] * syn_mean[a], dim=-1, eps=1e-12)).mean(1)
+        for a, b in pairs
+    ]
+    return torch.stack(terms).mean(0)
+
+
+def joint_modal(synthetic: Mapping[str, Tensor], real_product: Mapping[tuple[str, str], Tensor]) -> Tensor:
+    """mean over all pairs of a real and a synthetic item of 1 - <r_a * r_b, s_a * s_b>, mean over classes and pairs -> (Q,).
+
+    The mean over real items is taken inside the inner product: (C, D) is all that is needed of them. `ICM` in AVDD.
+    """
+    terms = [
+        (1 - ((synthetic[a] * synthetic[b]).mean(2) * product).sum(-1)).mean(1)
+        for (a, b), product in real_product.items()
+    ]
+    return torch.stack(terms).mean(0)
+
+
+def paper_cross_modal(
+    syn_mean: Mapping[str, Tensor], real_mean: Mapping[str, Tensor], output_scale: Mapping[str, float]
+) -> Tensor:
+    """The published code's cross term: 1 - <mean(R_a) * mean(S_b), mean(R_b) * mean(S_a)> of *unnormalised* embeddings.
+
+    ImageBind's audio embeddings have norm 20, so this goes far below zero.
+    """
+    terms = []
+    for a, b in pairs_of(list(syn_mean)):
+        scale = (output_scale[a] * output_scale[b]) ** 2
+        terms.append((1 - scale * (real_mean[a] * syn_mean[b] * real_mean[b] * syn_mean[a]).sum(-1)).mean(1))
+    return torch.stack(terms).sum(0)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The three terms for a group of Q replicas of the same shape, each with its own frequencies and weights."""
+
+    real: RealStatistics
+    output_scale: Mapping[str, float]
+    discrepancy: str  # cf | mmd
+    scaling: str  # normalized | paper
+    alpha: Tensor | float  # number, or (Q, 1, 1)
+    beta: Tensor | float
+
+    def terms(
+        self, synthetic: Mapping[str, Tensor], frequencies: Mapping[str, Tensor], phi_real: Mapping[str, Tensor]
+    ) -> Tensor:
+        """S: modality -> (Q, C, s, D); frequencies: (Q, F, D); phi_real: (2, Q, C, F). Returns (Q, 3): uni, cross, joint.
+
+        `paper` scaling: 300 times the CF discrepancy, summed over modalities, and the unnormalised cross term.
+        """
+        if self.discrepancy == "cf":
+            uni = [uni_modal(x, frequencies[m], phi_real[m], self.alpha, self.beta) for m, x in synthetic.items()]
+        else:
+            uni = [mean_discrepancy(x, self.real.mean[m]) for m, x in synthetic.items()]
+        paper = self.scaling == "paper"
+        factor = PAPER_CF_FACTOR if paper and self.discrepancy == "cf" else 1.0
+        uni_term = factor * (torch.stack(uni).sum(0) if paper else torch.stack(uni).mean(0))
+        if len(synthetic) < 2:
+            return torch.stack([uni_term, torch.zeros_like(uni_term), torch.zeros_like(uni_term)], 1)
+        means = {m: x.mean(2) for m, x in synthetic.items()}
+        if paper:
+            cross = paper_cross_modal(means, self.real.mean, self.output_scale)
+            joint = joint_modal(synthetic, self.real.product) * len(self.real.product)
+        else:
+            cross = cross_modal(means, self.real.mean)
+            joint = joint_modal(synthetic, self.real.product)
+        return torch.stack([uni_term, cross, joint], 1)
+
+
+def draw_frequencies(count: int, dim: int, scale: float, generator: torch.Generator) -> Tensor:
+    """t = sigma z, z ~ N(0, I): (count, dim). A Gaussian kernel of bandwidth 1 / sigma."""
+    return scale * torch.randn(count, dim, generator=generator)
+
+
+def expected_noise_floor(dpc: int) -> float:
+    """What is left of |phi_R - phi_S| where |phi| is near zero: the sampling error of `dpc` items, 1 / sqrt(dpc)."""
+    return 1.0 / math.sqrt(dpc)

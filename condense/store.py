@@ -1,0 +1,116 @@
+"""A folder of tensors that are expensive to make, addressed by what they were made from.
+
+An entry is one safetensors file named by the hash of its key. It is written under another name and moved into
+place, carries a checksum, and is made by one process at a time; one that is damaged is made again, never used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+
+def default_folder() -> Path:
+    """`$CONDENSE_CACHE`, or the user's cache folder."""
+    chosen = os.environ.get("CONDENSE_CACHE")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser().absolute() / "condense"
+
+
+def hash_of(key: Mapping[str, Any]) -> str:
+    """SHA-256 of a JSON-able mapping, whatever the order of its keys; the first 32 hex digits."""
+    text = json.dumps(key, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(memoryview(tensor.reshape(-1).numpy()).cast("B") if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+class Store:
+    """Tensors on disk by content address; safe for several processes on one file system."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = default_folder() if folder is None else folder
+
+    def path(self, kind: str, key: Mapping[str, Any]) -> Path:
+        return self.folder / kind / f"{hash_of(key)}.safetensors"
+
+    def get(self, kind: str, key: Mapping[str, Any]) -> dict[str, Tensor] | None:
+        """The tensors stored under `key`, or None if there are none, or none that are whole."""
+        path = self.path(kind, key)
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except (SafetensorError, OSError, ValueError) as error:
+            log.warning("%s is damaged (%s): making it again", path, error)
+            return None
+        if metadata.get("checksum") != checksum(tensors):
+            log.warning("%s is damaged (wrong checksum): making it again", path)
+            return None
+        return tensors
+
+    def put(self, kind: str, key: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        path = self.path(kind, key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        metadata = {"checksum": checksum(whole), "key": json.dumps(key, sort_keys=True)}
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+        os.close(handle)
+        try:
+            save_file(whole, temporary, metadata)
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+
+    def get_or_make(
+        self, kind: str, key: Mapping[str, Any], make: Callable[[], Mapping[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """The stored tensors; if there are none (that are whole), `make()` is called once and stored.
+
+        Several processes asking at once: one makes, the others wait and read.
+        """
+        found = self.get(kind, key)
+        if found is not None:
+            return found
+        with self._alone(self.path(kind, key)):
+            found = self.get(kind, key)
+            if found is None:
+                self.put(kind, key, make())
+                found = self.get(kind, key)
+        if found is None:
+            raise RuntimeError(f"{self.path(kind, key)} cannot be read back after it was written")
+        return found
+
+    @contextlib.contextmanager
+    def _alone(self, path: Path) -> Iterator[None]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path.with_suffix(".lock"), "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield

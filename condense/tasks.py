@@ -1,0 +1,39 @@
+"""From a task's configuration to what condensations share on a device."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+
+from condense.config import TaskConfig
+from condense.data import load_dataset
+from condense.embeddings import Embedded, Task, load_embedded
+from condense.encoders import build_encoder, encoder_specs
+from condense.store import Store
+
+
+def task_key(config: TaskConfig) -> str:
+    """Equal for tasks that share a dataset and an encoder: dpc and initialisation do not matter."""
+    return json.dumps(config.model_dump(mode="json", include={"dataset", "encoder"}), sort_keys=True)
+
+
+def load_task(config: TaskConfig, store: Store, device: torch.device) -> Task:
+    """Dataset, encoder and embeddings; what is missing in the store is made there first.
+
+    Raises:
+        UserError: the data cannot be read, or the encoder does not take it.
+    """
+    dataset = load_dataset(config.dataset, encoder_specs(config.encoder))
+    dataset.check_class_sizes(config.dpc)
+    encoder = build_encoder(config.encoder, dataset, store)
+    if isinstance(encoder, torch.nn.Module):
+        encoder.to(device)
+    condense = load_embedded(dataset, encoder, "condense", store, device)
+    validation = load_embedded(dataset, encoder, "validation", store, device)
+    return Task(dataset, encoder, condense, validation, device)
+
+
+def load_test(task: Task, store: Store) -> Embedded:
+    """The embeddings of the test split: for a final evaluation, never for a choice."""
+    return load_embedded(task.dataset, task.encoder, "test", store, task.device)

@@ -1,0 +1,253 @@
+"""A whole search: checks, preparation, trials, confirmation, report."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from condense.errors import UserError
+from search.ledger import Ledger
+from search.mlflow_store import absolute_uri, check_tracking, default_tracking_uri
+from search.space import Space, load_space, replica_seeds
+
+SECONDS_FOR_MLFLOW = 120  # how long the end of a search waits for a tracking server that is away
+PACKAGES = ("ray", "optuna", "mlflow", "torch", "numpy")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for."""
+
+    space: Space
+    output: Path  # absolute
+    resume: bool
+    address: str | None
+    tracking_uri: str
+
+    @staticmethod
+    def of(
+        space: str,
+        *,
+        overrides: list[str],
+        name: str | None = None,
+        output: Path | None = None,
+        resume: bool = False,
+        address: str | None = None,
+        tracking_uri: str | None = None,
+    ) -> Request:
+        """Raises UserError if the space is not valid."""
+        loaded = load_space(space, overrides)
+        if name:
+            loaded = loaded.model_copy(update={"name": name})
+        folder = (output or Path("results") / loaded.name).absolute()
+        uri = absolute_uri(tracking_uri) if tracking_uri else default_tracking_uri(folder)
+        return Request(loaded, folder, resume, address, uri)
+
+
+def describe(request: Request) -> str:
+    """What `--dry-run` prints: the validated space, and what is missing on this machine."""
+    text = yaml.safe_dump(request.space.model_dump(mode="json"), sort_keys=False)
+    missing = [
+        f"missing: {task.dataset.path}"
+        for task in request.space.tasks
+        if not getattr(task.dataset, "path", Path(".")).exists()
+    ]
+    return "\n".join([text, f"# valid; would write to {request.output}", *(f"# {line}" for line in missing)])
+
+
+class Search:
+    """Runs a request to its end; going on after an interruption is the same code over the same ledger."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.space = request.space
+        self.started = time.monotonic()
+
+    def say(self, text: str) -> None:
+        print(text, flush=True)
+
+    def run(self) -> int:
+        """Returns the exit status. Raises UserError for a user's mistake, before any work where that can be known."""
+        prepare_environment()
+        space, request = self.space, self.request
+        check_tracking(request.tracking_uri)
+        versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+        ledger = Ledger.open(
+            request.output, space.model_dump(mode="json"), resume=request.resume, versions=versions
+        )
+        with contextlib.closing(ledger), ray_session(request.address):
+            return self._with_ray(ledger)
+
+    def _with_ray(self, ledger: Ledger) -> int:
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        from search.engine_actor import Broker
+        from search.tracking import MlflowTracker
+        from search.trainable import Plan, Seat
+
+        space = self.space
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        broker = ray.remote(Broker).options(num_cpus=0, scheduling_strategy=here).remote()
+        keeper = ray.remote(Ledger).options(num_cpus=0, scheduling_strategy=here).remote(ledger.output)
+        plan = Plan(
+            [task.model_dump(mode="json") for task in space.tasks],
+            replica_seeds(space),
+            space.report_steps,
+            space.robust.k,
+        )
+        self.say(f"{space.name}: {space.trials} trials x {space.seeds} seeds, into {shown(ledger.output)}")
+        preparing = time.monotonic()
+        seat = Seat.here(broker, "preparation")
+        tasks = [user_errors(lambda task=task: ray.get(seat.engine.describe.remote(task))) for task in plan.tasks]
+        check_learning_rates(space, tasks)
+        for task in tasks:
+            self.say(
+                f"{task['dataset']} ({', '.join(task['modalities'])}): {task['items']['condense']} items in "
+                f"{len(task['class_names'])} classes, full-data validation accuracy {task['full_accuracy']:.3f}"
+            )
+            for warning in task["warnings"]:
+                self.say(f"warning: {warning}")
+        self.say(f"data, encoder and embeddings ready after {time.monotonic() - preparing:.0f} s")
+        tracker = MlflowTracker(self.request.tracking_uri, "condensation", ledger.search_id, space.name)
+        tracker.start(
+            {"space": space.name, "seeds": space.seeds, "steps": space.steps, "sampler": space.sampler.name},
+            {"output": str(ledger.output)},
+        )
+        status = "failed"
+        try:
+            complete = self._trials(ledger, broker, keeper, plan, tracker)
+            if complete:
+                from search.results import Results
+
+                Results(space, ledger, broker, plan, tasks, tracker, self.say, self.started).write()
+            status = "completed" if complete else "interrupted"
+        except KeyboardInterrupt:
+            status = "interrupted"
+        finally:
+            tracker.finish(status, SECONDS_FOR_MLFLOW if status == "completed" else 20)
+        if status == "interrupted":
+            self.say(f"interrupted: go on with the same command and --resume (output: {shown(ledger.output)})")
+            return 130
+        return 0
+
+    def _trials(self, ledger: Ledger, broker: Any, keeper: Any, plan: Any, tracker: Any) -> bool:
+        """Runs what is left of the search; True when all trials have ended."""
+        from ray import tune
+
+        from search.following import Display, Following, trial_tags
+        from search.sampling import SpaceSearcher
+        from search.scheduling import build_scheduler, prefill
+        from search.trainable import run_trial
+
+        space = self.space
+        past = ledger.trials()
+        tracker.reconcile(past, tags=trial_tags, metrics=lambda record: record.metrics)
+        searcher = SpaceSearcher(space, ledger)
+        if left(ledger, space) == 0:
+            return True
+        scheduler = build_scheduler(space)
+        prefill(scheduler, ledger.history())
+        display = Display(space, past)
+        resources = {"CPU": space.resources.cpus_per_trial, "GPU": space.resources.gpus_per_trial}
+        trainable = tune.with_parameters(run_trial, broker=broker, ledger=keeper, plan=plan)
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, {name: amount for name, amount in resources.items() if amount}),
+            tune_config=tune.TuneConfig(
+                num_samples=space.trials,
+                search_alg=searcher,
+                scheduler=scheduler,
+                max_concurrent_trials=space.max_concurrent,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name=f"tune-{os.getpid()}",
+                storage_path=str(ledger.output / ".tune"),
+                callbacks=[Following(space, ledger, tracker, display)],
+                failure_config=tune.FailureConfig(max_failures=3),
+                verbose=0,
+            ),
+        )
+        tuner.fit()
+        return left(ledger, space) == 0
+
+
+def left(ledger: Ledger, space: Space) -> int:
+    """Trials that have not ended, or not begun."""
+    return space.trials - sum(record.status != "unfinished" for record in ledger.trials())
+
+
+def check_learning_rates(space: Space, tasks: list[dict[str, Any]]) -> None:
+    """Raises UserError for a searched learning rate of a modality that no task has."""
+    known = {modality for task in tasks for modality in task["modalities"]}
+    for name in space.search:
+        modality = name.removeprefix("learning_rate_")
+        if modality != name and modality not in known:
+            raise UserError(f"search.{name}: no task has the modality {modality!r} (there are: {', '.join(sorted(known))})")
+
+
+def user_errors(work: Callable[[], T]) -> T:
+    """Runs `work`; a UserError that was raised in an actor comes out as itself, without Ray's traceback."""
+    import ray
+
+    try:
+        return work()
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise error.cause from None
+        raise
+
+
+def shown(path: Path) -> str:
+    """Relative to the current folder where that is shorter."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def prepare_environment() -> None:
+    """What Ray, Tune and MLflow read when they are imported; a user's own settings win."""
+    defaults = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AIR_NEW_OUTPUT": "1",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # an engine takes no GPU from Ray's count but is pinned to one
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger is the record
+        "TUNE_GLOBAL_CHECKPOINT_S": "600",  # Tune's snapshots are not used
+        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        # A cut cable is noticed in 30 s instead of 7 minutes.
+        "RAY_grpc_client_keepalive_time_ms": "10000",
+        "RAY_grpc_client_keepalive_timeout_ms": "10000",
+    }
+    for key, value in defaults.items():
+        os.environ.setdefault(key, value)
+
+
+@contextlib.contextmanager
+def ray_session(address: str | None) -> Iterator[None]:
+    """Connects to a cluster (on its head by itself), or starts Ray here, on loopback, and ends it afterwards."""
+    on_head = Path("~/ray_bootstrap_config.yaml").expanduser().exists()
+    if address is None and (on_head or os.environ.get("RAY_ADDRESS")):
+        address = "auto"
+    local = address in (None, "local")
+    if local:
+        # Nothing but this machine talks to a local Ray, so it needs no token file in the user's home.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    import ray
+
+    options: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 300_000_000} if local else {}
+    try:
+        ray.init(address="local" if local else address, log_to_driver=False, logging_level="ERROR", **options)
+    except ConnectionError as error:
+        raise UserError(f"--address {address}: no Ray cluster answers there ({' '.join(str(error).split())})") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,133 @@
+"""What a person and MLflow see while a search runs: a Tune callback that passes on what the ledger has."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, TextIO
+
+from ray.tune import Callback
+
+from search.ledger import Ledger, TrialRecord
+from search.space import Space
+from search.tracking import MlflowTracker
+
+
+def trial_tags(record: TrialRecord) -> dict[str, str]:
+    """Tags of a trial's MLflow run."""
+    return {"default": record.name} if record.name else {}
+
+
+class Following(Callback):
+    """Runs in the driver. Never blocks on MLflow (the tracker queues)."""
+
+    def __init__(self, space: Space, ledger: Ledger, tracker: MlflowTracker, display: Display) -> None:
+        self.space, self.ledger, self.tracker, self.display = space, ledger, tracker, display
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune's snapshots are not used; threads and terminals do not belong in one
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        record = self.ledger.trial(trial.config["number"])
+        assert record is not None
+        self.tracker.trial_started(
+            record.number, record.params, trial_tags(record), record.config, name=record.name, timestamp=record.created
+        )
+        self.display.started(record)
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+        record = self.ledger.trial(trial.config["number"])
+        assert record is not None
+        for report in record.reports:
+            if report.step == result["step"]:
+                self.tracker.trial_reported(
+                    record.number, report.step, report.metrics, curve=report.curve, timestamp=report.time
+                )
+        self.display.reported(record)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._ended(trial)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._ended(trial)
+
+    def _ended(self, trial: Any) -> None:
+        record = self.ledger.trial(trial.config["number"])
+        if record is None or record.status == "unfinished":
+            return
+        self.tracker.trial_finished(
+            record.number, record.status, record.metrics, error=record.error, timestamp=record.finished
+        )
+        self.display.ended(record)
+
+
+class Display:
+    """One line that follows the search on a terminal; a line now and then where there is none (a log file)."""
+
+    def __init__(self, space: Space, past: list[TrialRecord], stream: TextIO | None = None) -> None:
+        self.space = space
+        self.stream = stream or sys.stdout
+        self.live = self.stream.isatty()
+        self.ended_records = {r.number: r for r in past if r.status != "unfinished"}
+        self.at_start = len(self.ended_records)
+        self.running: set[int] = set()
+        self.best: TrialRecord | None = None
+        for record in past:
+            self._consider(record)
+        self.since = time.monotonic()
+        self.shown = 0.0
+
+    def started(self, record: TrialRecord) -> None:
+        self.running.add(record.number)
+        self.show()
+
+    def reported(self, record: TrialRecord) -> None:
+        self._consider(record)
+        self.show()
+
+    def ended(self, record: TrialRecord) -> None:
+        self.running.discard(record.number)
+        self.ended_records[record.number] = record
+        if record.status == "failed":
+            self.say(f"trial {record.number} failed: {record.error}")
+        self.show(now=len(self.ended_records) == self.space.trials)
+
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        print(("\r\033[K" if self.live else "") + text, file=self.stream, flush=True)
+
+    def show(self, now: bool = False) -> None:
+        """The line, at most once a second on a terminal and every 10 seconds elsewhere."""
+        clock = time.monotonic()
+        if not now and clock - self.shown < (1 if self.live else 10):
+            return
+        self.shown = clock
+        text = self.line(clock - self.since)
+        if self.live:
+            print(f"\r\033[K{text}", end="\n" if now else "", file=self.stream, flush=True)
+        else:
+            print(text, file=self.stream, flush=True)
+
+    def line(self, seconds: float) -> str:
+        """Trials done / running, how they ended, the best so far, time left."""
+        kinds = [r.status for r in self.ended_records.values()]
+        done = len(kinds)
+        parts = [f"trials {done}/{self.space.trials}", f"{len(self.running)} running"]
+        parts += [f"{kinds.count('pruned')} stopped early"] + ([f"{kinds.count('failed')} failed"] if "failed" in kinds else [])
+        if self.best is not None and self.best.score is not None:
+            name = self.best.name or f"trial {self.best.number}"
+            parts.append(f"best {self.best.score:.3f} ({name})")
+        here = done - self.at_start
+        if 0 < here and done < self.space.trials:
+            left = seconds / here * (self.space.trials - done)
+            parts.append(f"about {_minutes(left)} left")
+        return f"[{_minutes(seconds)}] " + ", ".join(parts)
+
+    def _consider(self, record: TrialRecord) -> None:
+        whole = record.steps >= self.space.steps
+        if whole and record.score is not None and (self.best is None or record.score > (self.best.score or -1e9)):
+            self.best = record
+
+
+def _minutes(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -1,0 +1,411 @@
+"""The durable record of a search: its output folder. Tune only executes; what is true stands here.
+
+    search.json                  the space, search_id, created, versions: refuses another search's folder
+    trials/00012/trial.json      number, name, params, config, seeds, created: written before the trial starts
+    trials/00012/progress.jsonl  a line per report: step, time, seconds, metrics, curve
+    trials/00012/checkpoint.bin  the engine's state at the last report, with that report inside it
+    trials/00012/result.json     status, steps, score, error, finished: written once, when the trial has ended
+
+A process may be killed between any two bytes that it writes. Whole files appear by rename. A report is written twice,
+first inside the checkpoint (atomically, with a checksum), then as a line; what lacks the second half is completed on
+load, and what cannot be completed is reported as absent, so that the trial starts again from step 0.
+
+One process writes to a trial's folder at a time; any number may read meanwhile. Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import fcntl
+import hashlib
+import json
+import math
+import os
+import socket
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+from condense.errors import UserError
+
+Status = Literal["unfinished", "completed", "pruned", "failed"]
+# What a resumed search may change: it alters how much is run, not what a trial is.
+CHANGEABLE = ("trials", "max_concurrent", "confirmation", "resources")
+
+
+@dataclass(frozen=True)
+class Report:
+    """One report of a trial."""
+
+    step: int
+    time: float  # unix time at which it was saved
+    seconds: float  # the trial's own clock, as reported in metrics["seconds"]
+    metrics: dict[str, float]
+    curve: dict[str, list[float]] | None = None  # finer than reports: {"step": [...], "loss": [...], ...}
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """All that is known of a trial."""
+
+    number: int
+    name: str | None  # of a default trial
+    params: dict[str, Any]  # the searched hyperparameters
+    config: dict[str, Any]  # all hyperparameters
+    seeds: list[int]
+    created: float
+    status: Status = "unfinished"
+    steps: int = 0  # done
+    score: float | None = None  # None if it failed, or has not reported
+    error: str | None = None
+    finished: float | None = None
+    reports: tuple[Report, ...] = ()
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Those of its last report."""
+        return self.reports[-1].metrics if self.reports else {}
+
+    @property
+    def seconds(self) -> float:
+        """The trial's own clock at its last report."""
+        return self.reports[-1].seconds if self.reports else 0.0
+
+
+@dataclass(frozen=True)
+class PastReport:
+    """A report of a trial that has ended, for a scheduler that has to learn what happened."""
+
+    number: int
+    report: Report
+    ended: Status | None  # how the trial ended, at its last report; None before
+
+
+class Ledger:
+    """A search's output folder. `Ledger.open` is for the driver; `Ledger(output)` attaches, unchecked, unlocked."""
+
+    def __init__(self, output: Path) -> None:
+        self.output = Path(output).absolute()
+        self.search: dict[str, Any] = _read_json(self.output / "search.json") or {}
+        self._lock: TextIO | None = None
+        self._ended: dict[int, TrialRecord] = {}  # records that cannot change any more
+
+    @classmethod
+    def open(
+        cls, output: Path, space: Mapping[str, Any], *, resume: bool, versions: dict[str, str] | None = None
+    ) -> Ledger:
+        """Creates a search's folder, or with `resume` goes on in it, and keeps other drivers out until `close`.
+
+        `space` is the validated space as JSON. Raises UserError if the folder cannot be written to, is in use, holds
+        another search, holds one at all without `resume`, or holds none with it.
+        """
+        output = Path(output).absolute()
+        file = output / "search.json"
+        space = json.loads(json.dumps(space))
+        if resume and not file.exists():
+            raise UserError(f"{output}: holds no search to resume (there is no search.json)")
+        with contextlib.ExitStack() as on_error:
+            try:
+                (output / "trials").mkdir(parents=True, exist_ok=True)
+                lock = on_error.enter_context(_lock_folder(output))
+                _check_folder(output, space, resume)
+                known = _read_json(file) if resume else None
+                search = known or {"search_id": uuid.uuid4().hex, "created": time.time(), "versions": versions}
+                if search.get("space") != space:
+                    _write(file, json.dumps({**search, "space": space}, indent=2).encode())
+                for leftover in output.glob("trials/*/.*.tmp"):
+                    leftover.unlink(missing_ok=True)
+            except OSError as error:
+                raise UserError(f"{output}: cannot be written to: {error.strerror or error}") from None
+            on_error.pop_all()
+        ledger = cls(output)
+        ledger._lock = lock
+        return ledger
+
+    def close(self) -> None:
+        """Lets other drivers in."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_lock": None, "_ended": {}}  # a copy elsewhere attaches, it does not own
+
+    @property
+    def search_id(self) -> str:
+        """Identifies the search, also after a resume."""
+        return str(self.search["search_id"])
+
+    def folder(self, number: int) -> Path:
+        """A trial's folder."""
+        return self.output / "trials" / f"{number:05d}"
+
+    def new_trial(
+        self, number: int, name: str | None, params: Mapping[str, Any], config: Mapping[str, Any], seeds: Sequence[int]
+    ) -> None:
+        """Records a trial that is about to start. The same one again is no error. Raises ValueError if it differs."""
+        entry = {"number": number, "name": name, "params": dict(params), "config": dict(config), "seeds": list(seeds)}
+        file = self.folder(number) / "trial.json"
+        known = _read_json(file)
+        if known is not None:
+            if {key: known.get(key) for key in entry} != json.loads(json.dumps(entry)):
+                raise ValueError(f"trial {number} is already recorded, with other content")
+            return
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _write(file, json.dumps({**entry, "created": time.time()}).encode())
+
+    def save(
+        self,
+        number: int,
+        step: int,
+        metrics: Mapping[str, float],
+        curve: Mapping[str, Sequence[float]] | None,
+        state: bytes,
+    ) -> None:
+        """Records a report after `step` steps and the state to continue from. A later report of an earlier step (of a
+        trial that started again) takes the place of everything from that step on."""
+        before = [report for report in self._progress(number) if report.step < step]
+        now = max([time.time(), *(report.time for report in before[-1:])])
+        points = None if curve is None else {key: [float(v) for v in values] for key, values in curve.items()}
+        values = {key: float(value) for key, value in metrics.items()}
+        report = Report(step, now, values.get("seconds", 0.0), values, points)
+        # The order matters: what is only in the checkpoint can be added to the progress, but not the reverse.
+        header = json.dumps({"index": len(before), "report": report.__dict__}).encode() + b"\n"
+        _write(self.folder(number) / "checkpoint.bin", _checksum(header + state) + header + state)
+        self._append(number, report)
+
+    def load(self, number: int) -> tuple[int, list[Report], bytes] | None:
+        """Where a trial stands: steps done, its reports up to there, the state. None if it has to start from step 0.
+
+        Mends the folder after a kill, so only the process that goes on with the trial may call it.
+        """
+        reports, state, _ = self._consistent(number)
+        file = self.folder(number) / "progress.jsonl"
+        lines = b"".join(_line(report) for report in reports)
+        ended = _read_json(self.folder(number) / "result.json") is not None
+        if not ended and lines != _read(file):
+            _write(file, lines)
+        return None if state is None else (reports[-1].step, list(reports), state)
+
+    def finish(
+        self, number: int, status: Status, score: float | None, error: str | None = None, steps: int | None = None
+    ) -> bool:
+        """Records how a trial ended; False if that is already recorded, which then stands. A score that is not finite
+        is recorded as None. `steps` defaults to those of the last report."""
+        file = self.folder(number) / "result.json"
+        if _read_json(file) is not None:
+            return False
+        reports, _, missing = self._consistent(number)
+        if missing is not None:
+            self._append(number, missing)
+        if steps is None:
+            steps = reports[-1].step if reports else 0
+        score = None if score is None or not math.isfinite(score) else float(score)
+        result = {"status": status, "steps": steps, "score": score, "error": error, "finished": time.time()}
+        _write(file, json.dumps(result).encode())
+        return True
+
+    def trial(self, number: int) -> TrialRecord | None:
+        """A trial's record; None if it is not known."""
+        if number in self._ended:
+            return self._ended[number]
+        folder = self.folder(number)
+        entry = _read_json(folder / "trial.json")
+        if entry is None:
+            return None
+        record = TrialRecord(**{key: entry[key] for key in ("number", "name", "params", "config", "seeds", "created")})
+        result = _read_json(folder / "result.json")
+        if result is None:
+            reports = self._consistent(number)[0]
+            known: dict[str, Any] = (
+                {"steps": reports[-1].step, "score": reports[-1].metrics.get("score")} if reports else {}
+            )
+            return replace(record, reports=reports, **known)
+        record = replace(record, **result, reports=tuple(self._progress(number)))
+        self._ended[number] = record
+        return record
+
+    def trials(self) -> list[TrialRecord]:
+        """All trials, by number."""
+        folders = (self.output / "trials").glob("[0-9]*")
+        numbers = sorted(int(folder.name) for folder in folders if folder.name.isdecimal())
+        return [record for number in numbers if (record := self.trial(number)) is not None]
+
+    def history(self) -> list[PastReport]:
+        """Every report of every ended trial, in the order of time."""
+        past = []
+        for record in self.trials():
+            if record.status != "unfinished":
+                for report in record.reports:
+                    ended = record.status if report is record.reports[-1] else None
+                    past.append(PastReport(record.number, report, ended))
+        return sorted(past, key=lambda entry: (entry.report.time, entry.number, entry.report.step))
+
+    def _progress(self, number: int) -> list[Report]:
+        """The reports in progress.jsonl, up to the first torn line."""
+        return _parse(_read(self.folder(number) / "progress.jsonl"))[0]
+
+    def _append(self, number: int, report: Report) -> None:
+        with open(self.folder(number) / "progress.jsonl", "a+b") as file:
+            file.seek(0)
+            file.truncate(_parse(file.read())[1])  # drops a torn line; append mode then writes at the new end
+            file.write(_line(report))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _consistent(self, number: int) -> tuple[tuple[Report, ...], bytes | None, Report | None]:
+        """Reports and state that belong together, and the report that progress.jsonl lacks, if any.
+
+        Without a sound checkpoint, or with reports missing before it, there is nothing: the trial starts again.
+        """
+        checkpoint = _read_checkpoint(self.folder(number) / "checkpoint.bin")
+        if checkpoint is None:
+            return (), None, None
+        index, last, state = checkpoint
+        lines = self._progress(number)
+        reports = [report for report in lines if report.step < last.step]
+        if len(reports) != index:
+            return (), None, None
+        there = any((report.step, report.time) == (last.step, last.time) for report in lines)
+        return (*reports, last), state, None if there else last
+
+
+def write_trials_csv(path: Path, trials: Iterable[TrialRecord]) -> None:
+    """A row per trial: number, name, status, score and its parts, steps, seconds, parameters, accuracies, error."""
+    trials = list(trials)
+    attributes = ["number", "name", "status", "score", "steps", "seconds", "error"]
+    columns = ["number", "name", "status", "score", "score_mean", "score_std", "steps", "seconds"]
+    params = list(dict.fromkeys(name for trial in trials for name in trial.params))
+    accuracies = list(dict.fromkeys(key for trial in trials for key in trial.metrics if key.startswith("accuracy/")))
+    temporary = _temporary(path)
+    with open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, [*columns, *params, *accuracies, "error"], extrasaction="ignore")
+        writer.writeheader()
+        for trial in trials:
+            writer.writerow({**trial.metrics, **trial.params, **{key: getattr(trial, key) for key in attributes}})
+    os.replace(temporary, path)
+
+
+def _check_folder(output: Path, space: Mapping[str, Any], resume: bool) -> None:
+    file = output / "search.json"
+    if not file.exists():
+        if any((output / "trials").glob("*/trial.json")):
+            raise UserError(f"{output}: holds trials but no search.json: not a folder for a new search")
+        return
+    known = _read_json(file)
+    if known is None or not isinstance(known.get("space"), dict):
+        raise UserError(f"{file}: is damaged: it is not the record of a search")
+    difference = _difference(known["space"], space, CHANGEABLE)
+    if difference is not None:
+        key, there, here = difference
+        raise UserError(f"{output}: holds another search: `{key}` is {there} there and {here} here")
+    if not resume:
+        raise UserError(f"{output}: holds this search already: go on with --resume, or choose another --output")
+
+
+def _difference(there: Any, here: Any, skip: Iterable[str] = ()) -> tuple[str, str, str] | None:
+    """The first place where two JSON values differ: its key, and both values as text."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in [*there, *(key for key in here if key not in there)]:
+            if key in skip:
+                continue
+            if key not in there or key not in here:
+                return key, "present" if key in there else "absent", "present" if key in here else "absent"
+            inner = _difference(there[key], here[key])
+            if inner is not None:
+                return f"{key}.{inner[0]}" if inner[0] else key, inner[1], inner[2]
+        return None
+    if isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        return _difference(dict(enumerate(there)), dict(enumerate(here)))
+    return None if there == here else ("", json.dumps(there), json.dumps(here))
+
+
+def _lock_folder(output: Path) -> TextIO:
+    file = open(output / ".lock", "a+")  # noqa: SIM115  # stays open: the lock lives as long as the file is open
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.seek(0)
+        owner = " ".join(file.read(200).split()) or "unknown process"
+        file.close()
+        if isinstance(error, BlockingIOError):
+            raise UserError(f"{output}: another search is writing to it ({owner})") from None
+        raise
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}")
+    file.flush()
+    return file
+
+
+def _read(path: Path) -> bytes:
+    """A file's content; nothing if it is absent."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object; None if the file is absent or damaged."""
+    try:
+        content = json.loads(_read(path))
+    except ValueError:
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _read_checkpoint(path: Path) -> tuple[int, Report, bytes] | None:
+    """How many reports came before, the report, the state; None if the file is absent or damaged."""
+    content = _read(path)
+    checksum, rest = content[:65], content[65:]
+    if checksum != _checksum(rest):
+        return None
+    header, _, state = rest.partition(b"\n")
+    entry = json.loads(header)
+    return entry["index"], Report(**entry["report"]), state
+
+
+def _checksum(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode() + b"\n"
+
+
+def _line(report: Report) -> bytes:
+    return json.dumps(report.__dict__).encode() + b"\n"
+
+
+def _parse(content: bytes) -> tuple[list[Report], int]:
+    """The reports in a progress.jsonl, and how many of its bytes are sound."""
+    reports: list[Report] = []
+    sound = 0
+    for line in content.split(b"\n")[:-1]:  # what follows the last newline is torn, or empty
+        try:
+            report = Report(**json.loads(line))
+        except (ValueError, TypeError):
+            break
+        while reports and reports[-1].step >= report.step:  # the trial had started again
+            reports.pop()
+        reports.append(report)
+        sound += len(line) + 1
+    return reports, sound
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Writes a whole file, durably: readers see the old content or the new."""
+    temporary = _temporary(path)
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    with contextlib.suppress(OSError):  # some file systems cannot sync a folder
+        os.fsync(folder)
+    os.close(folder)

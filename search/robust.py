@@ -1,0 +1,87 @@
+"""From replicas to numbers that can be compared: the robust score, paired differences, the range that holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+
+def robust_score(per_seed: Sequence[float], k: float) -> tuple[float, float, float]:
+    """(mean - k * std, mean, std) over seeds; std with n - 1, and 0 for a single seed."""
+    mean = fmean(per_seed)
+    std = stdev(per_seed) if len(per_seed) > 1 else 0.0
+    return mean - k * std, mean, std
+
+
+def per_seed_means(values: Sequence[float], tasks: int) -> list[float]:
+    """Values of replicas, task-major (tasks x seeds), averaged over tasks -> one per seed."""
+    seeds = len(values) // tasks
+    return [fmean(values[task * seeds + seed] for task in range(tasks)) for seed in range(seeds)]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean of paired differences with Student's 95 % interval (n - 1 degrees of freedom)."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    def as_json(self) -> dict[str, Any]:
+        return {"mean": self.mean, "ci95": [self.low, self.high], "n": self.n}
+
+
+def paired_difference(a: Sequence[float], b: Sequence[float]) -> Difference:
+    """a - b, item by item: both lists are of the same seeds in the same order. Raises ValueError for fewer than 2."""
+    from scipy import stats
+
+    if len(a) != len(b) or len(a) < 2:
+        raise ValueError(f"a paired difference needs two equally long lists of at least 2, but got {len(a)} and {len(b)}")
+    differences = [x - y for x, y in zip(a, b, strict=True)]
+    mean = fmean(differences)
+    half = float(stats.t.ppf(0.975, len(differences) - 1)) * stdev(differences) / math.sqrt(len(differences))
+    return Difference(mean, mean - half, mean + half, len(differences))
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A trial's place in the search: its hyperparameters, mean score, and the standard error of that mean."""
+
+    params: Mapping[str, Any]
+    mean: float
+    standard_error: float
+
+
+def robust_region(trials: Sequence[Scored], recommended: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Per numeric hyperparameter, how far from the recommended value the search still saw scores like the best.
+
+    Walks from the recommended value in both directions through the trials sorted by that hyperparameter, and stops
+    at the first whose mean is more than one standard error (of the best) below the best. Other hyperparameters vary
+    along the way, so this is a cautious range: a bad neighbour ends it whatever made it bad.
+    """
+    if not trials:
+        return {}
+    best = max(trials, key=lambda t: t.mean)
+    enough = best.mean - max(best.standard_error, 1e-9)
+    region = {}
+    for name, centre in recommended.items():
+        if isinstance(centre, bool) or not isinstance(centre, int | float):
+            continue
+        ends = []
+        for direction in (-1, 1):
+            beyond = sorted(
+                (t for t in trials if name in t.params and (t.params[name] - centre) * direction > 0),
+                key=lambda t: direction * t.params[name],
+            )
+            end = float(centre)
+            for trial in beyond:
+                if trial.mean < enough:
+                    break
+                end = float(trial.params[name])
+            ends.append(end)
+        region[name] = ends
+    return region

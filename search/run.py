@@ -1,0 +1,60 @@
+"""A search from the command line: python search/run.py --space spaces/quickstart.yaml
+
+Works from any folder, and also copied alone to a cluster's head (`ray submit cluster.yaml search/run.py`): all it needs
+is that this project is installed there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line. Exits with status 2 on a mistake."""
+    parser = argparse.ArgumentParser(prog="search/run.py", description=__doc__.splitlines()[0])
+    parser.add_argument("--space", default="quickstart", help="a search space: a YAML file, or the name of one in spaces/")
+    parser.add_argument("--trials", type=int, help="number of trials (as --set trials=N)")
+    parser.add_argument("--output", type=Path, help="folder of the results (default: results/NAME)")
+    parser.add_argument("--name", help="name of the search (default: the space's)")
+    parser.add_argument("--resume", action="store_true", help="go on with the search in the output folder")
+    parser.add_argument("--address", help="Ray cluster: an address, `auto`, or `local` to start one here")
+    parser.add_argument("--tracking-uri", help="MLflow (default: $MLFLOW_TRACKING_URI, or a database beside the output)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a key of the space"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="validate and print the space; run nothing")
+    parser.add_argument("--verbose", action="store_true", help="show the log")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns 0 when the search is complete, 2 for a user's mistake, 130 if it was interrupted."""
+    options = parse(arguments)
+    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s %(message)s")
+    from condense.errors import UserError
+    from search.driver import Request, Search, describe
+
+    try:
+        request = Request.of(
+            options.space,
+            overrides=options.overrides + ([f"trials={options.trials}"] if options.trials is not None else []),
+            name=options.name,
+            output=options.output,
+            resume=options.resume,
+            address=options.address,
+            tracking_uri=options.tracking_uri,
+        )
+        if options.dry_run:
+            print(describe(request))
+            return 0
+        return Search(request).run()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

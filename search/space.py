@@ -1,0 +1,347 @@
+"""A search space: which hyperparameters vary, on which tasks, and how the search spends its trials.
+
+`spaces/NAME.yaml` -> `load_space("NAME", ["trials=48"])` -> a validated `Space`. A mistake in the file is one
+`UserError` line that names file, key, value and rule. Knows nothing of Ray, Optuna or MLflow.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import Field, StrictFloat, ValidationError, field_validator, model_validator
+
+import spaces
+from condense.config import Hyperparameters, Strict, TaskConfig, explain, read_yaml
+from condense.config import _Loader as YamlLoader
+from condense.errors import UserError
+
+# Seeds of one search lie in its own block of this many: the trials' in the first half, the confirmation's in the
+# second. So they are disjoint by construction, within a search and between searches with other seeds.
+SEED_BLOCK = 10_000
+# What only the characteristic function has: without effect where the uni-modal term is fixed to MMD.
+CF_ONLY = ("frequency_scale", "num_frequencies", "frequency_pool", "alpha", "beta")
+
+
+class Dimension(Strict):
+    """One searched hyperparameter: a range (`low`, `high`, `log`) or `choices`."""
+
+    low: StrictFloat | None = Field(None, description="smallest value of a range")
+    high: StrictFloat | None = Field(None, description="largest value of a range (included)")
+    log: bool = Field(False, description="whether the range is searched on a logarithmic scale; low must be > 0")
+    choices: list[Any] | None = Field(None, description="the values to choose from, instead of a range")
+
+    def contains(self, value: Any) -> bool:
+        """Whether `value` can be proposed."""
+        if self.choices is not None:
+            return value in self.choices
+        assert self.low is not None and self.high is not None
+        return value is not None and self.low <= value <= self.high
+
+    def centre(self) -> Any:
+        """Geometric mean of a log range, arithmetic mean of another, the first of choices."""
+        if self.choices is not None:
+            return self.choices[0]
+        assert self.low is not None and self.high is not None
+        centre = math.sqrt(self.low) * math.sqrt(self.high) if self.log else self.low / 2 + self.high / 2
+        return min(max(centre, self.low), self.high)  # rounding must not leave a narrow range
+
+
+class Robust(Strict):
+    """How the replicas' accuracies become one score: mean - k * standard deviation."""
+
+    k: float = Field(1.0, ge=0, description="weight of the spread over replicas in the score")
+
+
+class Sampler(Strict):
+    """Optuna's sampler."""
+
+    name: Literal["tpe", "gp", "cmaes", "nsga2", "random", "qmc"] = Field("tpe", description="which sampler proposes")
+    startup_trials: int = Field(
+        8, ge=2, description="random trials before tpe, gp and cmaes use their model; population size of nsga2"
+    )
+    multivariate: bool = Field(True, description="tpe: model the hyperparameters jointly, not one by one")
+
+
+class Scheduler(Strict):
+    """Which trials are stopped early: `asha` (asynchronous successive halving) or `none`."""
+
+    name: Literal["asha", "none"] = Field("asha", description="`asha` or `none`")
+    grace_steps: int | None = Field(None, ge=1, description="no trial is stopped before; default: report_every")
+    reduction_factor: float = Field(3.0, gt=1, description="of the trials at a rung, one in this many goes on")
+
+
+class Confirmation(Strict):
+    """What is re-run on fresh seeds after the search."""
+
+    top_k: int = Field(3, ge=1, description="how many of the best trials are confirmed, besides the defaults")
+    seeds: int = Field(10, ge=2, le=SEED_BLOCK // 2, description="fresh seeds of every confirmed setting")
+
+
+class Resources(Strict):
+    """What a trial's own process reserves; the work is done by the engine, which all trials of a device share."""
+
+    cpus_per_trial: float = Field(0.25, gt=0, description="logical CPUs; small, since a trial waits for its engine")
+    gpus_per_trial: float = Field(0.0, ge=0, le=1, description="share of a GPU: 0, or 1/k for k trials on each GPU")
+
+
+@dataclass(frozen=True)
+class DefaultTrial:
+    """A setting that every search runs, so that it is in every comparison."""
+
+    name: str
+    hyperparameters: Hyperparameters
+
+
+class Space(Strict):
+    """Everything that decides what a search runs; `search.json` records it."""
+
+    name: str = Field(min_length=1, description="name of the search space")
+    tasks: list[TaskConfig] = Field(min_length=1, description="what is condensed; replicas are tasks x seeds")
+    fixed: dict[str, Any] = Field(
+        default_factory=dict,
+        description="hyperparameters held constant, besides the default values. lambda_uni belongs here, at 1: under "
+        "SGD the common factor of the three lambdas is confounded with the learning rate, so that searching it too "
+        "adds a direction in which nothing changes",
+    )
+    search: dict[str, Dimension] = Field(min_length=1, description="hyperparameters that vary")
+    steps: int = Field(60, ge=1, description="optimiser steps of a trial that is not stopped early")
+    report_every: int = Field(20, ge=1, description="steps between two validations, each followed by a report")
+    trials: int = Field(24, ge=3, description="how many trials, the default ones included")
+    seeds: int = Field(3, ge=1, le=SEED_BLOCK // 2, description="paired seeds: replicas per task, equal for all trials")
+    seed: int = Field(0, ge=0, le=100_000, description="seed of the sampler; the replicas' seeds derive from it")
+    robust: Robust = Field(default=Robust(), description="how replicas become one score")
+    sampler: Sampler = Field(default=Sampler(), description="who proposes")
+    scheduler: Scheduler = Field(default=Scheduler(), description="who stops early")
+    max_concurrent: int = Field(4, ge=1, description="trials at a time; with 1, a search is exactly repeatable")
+    confirmation: Confirmation = Field(default=Confirmation(), description="the re-run on fresh seeds")
+    resources: Resources = Field(default=Resources(), description="what a trial reserves")
+
+    @field_validator("scheduler", mode="before")
+    @classmethod
+    def _scheduler_by_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check(self) -> Space:
+        for group, names in (("fixed", self.fixed), ("search", self.search)):
+            for name in names:
+                if name not in Hyperparameters.model_fields:
+                    hint = _nearest(name, Hyperparameters.model_fields)
+                    raise ValueError(f"`{group}.{name}` is no hyperparameter{hint}")
+        for name, value in self.fixed.items():
+            if name in self.search:
+                raise ValueError(f"`{name}` is in both `fixed` and `search`: it must be in one of them")
+            _check_value(f"fixed.{name}", name, value)
+        for name, dimension in self.search.items():
+            _check_dimension(name, dimension)
+            if name in CF_ONLY and self.fixed.get("discrepancy") == "mmd":
+                raise ValueError(f"`search.{name}` has no effect with `fixed.discrepancy`: mmd")
+        if self.report_every > self.steps:
+            raise ValueError(f"`report_every` must be <= steps ({self.steps}), but got {self.report_every}")
+        if self.scheduler.name == "asha" and self.grace_steps > self.steps:
+            raise ValueError(f"`scheduler.grace_steps` must be <= steps ({self.steps}), but got {self.grace_steps}")
+        return self
+
+    @property
+    def grace_steps(self) -> int:
+        """Steps before which no trial is stopped."""
+        return self.report_every if self.scheduler.grace_steps is None else self.scheduler.grace_steps
+
+    @property
+    def report_steps(self) -> list[int]:
+        """The steps after which a trial reports; the last is always `steps`."""
+        return [*range(self.report_every, self.steps, self.report_every), self.steps]
+
+    def hyperparameters(self, params: Mapping[str, Any]) -> Hyperparameters:
+        """The whole setting of a trial: `fixed`, with the searched values `params` of one proposal."""
+        return Hyperparameters.model_validate({**self.fixed, **params})
+
+    def params_of(self, hyperparameters: Hyperparameters) -> dict[str, Any]:
+        """The searched hyperparameters' values in a setting, in the order of `search`."""
+        return {name: getattr(hyperparameters, name) for name in self.search}
+
+    def contains(self, hyperparameters: Hyperparameters) -> bool:
+        """Whether a setting could have been proposed: in all ranges, and equal to this space in all the rest."""
+        params = self.params_of(hyperparameters)
+        inside = all(self.search[name].contains(value) for name, value in params.items())
+        return inside and self.hyperparameters(params) == hyperparameters
+
+    def default_trials(self) -> list[DefaultTrial]:
+        """The published setting in its own scaling, and its lambdas and sigma in ours with central learning rates."""
+        published: dict[str, Any] = {"lambda_uni": 1.0, "lambda_cross": 10.0, "lambda_joint": 10.0}
+        published["frequency_scale"] = 1.0
+        # How precisely a CF is estimated is a budget, not a setting: the same for all.
+        budget = {k: self.fixed[k] for k in ("num_frequencies", "frequency_pool") if k in self.fixed}
+        rates = {name: 0.5 for name in self.search if name.startswith("learning_rate")} | {"learning_rate": 0.5}
+        paper = Hyperparameters.model_validate(
+            {
+                **budget,
+                **published,
+                **rates,
+                "scaling": "paper",
+                "discrepancy": "cf",
+                "optimizer": "sgd",
+                "momentum": 0.5,
+            }
+        )
+        central = {name: _centre(name, dimension) for name, dimension in self.search.items()}
+        ours = self.hyperparameters({**central, **published, "scaling": "normalized"})
+        return [DefaultTrial("paper_default", paper), DefaultTrial("default", ours)]
+
+
+def replica_seeds(space: Space) -> list[int]:
+    """The paired seeds of every trial, (seeds,)."""
+    return [space.seed * SEED_BLOCK + i for i in range(space.seeds)]
+
+
+def confirmation_seeds(space: Space, n: int) -> list[int]:
+    """`n` seeds that no trial of the search has used, (n,); n <= 5000."""
+    if n > SEED_BLOCK // 2:
+        raise ValueError(f"n must be <= {SEED_BLOCK // 2}, but got {n}")
+    return [space.seed * SEED_BLOCK + SEED_BLOCK // 2 + i for i in range(n)]
+
+
+def load_space(name_or_path: str, overrides: Sequence[str] = ()) -> Space:
+    """A space by name (`quickstart`) or file, with `key.key=value` overrides (values are YAML).
+
+    Paths of datasets are taken relative to the YAML's folder, in overrides relative to the current one.
+    Raises UserError with one line for anything wrong in the file or in an override.
+    """
+    path = _find(name_or_path)
+    content = read_yaml(path)
+    _absolute_paths(content, path.parent)
+    for override in overrides:
+        _apply(content, override)
+    _absolute_paths(content, Path.cwd())
+    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    source = f"{shown} with {' '.join(overrides)}" if overrides else str(shown)
+    try:
+        return Space.model_validate(content)
+    except ValidationError as error:
+        raise UserError(_explain(error, " ".join(source.split()))) from None
+
+
+def _find(name_or_path: str) -> Path:
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1 or path.is_file():
+        return path
+    folder = Path(next(iter(spaces.__path__)))
+    known = sorted(file.stem for file in folder.glob("*.yaml"))
+    if name_or_path not in known:
+        hint = _nearest(name_or_path, known)
+        raise UserError(
+            f"no search space is named {name_or_path!r}{hint} (there are: {', '.join(known)}, or give a file)"
+        )
+    return folder / f"{name_or_path}.yaml"
+
+
+def _absolute_paths(content: dict[str, Any], folder: Path) -> None:
+    tasks = content.get("tasks")
+    for task in tasks if isinstance(tasks, list) else []:
+        dataset = task.get("dataset") if isinstance(task, dict) else None
+        if isinstance(dataset, dict) and isinstance(dataset.get("path"), str):
+            path = Path(dataset["path"])
+            dataset["path"] = str((folder / (path.expanduser() if path.parts[:1] == ("~",) else path)).resolve())
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"override {override!r}: must be key=value, for example trials=48")
+    try:
+        value = yaml.load(text, Loader=YamlLoader)
+    except (yaml.YAMLError, ValueError):  # ValueError: a date that does not exist
+        raise UserError(f"override {override!r}: the value is not valid YAML") from None
+    *parents, last = key.strip().split(".")
+    node: Any = content
+    for depth, part in enumerate([*parents, last]):
+        is_last = depth == len(parents)
+        if isinstance(node, list):
+            if not part.isdecimal() or int(part) >= len(node):
+                raise UserError(f"override {override!r}: {part!r} is no index of a list of {len(node)}")
+            if is_last:
+                node[int(part)] = value
+            else:
+                node = node[int(part)]
+        elif isinstance(node, dict):
+            if is_last:
+                node[part] = value
+            else:
+                if node.get(part) is None:
+                    node[part] = {}
+                node = node[part]
+        else:
+            above = ".".join([*parents, last][:depth])
+            raise UserError(f"override {override!r}: `{above}` is {node!r}, which has no keys")
+
+
+def _explain(error: ValidationError, source: str) -> str:
+    first = error.errors(include_url=False)[0]
+    if not first["loc"]:  # a rule between keys: its message names them
+        text = f"{source}: {first['msg'].removeprefix('Value error, ')}"
+    else:
+        text = explain(error, source)
+        if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
+            text += _nearest(str(first["loc"][0]), Space.model_fields)
+    return " ".join(text.split())
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    nearest = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean `{nearest[0]}`?" if nearest else ""
+
+
+def _centre(name: str, dimension: Dimension) -> Any:
+    centre = dimension.centre()
+    return round(centre) if is_integer(name) and dimension.choices is None else centre
+
+
+def is_integer(name: str) -> bool:
+    """Whether a hyperparameter takes whole numbers only."""
+    return Hyperparameters.model_fields[name].annotation is int
+
+
+def _is_number(name: str) -> bool:
+    annotation = Hyperparameters.model_fields[name].annotation
+    return not any(isinstance(option, str) for option in get_args(annotation))  # a Literal's options are strings
+
+
+def _check_value(key: str, name: str, value: Any) -> None:
+    try:
+        Hyperparameters.model_validate({name: value}, strict=True)
+    except ValidationError as error:
+        rule = error.errors(include_url=False)[0]["msg"]
+        raise ValueError(f"`{key}`: {rule}, but got {value!r}") from None
+
+
+def _check_dimension(name: str, dimension: Dimension) -> None:
+    key = f"search.{name}"
+    if dimension.choices is not None:
+        if dimension.low is not None or dimension.high is not None or dimension.log:
+            raise ValueError(f"`{key}` must have choices or a range (low, high, log), but has both")
+        if not dimension.choices:
+            raise ValueError(f"`{key}.choices` must not be empty")
+        for i, value in enumerate(dimension.choices):
+            _check_value(f"{key}.choices.{i}", name, value)
+            if value in dimension.choices[:i]:
+                raise ValueError(f"`{key}.choices` must differ from each other, but {value!r} is there twice")
+        return
+    if not _is_number(name):
+        raise ValueError(f"`{key}` is no number: it must have choices, not a range")
+    for side in ("low", "high"):
+        bound = getattr(dimension, side)
+        if bound is None:
+            raise ValueError(f"`{key}` must have low and high, or choices, but `{key}.{side}` is missing")
+        if is_integer(name) and bound != int(bound):
+            raise ValueError(f"`{key}.{side}` must be a whole number, but got {bound!r}")
+        if dimension.log and bound <= 0:
+            raise ValueError(f"`{key}.{side}` must be > 0 for a log scale, but got {bound!r}")
+        _check_value(f"{key}.{side}", name, int(bound) if is_integer(name) else bound)
+    if dimension.low >= dimension.high:  # type: ignore[operator]  # both were just checked not to be None
+        raise ValueError(f"`{key}.low` must be < high, but got low {dimension.low!r} and high {dimension.high!r}")
