@@ -8,7 +8,10 @@ MMD_LEARNING_RATES = (0.3, 1.0, 3.0, 10.0, 30.0)  # a baseline deserves tuning, 
 
 
 def mmd(learning_rate: float) -> Hyperparameters:
-    """Distribution matching with a linear kernel, each modality by itself (Zhao & Bilen 2023, arXiv 2110.04181)."""
+    """Distribution matching with a linear kernel, each modality by itself (Zhao & Bilen 2023, arXiv 2110.04181).
+
+    The learning rate falls as ours does: a baseline gets what helps it.
+    """
     return Hyperparameters(discrepancy="mmd", lambda_cross=0.0, lambda_joint=0.0, learning_rate=learning_rate)
 
 

@@ -5,6 +5,7 @@ A replica is plain state. `condense/engine.py` steps replicas, one or many in a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -47,10 +48,12 @@ class Condensation:
     """
 
     def __init__(
-        self, task: Task, dpc: int, initialization: str, hyperparameters: Hyperparameters, seed: int
+        self, task: Task, dpc: int, initialization: str, hyperparameters: Hyperparameters, seed: int, total_steps: int
     ) -> None:
+        """`total_steps`: how many are planned; a cosine schedule ends there."""
         h = hyperparameters
         self.task, self.dpc, self.initialization, self.hyperparameters, self.seed = task, dpc, initialization, h, seed
+        self.total_steps = total_steps
         self.generator = torch.Generator().manual_seed(seed)
         device = task.device
         task.dataset.check_class_sizes(dpc)
@@ -80,6 +83,13 @@ class Condensation:
     def labels(self) -> Tensor:
         """(C * dpc,) int64."""
         return torch.arange(self.task.dataset.num_classes, device=self.task.device).repeat_interleave(self.dpc)
+
+    @property
+    def schedule_factor(self) -> float:
+        """What the learning rates are multiplied by in the coming step."""
+        if self.hyperparameters.schedule == "constant":
+            return 1.0
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, self.step / self.total_steps)))
 
     def next_frequencies(self) -> Tensor:
         """(F,) int64, on the CPU: the part of the pool for the coming step. Each pass over the pool has a new order."""
@@ -122,7 +132,7 @@ class Condensation:
             if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in given.items()}:
                 raise ValueError("the checkpoint is of a condensation of another shape or optimiser")
             for name, tensor in given.items():
-                own[name] = tensor.to(self.task.device, copy=True)
+                own[name].copy_(tensor)  # in place: an engine may hold views of it
         self.step = state["step"]
         self.normalizer = state["normalizer"].to(self.task.device, copy=True)
         self.generator.set_state(state["generator"])

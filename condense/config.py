@@ -6,6 +6,7 @@ Every key of a YAML file is a field here; an unknown key is an error, never igno
 from __future__ import annotations
 
 import re
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -87,6 +88,9 @@ class Hyperparameters(Strict):
     )
     optimizer: Literal["sgd", "adam"] = "sgd"
     momentum: float = Field(0.5, ge=0, lt=1, description="SGD momentum, or Adam's beta1")
+    schedule: Literal["constant", "cosine"] = Field(
+        "cosine", description="learning rates over the steps: as they are, or falling to 0 along half a cosine"
+    )
     learning_rate: float = Field(1.0, gt=0, description="for every modality without a learning rate of its own")
     learning_rate_vision: Positive | None = None
     learning_rate_audio: Positive | None = None
@@ -136,18 +140,33 @@ def explain(error: ValidationError, source: str) -> str:
         value = repr(first["input"])
         shown = "" if isinstance(first["input"], dict | list) or value in rule else f", but got {value}"
         text = f"{source}: `{key}`: {rule}{shown}"
+    text = " ".join(text.split())  # a key may hold a line break
     more = len(problems) - 1
     return text + (f" (and {more} more problem{'s' if more > 1 else ''})" if more else "")
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """The value of a YAML text: `1e-3` is a number, a key given twice an error.
+
+    Raises:
+        UserError: it is not YAML, or holds what YAML's types cannot be; one line that names `source`.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    # Not only YAMLError: 2001-99-99 is a ValueError, `!!bool maybe` a KeyError, thousands of brackets a RecursionError.
+    except Exception as error:
+        raise UserError(f"{source}: is not valid YAML: {' '.join(str(error).split())}") from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping from a file. Raises UserError if it cannot be read or is no mapping."""
     try:
-        content = yaml.load(path.read_text(), Loader=_Loader)
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not a text file in UTF-8") from None
+    content = parse_yaml(text, str(path))
     if not isinstance(content, dict):
         raise UserError(f"{path}: must hold `key: value` pairs, but holds {type(content).__name__}")
     return content
@@ -167,7 +186,11 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *anchor`; what it brings may be overridden
+                continue
             key = self.construct_object(key_node, deep=deep)
+            if not isinstance(key, Hashable):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be one value", key_node.start_mark)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
             seen.add(key)
@@ -175,6 +198,6 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-_SCIENTIFIC = re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
-for _first in "-+0123456789":
+_SCIENTIFIC = re.compile(r"^[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$")
+for _first in "-+.0123456789":
     _Loader.yaml_implicit_resolvers.setdefault(_first, []).insert(0, ("tag:yaml.org,2002:float", _SCIENTIFIC))

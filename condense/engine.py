@@ -118,6 +118,7 @@ class Pack:
         self.momentum: dict[str, Tensor] = {}
         self.range: dict[str, tuple[float, float]] = {}
         self.adam: dict[str, Tensor] = {}
+        self.owner: dict[str, Tensor] = {}  # modality -> (N,) int64: which of `replicas` an item belongs to
         for m in dict.fromkeys(m for r in ordered for m in r.inputs):
             self._lay_out(m, [r for r in ordered if m in r.inputs])
 
@@ -131,6 +132,8 @@ class Pack:
 
         self.inputs[m] = torch.cat([r.inputs[m] for r in members])
         self.velocity[m] = torch.cat([r.velocity[m] for r in members])
+        places = [i for i, r in enumerate(self.replicas) if m in r.inputs]
+        self.owner[m] = torch.tensor(places, device=device).repeat_interleave(torch.tensor(counts, device=device))
         self.rate[m] = per_item([r.hyperparameters.learning_rate_of(m) for r in members])
         self.momentum[m] = per_item([r.hyperparameters.momentum for r in members])
         spec = members[0].task.dataset.specs[m]
@@ -164,18 +167,20 @@ class Pack:
         gradients = torch.autograd.grad(
             list(embedded.values()), list(leaves.values()), [cut[m].grad for m in embedded]
         )
+        factors = torch.tensor([r.schedule_factor for r in self.replicas]).to(self.groups[0].weights.device)
         with torch.no_grad():
             for m, gradient in zip(leaves, gradients, strict=True):
-                self._update(m, gradient)
+                rate = self.rate[m] * factors[self.owner[m]].view(self.rate[m].shape)
+                self._update(m, gradient, rate)
         for replica in self.replicas:
             replica.step += 1
         return losses
 
-    def _update(self, m: str, gradient: Tensor) -> None:
+    def _update(self, m: str, gradient: Tensor, rate: Tensor) -> None:
         velocity, momentum = self.velocity[m], self.momentum[m]
         if m not in self.square:
             velocity.mul_(momentum).add_(gradient)  # SGD: v = mu v + g; x -= lr v
-            change = velocity * self.rate[m]
+            change = velocity * rate
         else:
             adam, square = self.adam[m], self.square[m]
             velocity.mul_(momentum).add_(gradient * torch.where(adam, 1 - momentum, torch.ones_like(momentum)))
@@ -185,7 +190,7 @@ class Pack:
             ).to(gradient).view(momentum.shape)
             unbiased = velocity / (1 - momentum.pow(steps))
             root = (square / (1 - torch.pow(ADAM_BETA2, steps))).sqrt_().add_(ADAM_EPSILON)
-            change = self.rate[m] * torch.where(adam, unbiased / root, velocity)
+            change = rate * torch.where(adam, unbiased / root, velocity)
         self.inputs[m].sub_(change).clamp_(*self.range[m])
 
 
@@ -263,12 +268,18 @@ def synthetic_features(replicas: Sequence[Condensation]) -> list[Tensor]:
 
 
 def validate(replicas: Sequence[Condensation], head_seeds: Sequence[int] = (0,)) -> list[float]:
-    """Validation accuracy of a probe trained on each replica's items (mean over heads); probes are trained together."""
+    """Validation accuracy of a probe trained on each replica's items (mean over heads); probes are trained together.
+
+    NaN where an embedding is not finite: such a replica has diverged (in its last step, if no loss has shown it yet).
+    """
     scores = [float("nan")] * len(replicas)
     features = synthetic_features(replicas)
     by_task: dict[int, list[int]] = {}
     for i, replica in enumerate(replicas):
-        by_task.setdefault(id(replica.task), []).append(i)
+        if bool(features[i].isfinite().all()):
+            by_task.setdefault(id(replica.task), []).append(i)
+        elif replica.divergence is None:
+            replica.divergence = Divergence(replica.step + 1, TERMS[0])
     for members in by_task.values():
         task: Task = replicas[members[0]].task
         x, y, w = pad([features[i] for i in members], [replicas[i].labels for i in members])
@@ -290,5 +301,7 @@ def held_out_accuracy(replicas: Sequence[Condensation], held_out: Sequence[Embed
     features = synthetic_features(replicas)
     return [
         probe_accuracy(Embedded({"all": x}, r.labels), data, r.task.dataset.num_classes)
+        if bool(x.isfinite().all())
+        else float("nan")
         for x, r, data in zip(features, replicas, held_out, strict=True)
     ]

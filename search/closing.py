@@ -49,7 +49,7 @@ class Closing:
         engine = self.seat.engine
         steps = self.space.steps
         for label in missing:
-            ray.get(engine.join.remote(f"{stage} {label}", self.plan.tasks, settings[label], list(seeds), None))
+            ray.get(engine.join.remote(f"{stage} {label}", self.plan.tasks, settings[label], list(seeds), steps, None))
         reports = ray.get([engine.advance.remote(f"{stage} {label}", steps) for label in missing])
         for label, report in zip(missing, reports, strict=True):
             result: dict[str, Any] = {"seeds": list(seeds), "hyperparameters": settings[label]}
@@ -119,7 +119,7 @@ class Closing:
         """Joins (or re-joins) one setting with one seed for exports, advanced to the end; returns the member's name."""
         name = f"export {label}"
         seeds = [self.reporting_seeds[0] if seed is None else seed]
-        at = ray.get(self.seat.engine.join.remote(name, self.plan.tasks[:1], hyperparameters, seeds, state))
+        at = ray.get(self.seat.engine.join.remote(name, self.plan.tasks[:1], hyperparameters, seeds, self.space.steps, state))
         if at < self.space.steps:
             ray.get(self.seat.engine.advance.remote(name, self.space.steps - at))
         return name

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
@@ -20,7 +21,6 @@ from search.space import Space, load_space, replica_seeds
 
 SECONDS_FOR_MLFLOW = 120  # how long the end of a search waits for a tracking server that is away
 PACKAGES = ("ray", "optuna", "mlflow", "torch", "numpy")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,8 @@ class Request:
 def describe(request: Request) -> str:
     """What `--dry-run` prints: the validated space, and what is missing on this machine."""
     text = yaml.safe_dump(request.space.model_dump(mode="json"), sort_keys=False)
-    missing = [
-        f"missing: {task.dataset.path}"
-        for task in request.space.tasks
-        if not getattr(task.dataset, "path", Path(".")).exists()
-    ]
+    paths = [getattr(task.dataset, "path", None) for task in request.space.tasks]
+    missing = [f"missing: {path}" for path in paths if path is not None and not path.exists()]
     return "\n".join([text, f"# valid; would write to {request.output}", *(f"# {line}" for line in missing)])
 
 
@@ -79,13 +76,14 @@ class Search:
         """Returns the exit status. Raises UserError for a user's mistake, before any work where that can be known."""
         prepare_environment()
         space, request = self.space, self.request
-        check_tracking(request.tracking_uri)
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}
         ledger = Ledger.open(
             request.output, space.model_dump(mode="json"), resume=request.resume, versions=versions
         )
-        with contextlib.closing(ledger), ray_session(request.address):
-            return self._with_ray(ledger)
+        with contextlib.closing(ledger):
+            check_tracking(request.tracking_uri)
+            with ray_session(request.address):
+                return self._with_ray(ledger)
 
     def _with_ray(self, ledger: Ledger) -> int:
         import ray
@@ -108,7 +106,7 @@ class Search:
         self.say(f"{space.name}: {space.trials} trials x {space.seeds} seeds, into {shown(ledger.output)}")
         preparing = time.monotonic()
         seat = Seat.here(broker, "preparation")
-        tasks = [user_errors(lambda task=task: ray.get(seat.engine.describe.remote(task))) for task in plan.tasks]
+        tasks: list[dict[str, Any]] = [fetch(seat.engine.describe.remote(task)) for task in plan.tasks]
         check_learning_rates(space, tasks)
         for task in tasks:
             self.say(
@@ -195,12 +193,12 @@ def check_learning_rates(space: Space, tasks: list[dict[str, Any]]) -> None:
             raise UserError(f"search.{name}: no task has the modality {modality!r} (there are: {', '.join(sorted(known))})")
 
 
-def user_errors(work: Callable[[], T]) -> T:
-    """Runs `work`; a UserError that was raised in an actor comes out as itself, without Ray's traceback."""
+def fetch(reference: Any) -> Any:
+    """`ray.get`; a UserError that was raised in an actor comes out as itself, without Ray's traceback."""
     import ray
 
     try:
-        return work()
+        return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise error.cause from None
@@ -216,7 +214,7 @@ def prepare_environment() -> None:
     """What Ray, Tune and MLflow read when they are imported; a user's own settings win."""
     defaults = {
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_AIR_NEW_OUTPUT": "1",
+        "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a table at every verbosity
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # an engine takes no GPU from Ray's count but is pinned to one
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger is the record
         "TUNE_GLOBAL_CHECKPOINT_S": "600",  # Tune's snapshots are not used
@@ -244,7 +242,7 @@ def ray_session(address: str | None) -> Iterator[None]:
 
     options: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 300_000_000} if local else {}
     try:
-        ray.init(address="local" if local else address, log_to_driver=False, logging_level="ERROR", **options)
+        ray.init(address="local" if local else address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except ConnectionError as error:
         raise UserError(f"--address {address}: no Ray cluster answers there ({' '.join(str(error).split())})") from None
     try:

@@ -63,10 +63,11 @@ class EngineActor:
         tasks: Sequence[dict[str, Any]],
         hyperparameters: dict[str, Any],
         seeds: Sequence[int],
+        total_steps: int,
         state: bytes | None,
     ) -> int:
         """Adds replicas (tasks x seeds), at `state` if given; returns the step they are at. Joining twice starts anew."""
-        return self._do(lambda: self._join(member, tasks, hyperparameters, seeds, state))
+        return self._do(lambda: self._join(member, tasks, hyperparameters, seeds, total_steps, state))
 
     def advance(self, member: str, steps: int) -> dict[str, Any]:
         """Takes `steps` steps and validates; a report with the state to continue from (`search.trainable`)."""
@@ -152,6 +153,8 @@ class EngineActor:
                 waiting.set_result(report)
 
     def _reports(self, due: list[Member]) -> list[dict[str, Any]]:
+        import torch
+
         from condense.engine import validate
         from search.state import pack_states
 
@@ -162,7 +165,7 @@ class EngineActor:
             values = [next(accuracies) for _ in member.replicas]
             first = next((r for r in member.replicas if r.divergence), None)
             steps = min(len(x) for x in own)
-            mean = sum(x[:steps].double() for x in own) / len(own)
+            mean = torch.stack([x[:steps].double() for x in own]).mean(0)
             last = member.replicas[0].step
             reports.append(
                 {
@@ -219,6 +222,7 @@ class EngineActor:
         tasks: Sequence[dict[str, Any]],
         hyperparameters: dict[str, Any],
         seeds: Sequence[int],
+        total_steps: int,
         state: bytes | None,
     ) -> int:
         from condense.condensation import Condensation
@@ -231,7 +235,7 @@ class EngineActor:
         for config in tasks:
             key, task_config, task = self._task(config)
             for seed in seeds:
-                replica = Condensation(task, task_config.dpc, task_config.initialization, parsed, seed)
+                replica = Condensation(task, task_config.dpc, task_config.initialization, parsed, seed, total_steps)
                 replica.key = key
                 replicas.append(replica)
         if state is not None:

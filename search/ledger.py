@@ -100,8 +100,9 @@ class Ledger:
     ) -> Ledger:
         """Creates a search's folder, or with `resume` goes on in it, and keeps other drivers out until `close`.
 
-        `space` is the validated space as JSON. Raises UserError if the folder cannot be written to, is in use, holds
-        another search, holds one at all without `resume`, or holds none with it.
+        `space` is the validated space as JSON. A search that ended before its first trial holds nothing: what it left
+        is taken over, or replaced. Raises UserError if the folder cannot be written to, is in use, holds another search,
+        holds one at all without `resume`, or holds none with it.
         """
         output = Path(output).absolute()
         file = output / "search.json"
@@ -113,7 +114,9 @@ class Ledger:
                 (output / "trials").mkdir(parents=True, exist_ok=True)
                 lock = on_error.enter_context(_lock_folder(output))
                 _check_folder(output, space, resume)
-                known = _read_json(file) if resume else None
+                known = _read_json(file)
+                if known is not None and not resume and known.get("space") != space:
+                    known = None
                 search = known or {"search_id": uuid.uuid4().hex, "created": time.time(), "versions": versions}
                 if search.get("space") != space:
                     _write(file, json.dumps({**search, "space": space}, indent=2).encode())
@@ -292,9 +295,12 @@ def write_trials_csv(path: Path, trials: Iterable[TrialRecord]) -> None:
 
 def _check_folder(output: Path, space: Mapping[str, Any], resume: bool) -> None:
     file = output / "search.json"
+    begun = any((output / "trials").glob("*/trial.json"))
     if not file.exists():
-        if any((output / "trials").glob("*/trial.json")):
+        if begun:
             raise UserError(f"{output}: holds trials but no search.json: not a folder for a new search")
+        return
+    if not (begun or resume):
         return
     known = _read_json(file)
     if known is None or not isinstance(known.get("space"), dict):

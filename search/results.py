@@ -20,7 +20,8 @@ from search.closing import Closing, _write_json, summary
 from search.ledger import Ledger, TrialRecord, write_trials_csv
 from search.report import write_html
 from search.report_text import test_verdict, verdict
-from search.robust import Scored, paired_difference, robust_region
+from search.plateau import robust_region, scored
+from search.robust import paired_difference
 from search.sampling import open_study
 from search.space import Space
 from search.tracking import MlflowTracker
@@ -102,7 +103,11 @@ class Results:
         }
         differences = {
             label: paired_difference(per_seed["recommended"], per_seed[label]).as_json()
-            for label in ("default", "paper_default", "mmd")
+            for label in ("default", "paper_default")
+        }
+        confirmation["mmd"] = {
+            **summary(per_seed["mmd"]),
+            "difference": paired_difference(per_seed["recommended"], per_seed["mmd"]).as_json(),
         }
         confirmation["difference"] = {**differences["default"], "against": "default"}
         confirmation["differences"] = differences
@@ -115,11 +120,6 @@ class Results:
         replica_steps = sum(r.steps for r in records) * len(self.plan.tasks) * len(self.plan.seeds)
         seconds = sum(r.seconds for r in records)
         wall = time.monotonic() - self.started
-        scored = [
-            Scored(r.params, r.metrics["score_mean"], r.metrics["score_std"] / math.sqrt(len(self.plan.seeds)))
-            for r in records
-            if r.status == "completed" and r.name != "paper_default"
-        ]
         return {
             "name": self.space.name,
             "space": self.space.model_dump(mode="json"),
@@ -138,7 +138,7 @@ class Results:
             "paper_default": {k: results["paper_default"]["hyperparameters"][k] for k in self.space.search},
             "confirmation": _finite(confirmation),
             "shrinkage": _finite(confirmation["shrinkage"]),
-            "robust_region": robust_region(scored, chosen.params),
+            "robust_region": robust_region(self.space, scored(records), chosen.params),
             "importance": importance(self.output),
             "test": _finite(test),
             "cost": {

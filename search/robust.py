@@ -1,9 +1,9 @@
-"""From replicas to numbers that can be compared: the robust score, paired differences, the range that holds."""
+"""From replicas to numbers that can be compared: the robust score and paired differences."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
@@ -45,43 +45,3 @@ def paired_difference(a: Sequence[float], b: Sequence[float]) -> Difference:
     mean = fmean(differences)
     half = float(stats.t.ppf(0.975, len(differences) - 1)) * stdev(differences) / math.sqrt(len(differences))
     return Difference(mean, mean - half, mean + half, len(differences))
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A trial's place in the search: its hyperparameters, mean score, and the standard error of that mean."""
-
-    params: Mapping[str, Any]
-    mean: float
-    standard_error: float
-
-
-def robust_region(trials: Sequence[Scored], recommended: Mapping[str, Any]) -> dict[str, list[float]]:
-    """Per numeric hyperparameter, how far from the recommended value the search still saw scores like the best.
-
-    Walks from the recommended value in both directions through the trials sorted by that hyperparameter, and stops
-    at the first whose mean is more than one standard error (of the best) below the best. Other hyperparameters vary
-    along the way, so this is a cautious range: a bad neighbour ends it whatever made it bad.
-    """
-    if not trials:
-        return {}
-    best = max(trials, key=lambda t: t.mean)
-    enough = best.mean - max(best.standard_error, 1e-9)
-    region = {}
-    for name, centre in recommended.items():
-        if isinstance(centre, bool) or not isinstance(centre, int | float):
-            continue
-        ends = []
-        for direction in (-1, 1):
-            beyond = sorted(
-                (t for t in trials if name in t.params and (t.params[name] - centre) * direction > 0),
-                key=lambda t: direction * t.params[name],
-            )
-            end = float(centre)
-            for trial in beyond:
-                if trial.mean < enough:
-                    break
-                end = float(trial.params[name])
-            ends.append(end)
-        region[name] = ends
-    return region

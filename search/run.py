@@ -54,6 +54,9 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # before the first trial or after the last: what is done is in the output folder
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -188,6 +188,7 @@ class Space(Strict):
                 "discrepancy": "cf",
                 "optimizer": "sgd",
                 "momentum": 0.5,
+                "schedule": "constant",
             }
         )
         central = {name: _centre(name, dimension) for name, dimension in self.search.items()}

@@ -33,6 +33,10 @@ class Seat:
     def __init__(self, broker: Any, member: str, node: str, gpu: str) -> None:
         self.broker, self.member, self.node, self.gpu = broker, member, node, gpu
         self.incarnation, self.engine = ray.get(broker.get.remote(node, gpu))
+        try:
+            ray.get(self.engine.work_done.remote())
+        except ray.exceptions.RayActorError:  # it died when nobody was looking
+            self.renew()
 
     @staticmethod
     def here(broker: Any, member: str) -> Seat:
@@ -45,10 +49,12 @@ class Seat:
         tasks: Sequence[dict[str, Any]],
         hyperparameters: dict[str, Any],
         seeds: Sequence[int],
+        total_steps: int,
         state: bytes | None = None,
     ) -> int:
         """See `EngineActor.join`."""
-        return int(ray.get(self.engine.join.remote(self.member, list(tasks), hyperparameters, list(seeds), state)))
+        joined = self.engine.join.remote(self.member, list(tasks), hyperparameters, list(seeds), total_steps, state)
+        return int(ray.get(joined))
 
     def advance(self, steps: int) -> dict[str, Any]:
         """See `EngineActor.advance`."""
@@ -100,14 +106,14 @@ def run_trial(config: dict[str, Any], *, broker: Any, ledger: Any, plan: Plan) -
     started = time.monotonic()
     seat = Seat.here(broker, f"trial {number}")
     try:
-        seat.join(plan.tasks, hyperparameters, plan.seeds, state)
+        seat.join(plan.tasks, hyperparameters, plan.seeds, plan.report_steps[-1], state)
         while step < plan.report_steps[-1]:
             target = next(s for s in plan.report_steps if s > step)
             try:
                 report = seat.advance(target - step)
             except ray.exceptions.RayActorError:
                 seat.renew()
-                seat.join(plan.tasks, hyperparameters, plan.seeds, state)
+                seat.join(plan.tasks, hyperparameters, plan.seeds, plan.report_steps[-1], state)
                 continue
             step = target
             if report["divergence"] is not None:

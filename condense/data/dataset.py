@@ -20,7 +20,10 @@ from condense.errors import UserError
 class Split(Protocol):
     """n paired items. `load` reads items in the units of the dataset's `InputSpec`s."""
 
-    labels: Tensor  # (n,) int64, in 0 .. C-1
+    @property
+    def labels(self) -> Tensor:
+        """(n,) int64, in 0 .. C-1."""
+        ...
 
     def __len__(self) -> int: ...
 

@@ -41,13 +41,16 @@ class Speaker:
             self._chunks.append(np.ctypeslib.as_array(samples, shape=(count,)).copy())
         return 0
 
-    def say(self, word: str, voice: str, *, rate: int, pitch: int, pitch_range: int = 50) -> np.ndarray:
+    def say(
+        self, word: str, voice: str, *, rate: int, pitch: int, pitch_range: int = 50, seed: int = 0
+    ) -> np.ndarray:
         """One utterance: (samples,) float32 in [-1, 1] at `sample_rate`.
 
         Args:
             voice: espeak-ng's `language+variant`, such as `en-gb+f2`.
             rate: words per minute, 80 to 450.
             pitch, pitch_range: 0 to 100.
+            seed: of the voice's flutter and breath.
 
         Raises:
             ValueError: there is no such voice, or it said nothing.
@@ -63,6 +66,7 @@ class Speaker:
             library.espeak_SetParameter(parameter, value, 0)
         text = word.encode() + b"\0"
         self._chunks = []
+        library.espeak_ng_SetRandSeed(ctypes.c_long(seed))  # espeak-ng seeds itself with the time of day
         library.espeak_Synth(text, ctypes.c_size_t(len(text)), 0, 0, 0, _UTF8, None, None)
         if not self._chunks:
             raise ValueError(f"voice {voice!r} said nothing for {word!r}")

@@ -17,10 +17,25 @@ class Encoder(Protocol):
     many condensations share one pass.
     """
 
-    specs: Mapping[str, InputSpec]  # modality -> what it takes
-    dim: int  # D
-    output_scale: Mapping[str, float]  # modality -> norm of the unnormalised output (ImageBind: audio 20, vision 1)
-    fingerprint: str  # hash of everything that the embeddings depend on
+    @property
+    def specs(self) -> Mapping[str, InputSpec]:
+        """modality -> what it takes."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        ...
+
+    @property
+    def output_scale(self) -> Mapping[str, float]:
+        """modality -> norm of the unnormalised output (ImageBind: audio 20, vision 1)."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that the embeddings depend on."""
+        ...
 
     def embed(self, modality: str, inputs: Tensor) -> Tensor:
         """(n, *shape) -> (n, D) float32 of unit norm; differentiable with respect to `inputs`."""

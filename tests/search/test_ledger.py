@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import csv
 import math
@@ -215,6 +216,7 @@ def test_who_may_open(tmp_path: Path) -> None:
     output = tmp_path / "results"
     assert "holds no search to resume" in user_error(output, SPACE, resume=True)
     first = Ledger.open(output, SPACE, resume=False)
+    start(first)
     assert "another search is writing to it (process" in user_error(output, SPACE, resume=True)
     first.close()
     assert "holds this search already" in user_error(output, SPACE, resume=False)
@@ -235,6 +237,17 @@ def test_who_may_open(tmp_path: Path) -> None:
     (output / "search.json").unlink()
     start(Ledger(output))
     assert "holds trials but no search.json" in user_error(output, SPACE, resume=False)
+
+
+def test_a_search_that_ended_before_its_first_trial_is_no_obstacle(tmp_path: Path) -> None:
+    with contextlib.closing(Ledger.open(tmp_path, SPACE, resume=False)) as first:
+        pass
+    for resume in (False, True):
+        with contextlib.closing(Ledger.open(tmp_path, SPACE, resume=resume)) as again:
+            assert again.search_id == first.search_id
+    with contextlib.closing(Ledger.open(tmp_path, {**SPACE, "seeds": 4}, resume=False)) as other:
+        assert other.search_id != first.search_id
+        assert other.search["space"]["seeds"] == 4
 
 
 def test_folder_that_cannot_be_written_to(tmp_path: Path) -> None:

@@ -1,0 +1,45 @@
+# make search   a small real search on the embedded dataset, under 5 minutes on a CPU (ARGS=--resume to go on with it)
+# make test     format, lint, types, all tests
+# make bench    the benchmarks, as tables
+# make lint     only format, lint and types
+# make clean    remove all that these make, but for results/
+#
+# Each sets up what it needs: a virtual environment in .venv, with the versions in constraints.txt.
+
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+READY := .venv/.ready
+BENCHMARKS := $(wildcard $(addprefix benchmarks/,throughput.py scaling.py imagebind_gpu.py))
+
+.PHONY: search test bench lint clean
+
+search: $(READY)
+	$(BIN)/python search/run.py --space spaces/quickstart.yaml $(ARGS)
+
+# One thread per process: many tests run processes that would otherwise fight for the cores.
+test: export OMP_NUM_THREADS := 1
+test: lint
+	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m slow
+
+bench: $(READY)
+	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script $(ARGS); done
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy condense search
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache
+	find condense search spaces tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+# The environment is made anew when what belongs in it changes. torch comes first and by itself: then nothing that
+# depends on it has a say in which torch that is.
+$(READY): pyproject.toml constraints.txt
+	@echo "setting up .venv (some minutes; torch is large)"
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	@touch $@

@@ -1,0 +1,256 @@
+"""What `python -m condense run | evaluate | embed` do. Each returns the exit status, or raises UserError."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from condense.comparison import PROTOCOLS, Comparison, Sample, as_json, compare, share_of
+from condense.condensation import Condensation
+from condense.config import CondensationConfig, validate
+from condense.data.dataset import MemorySplit
+from condense.embeddings import Task
+from condense.engine import Engine, probe_accuracy
+from condense.engine import validate as validation_accuracies
+from condense.errors import UserError
+from condense.export import RECORD, export, read_export
+from condense.export import _check_replaceable as check_replaceable
+from condense.objective import TERMS
+from condense.overrides import load_config
+from condense.retrieval import alignment_warnings
+from condense.store import Store
+from condense.tasks import load_task, load_test
+
+REPORTS = 20  # validations during a run
+
+
+def run(config_path: Path, output: Path, overrides: Sequence[str]) -> int:
+    """One condensation, exported to `output`. Status 1 if its loss was not finite: then nothing is exported."""
+    config = load_config(config_path, overrides)
+    check_output(output)
+    store, device = open_store(), best_device()
+    task = _load(config, store, device)
+    if task.dataset.num_classes > 1:
+        for text in alignment_warnings(task.condense.embeddings, task.condense.labels):
+            print(f"warning: {text}", file=sys.stderr)
+    full = probe_accuracy(task.condense, task.validation, task.dataset.num_classes)
+    started = time.monotonic()
+    replica = Condensation(
+        task, config.dpc, config.initialization, config.hyperparameters, config.seed, max(1, config.steps)
+    )
+    losses, accuracy = _condense(replica, config.steps, full)
+    seconds = time.monotonic() - started
+    if replica.divergence is not None:
+        print(
+            f"error: {replica.divergence}: a smaller learning rate may help; nothing was written to {output}",
+            file=sys.stderr,
+        )
+        return 1
+    record = {
+        "config": config.model_dump(mode="json", exclude_none=True),
+        "fingerprints": {"dataset": task.dataset.fingerprint, "encoder": task.encoder.fingerprint},
+        "steps": replica.step,
+        "seed": config.seed,
+        "loss": {"start": _named(losses[:1]), "end": _named(losses[-1:])},
+        "validation": {"accuracy": accuracy, "share": share_of(accuracy, full), "full_data": full},
+        "seconds": seconds,
+        "device": str(device),
+    }
+    export(output, replica.inputs, replica.labels, dataset=task.dataset, record=record)
+    print(f"exported {len(replica.labels)} items to {output} (look at {output / 'overview.png'})")
+    print(f"next     python -m condense evaluate {output}")
+    return 0
+
+
+def evaluate(directory: Path, convnet_seeds: int, json_path: Path | None) -> int:
+    """A condensed dataset against random, herding, k-center at equal budget and full data, on test: a table."""
+    inputs, labels, record = read_export(directory)
+    config = _recorded_config(directory, record)
+    if json_path is not None:
+        _check_writable(json_path)
+    store = open_store()
+    task = _load(config, store, best_device())
+    _check_fingerprints(directory, record, task)
+    comparison = Comparison(task, store)
+    results = compare(comparison, {"condensed": [MemorySplit(inputs, labels)]}, config.dpc, range(convnet_seeds))
+    names = {
+        "random": f"random ({len(results['random']['probe'].values)} draws)",
+        "full_data": f"full data ({len(task.condense.labels)} items)",
+    }
+    print(f"{_describe(task)}; {_items(config.dpc)} per class; test: {len(comparison.test.labels)} items")
+    print(table(results, names))
+    if json_path is not None:
+        content = {
+            "directory": str(directory),
+            "dataset": task.dataset.name,
+            "dpc": config.dpc,
+            "fingerprints": record["fingerprints"],
+            "results": as_json(results),
+        }
+        json_path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    return 0
+
+
+def embed(config_path: Path, overrides: Sequence[str]) -> int:
+    """Fills the cache with the embeddings of all three splits, saying what was there."""
+    config = load_config(config_path, overrides)
+    store, device = open_store(Reporting), best_device()
+    task = _load(config, store, device)
+    load_test(task, store)
+    print(f"{_describe(task)}; cache: {store.folder}")
+    return 0
+
+
+def table(results: Mapping[str, Mapping[str, Sample]], names: Mapping[str, str]) -> str:
+    """Aligned columns: each protocol's value (± std over seeds) and its share of the full data's, in %."""
+    rows = [["", "linear probe", "of full", "ConvNet", "of full", "retrieval", "of full"]]
+    full = results["full_data"]
+    for method, of_protocol in results.items():
+        row = [names.get(method, method)]
+        for protocol in PROTOCOLS:
+            sample = of_protocol[protocol]
+            if not sample.values:
+                row += ["-", "-"]
+                continue
+            spread = f" ± {100 * sample.std:.1f}" if len(sample.values) > 1 else ""
+            share = share_of(sample.mean, full[protocol].mean)
+            row += [f"{100 * sample.mean:.1f}{spread} %", "-" if share is None else f"{100 * share:.1f} %"]
+        rows.append(row)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in rows
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def best_device() -> torch.device:
+    """The GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class Reporting(Store):
+    """A store that prints what it had and what had to be made."""
+
+    def get_or_make(self, kind: str, key: Mapping[str, Any], make: Any) -> dict[str, Tensor]:
+        made = False
+
+        def making() -> Any:
+            nonlocal made
+            made = True
+            return make()
+
+        started = time.monotonic()
+        tensors = super().get_or_make(kind, key, making)
+        what = f"{kind} ({key['split']}, {len(tensors['label'])} items)" if kind == "embeddings" else f"encoder {kind}"
+        took = f"computed in {time.monotonic() - started:.1f} s" if made else "found"
+        print(f"{what:<36} {took:<20} {self.path(kind, key).name}")
+        return tensors
+
+
+def open_store(kind: type[Store] = Store) -> Store:
+    """The user's store. Raises UserError if its folder cannot be written."""
+    store = kind()
+    try:
+        store.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=store.folder):
+            pass
+    except OSError as error:
+        raise UserError(f"{store.folder}: the cache ($CONDENSE_CACHE) cannot be written: {error.strerror}") from None
+    return store
+
+
+def check_output(output: Path) -> None:
+    """Raises UserError if `export` would refuse `output`: better now than after the work."""
+    output = output.resolve()
+    try:
+        check_replaceable(output)
+        existing = next(parent for parent in output.parents if parent.exists())
+        with tempfile.TemporaryDirectory(dir=existing, prefix=".condense-"):
+            pass
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written: {error.strerror}") from None
+
+
+def _check_writable(path: Path) -> None:
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UserError(f"{path}: cannot be written: --json needs a file in a folder that exists")
+
+
+def _load(config: CondensationConfig, store: Store, device: torch.device) -> Task:
+    print(f"reading {config.dataset.name} through {config.encoder.name} (the first time takes longer)", file=sys.stderr)
+    return load_task(config, store, device)
+
+
+def _condense(replica: Condensation, steps: int, full: float) -> tuple[Tensor, float]:
+    """Steps and validates `replica`, with a progress line. Losses (steps, 4); the last validation accuracy."""
+    engine, task = Engine(), replica.task
+    print(f"{_describe(task)}; {_items(replica.dpc)} per class, {steps} steps on {task.device}", file=sys.stderr)
+    losses = [torch.empty(0, 4)]
+    every = max(1, math.ceil(steps / REPORTS))
+    accuracy = validation_accuracies([replica])[0]
+    line = ""
+    while True:
+        shown = "".join(f"{name} {value:.4g}  " for name, value in (_named(losses[-1][-1:]) or {}).items())
+        share = share_of(accuracy, full)
+        of_full = "" if share is None else f" ({100 * share:.1f} % of full data)"
+        text = f"step {replica.step:>{len(str(steps))}}/{steps}  {shown}validation {100 * accuracy:.1f} %{of_full}"
+        on_terminal = sys.stderr.isatty()  # there, one line that changes
+        print(f"\r{text.ljust(len(line))}" if on_terminal else text, end="" if on_terminal else "\n", file=sys.stderr)
+        line = text
+        if replica.step >= steps:
+            break
+        losses.append(engine.run([replica], min(every, steps - replica.step))[0])
+        if replica.divergence is None:
+            accuracy = validation_accuracies([replica])[0]
+        if replica.divergence is not None:
+            break
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    engine.leave(replica)
+    return torch.cat(losses), accuracy
+
+
+def _named(row: Tensor) -> dict[str, float] | None:
+    """(1, 4) -> {uni, cross, joint, total}; None of (0, 4)."""
+    return dict(zip((*TERMS, "total"), row[0].tolist(), strict=True)) if len(row) else None
+
+
+def _items(dpc: int) -> str:
+    return f"{dpc} item{'s' if dpc > 1 else ''}"
+
+
+def _describe(task: Task) -> str:
+    return f"{task.dataset.name}: {task.dataset.num_classes} classes, {' + '.join(task.modalities)}"
+
+
+def _recorded_config(directory: Path, record: Mapping[str, Any]) -> CondensationConfig:
+    path = directory / RECORD
+    if not isinstance(record.get("config"), dict):
+        raise UserError(f"{path}: must hold `config`, the configuration that the items were made with")
+    if not isinstance(record.get("fingerprints"), dict):
+        raise UserError(f"{path}: must hold `fingerprints` of dataset and encoder")
+    return validate(CondensationConfig, record["config"], f"{path}, `config`")
+
+
+def _check_fingerprints(directory: Path, record: Mapping[str, Any], task: Task) -> None:
+    """Other data: what was condensed may be in test now, so nothing is scored. Another encoder: a warning."""
+    known = record["fingerprints"]
+    if known.get("dataset") != task.dataset.fingerprint:
+        raise UserError(
+            f"{directory}: {task.dataset.name} is not what it was when this was condensed: condense it again"
+        )
+    if known.get("encoder") != task.encoder.fingerprint:
+        print(f"warning: {directory}: the encoder is not the one that this was condensed with", file=sys.stderr)

@@ -1,0 +1,226 @@
+"""A condensed set beside what it must beat: one way to judge any labelled set of items, on test.
+
+Three protocols, each trained on the set and measured on the test split:
+
+- probe: a linear probe on the frozen encoder's embeddings (`condense/evaluate.py`)
+- convnet: a small network trained from scratch on the inputs, which never saw the encoder (`condense/convnet.py`)
+- retrieval: linear projections trained on the set's pairs; class-level recall@1 (`condense/retrieval.py`)
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+import torch
+
+from condense.baselines import SELECTIONS
+from condense.condensation import initial_inputs
+from condense.convnet import convnet_accuracy, train_from_scratch
+from condense.data.dataset import MemorySplit, Split
+from condense.embeddings import Embedded, Task, embed_split
+from condense.engine import probe_accuracy
+from condense.evaluate import as_share
+from condense.retrieval import retrieval_recall, train_projections
+from condense.store import Store
+from condense.tasks import load_test
+
+VERSION = 1  # of the ConvNet protocol, besides what its keyword arguments say
+CONVNET_STEPS = 300
+RANDOM_DRAWS = 5  # random choices of items in a comparison, at least
+PROTOCOLS = ("probe", "convnet", "retrieval")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Values of one quantity, each from another seed or choice of items."""
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return fmean(self.values) if self.values else math.nan
+
+    @property
+    def std(self) -> float:
+        """Sample standard deviation; 0 for a single value."""
+        return stdev(self.values) if len(self.values) > 1 else 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """{mean, std, n, values}; None for what is not finite."""
+        values = [value if math.isfinite(value) else None for value in self.values]
+        whole = bool(values) and None not in values
+        return {
+            "mean": self.mean if whole else None,
+            "std": self.std if whole else None,
+            "n": len(values),
+            "values": values,
+        }
+
+
+class Comparison:
+    """The protocols on one task. To make one opens the test split: all choices must have been made."""
+
+    def __init__(self, task: Task, store: Store, convnet_steps: int = CONVNET_STEPS) -> None:
+        self.task, self.store, self.convnet_steps = task, store, convnet_steps
+        self.test = load_test(task, store)
+
+    @functools.cached_property
+    def test_items(self) -> MemorySplit:
+        """The test split's inputs, on the device."""
+        return self._load(self.task.dataset.open_test())
+
+    def embed(self, items: MemorySplit) -> Embedded:
+        """What `probe` and `retrieval` take. Raises FloatingPointError if an item is not finite."""
+        return embed_split(self.task.encoder, items, self.task.device).to(self.task.device)
+
+    def probe(self, embedded: Embedded) -> float:
+        """Test accuracy of a linear probe, 0 .. 1."""
+        return probe_accuracy(embedded, self.test, self.task.dataset.num_classes)
+
+    def retrieval(self, embedded: Embedded) -> float | None:
+        """Class-level recall@1 on test, 0 .. 1, mean over pairs and directions; None with a single modality."""
+        recalls: list[float] = []
+        for a, b in itertools.combinations(self.task.modalities, 2):
+            maps = train_projections(embedded.embeddings[a], embedded.embeddings[b], labels=embedded.labels)
+            projected = maps.project(self.test.embeddings[a], self.test.embeddings[b])
+            recalls += retrieval_recall(*projected, (1,), labels=self.test.labels).values()
+        return fmean(recalls) if recalls else None
+
+    def convnet(self, trainings: Sequence[tuple[MemorySplit, int]]) -> list[float]:
+        """Test accuracy of a ConvNet for each (items, seed), 0 .. 1; NaN for items that are not finite."""
+        test, classes, device = self.test_items, self.task.dataset.num_classes, self.task.device
+
+        def train(training: tuple[MemorySplit, int]) -> float:
+            items, seed = training
+            inputs = {m: x.to(device) for m, x in items.inputs.items()}
+            if not all(bool(x.isfinite().all()) for x in inputs.values()):
+                return math.nan
+            model = train_from_scratch(inputs, items.labels.to(device), classes, seed, steps=self.convnet_steps)
+            return convnet_accuracy(model, test.inputs, test.labels)
+
+        if device.type != "cpu":
+            return [train(training) for training in trainings]
+        # Layers this small gain little from a second core, networks side by side gain all of it.
+        with _one_thread_each() as workers, ThreadPoolExecutor(workers) as pool:
+            return list(pool.map(train, trainings))
+
+    def full_convnet(self, seeds: Iterable[int]) -> list[float]:
+        """`convnet` on the full condense split, per seed. Slow, so kept in the store."""
+
+        keys = {
+            seed: {
+                "version": VERSION,
+                "dataset": self.task.dataset.fingerprint,
+                "specs": {m: spec.describe() for m, spec in self.task.dataset.specs.items()},
+                "protocol": {**_convnet_defaults(), "steps": self.convnet_steps},
+                "seed": seed,
+            }
+            for seed in seeds
+        }
+        kept = {seed: self.store.get("convnet_full", key) for seed, key in keys.items()}
+        missing = [seed for seed, found in kept.items() if found is None]
+        known = {seed: float(found["accuracy"]) for seed, found in kept.items() if found is not None}
+        if missing:
+            for seed, value in zip(missing, self.convnet([(self._full_items, seed) for seed in missing]), strict=True):
+                self.store.put("convnet_full", keys[seed], {"accuracy": torch.tensor([value], dtype=torch.float64)})
+                known[seed] = value
+        return [known[seed] for seed in keys]
+
+    @functools.cached_property
+    def _full_items(self) -> MemorySplit:
+        return self._load(self.task.dataset.condense)
+
+    def _load(self, split: Split) -> MemorySplit:
+        inputs = {m: x.float().to(self.task.device) for m, x in split.load(range(len(split))).items()}
+        return MemorySplit(inputs, split.labels.to(self.task.device))
+
+
+def chosen_items(task: Task, method: str, dpc: int, seed: int) -> MemorySplit:
+    """`dpc` real items per class of the condense split, chosen by `random`, `herding` or `k_center`."""
+    inputs = initial_inputs(task, dpc, method, torch.Generator().manual_seed(seed))
+    return MemorySplit(inputs, torch.arange(task.dataset.num_classes).repeat_interleave(dpc))
+
+
+def compare(
+    comparison: Comparison, sets: Mapping[str, Sequence[MemorySplit]], dpc: int, convnet_seeds: Sequence[int]
+) -> dict[str, dict[str, Sample]]:
+    """method -> protocol -> values, of the given sets, the selections of `dpc` items per class, and `full_data`.
+
+    A method with one set (`sets[method]`) has one probe, and a ConvNet per seed; one with several has a probe for each,
+    and a ConvNet for each seed on the set of that position.
+    """
+    task = comparison.task
+    draws = range(max(RANDOM_DRAWS, len(convnet_seeds)))
+    everything = {name: list(given) for name, given in sets.items()}
+    for method in SELECTIONS:
+        seeds = draws if method == "random" else draws[:1]
+        everything[method] = [chosen_items(task, method, dpc, seed) for seed in seeds]
+    results: dict[str, dict[str, Sample]] = {}
+    for name, members in everything.items():
+        embedded = [comparison.embed(items) for items in members]
+        recalls = [recall for each in embedded if (recall := comparison.retrieval(each)) is not None]
+        results[name] = {
+            "probe": Sample(tuple(comparison.probe(each) for each in embedded)),
+            "retrieval": Sample(tuple(recalls)),
+        }
+    full_recall = comparison.retrieval(task.condense)
+    results["full_data"] = {
+        "probe": Sample((comparison.probe(task.condense),)),
+        "retrieval": Sample(() if full_recall is None else (full_recall,)),
+    }
+    trainings = [
+        (members[position % len(members)], seed)
+        for members in everything.values()
+        for position, seed in enumerate(convnet_seeds)
+    ]
+    accuracies = comparison.convnet(trainings)
+    for position, name in enumerate(everything):
+        first = position * len(convnet_seeds)
+        results[name]["convnet"] = Sample(tuple(accuracies[first : first + len(convnet_seeds)]))
+    results["full_data"]["convnet"] = Sample(tuple(comparison.full_convnet(convnet_seeds)))
+    return results
+
+
+def as_json(results: Mapping[str, Mapping[str, Sample]]) -> dict[str, Any]:
+    """method -> protocol -> {mean, std, n, values, share}; None for a protocol that was left out."""
+    full = results["full_data"]
+    return {
+        method: {
+            protocol: {**of[protocol].as_json(), "share": share_of(of[protocol].mean, full[protocol].mean)}
+            if of[protocol].values
+            else None
+            for protocol in PROTOCOLS
+        }
+        for method, of in results.items()
+    }
+
+
+def share_of(value: float, full: float) -> float | None:
+    """`value` over what the full data reaches; None where that is 0, or `value` is not a number."""
+    return as_share(value, full) if full > 0 and math.isfinite(value) else None
+
+
+def _convnet_defaults() -> dict[str, Any]:
+    """Every choice that `train_from_scratch` makes for us, so that a change of one is a change of the protocol."""
+    parameters = inspect.signature(train_from_scratch).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[int]:
+    """PyTorch at one thread per operation; yields how many it had, which is how many can work side by side."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)

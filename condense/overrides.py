@@ -1,0 +1,46 @@
+"""A condensation's configuration from a YAML file and `key=value` overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from condense.config import CondensationConfig, parse_yaml, read_yaml, validate
+from condense.errors import UserError
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> CondensationConfig:
+    """`path` with `key=value` overrides (`dpc=5`, `hyperparameters.learning_rate=3`; values are YAML).
+
+    A dataset's path is taken relative to the YAML's folder, in an override relative to the current one.
+    Raises UserError, one line, for anything wrong in the file or in an override.
+    """
+    content = read_yaml(path)
+    _make_path_absolute(content, path.parent)
+    for override in overrides:
+        _apply(content, override)
+    _make_path_absolute(content, Path.cwd())
+    return validate(CondensationConfig, content, " ".join([str(path), *(["with", *overrides] if overrides else [])]))
+
+
+def _make_path_absolute(content: dict[str, Any], folder: Path) -> None:
+    dataset = content.get("dataset")
+    if isinstance(dataset, dict) and isinstance(dataset.get("path"), str):
+        path = Path(dataset["path"])
+        dataset["path"] = str((folder / (path.expanduser() if path.parts[:1] == ("~",) else path)).resolve())
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    *parents, last = key.strip().split(".")
+    if not equals or not last:
+        raise UserError(f"override {override!r}: must be key=value, for example dpc=5")
+    node: Any = content
+    for depth, part in enumerate(parents):
+        if node.get(part) is None:
+            node[part] = {}
+        node = node[part]
+        if not isinstance(node, dict):
+            raise UserError(f"override {override!r}: `{'.'.join(parents[: depth + 1])}` is {node!r}, which has no keys")
+    node[last] = parse_yaml(text, f"override {override!r}")

@@ -1,0 +1,159 @@
+"""Characteristic functions and their discrepancy: closed forms, what they tell apart, rounding near equality."""
+
+from __future__ import annotations
+
+import cmath
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from condense.objective import (
+    SQRT_FLOOR,
+    cf_discrepancy,
+    class_characteristic_function,
+    draw_frequencies,
+    mean_discrepancy,
+    uni_modal,
+)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def phi(x: Tensor, frequencies: Tensor) -> Tensor:
+    """CF of one set of items: (n, D), (F, D) -> (2, F)."""
+    return class_characteristic_function(x, torch.zeros(len(x), dtype=torch.int64), 1, frequencies)[:, 0]
+
+
+@pytest.mark.parametrize(("mean", "deviation"), [(0.0, 1.0), (1.5, 0.5), (-2.0, 2.0)])
+def test_cf_of_gaussian_samples_is_the_closed_form(mean, deviation):
+    n = 100_000
+    x = mean + deviation * torch.randn(n, 1, generator=seeded(0), dtype=torch.float64)
+    t = torch.linspace(-3, 3, 41, dtype=torch.float64)[:, None]
+    found = phi(x, t)
+    for k, at in enumerate(t[:, 0].tolist()):
+        exact = cmath.exp(1j * mean * at - deviation**2 * at**2 / 2)
+        assert abs(complex(found[0, k], found[1, k]) - exact) < 4.5 / math.sqrt(n)  # each part has std < 1 / sqrt(n)
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    sizes=st.lists(st.integers(1, 7), min_size=1, max_size=4),
+    chunk=st.integers(1, 30),
+)
+@settings(max_examples=30)
+def test_class_cf_is_the_plain_mean_whatever_the_chunk(seed, sizes, chunk):
+    g = seeded(seed)
+    labels = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    labels = labels[torch.randperm(len(labels), generator=g)]
+    x = torch.randn(len(labels), 3, generator=g, dtype=torch.float64)
+    t = torch.randn(5, 3, generator=g, dtype=torch.float64)
+    found = class_characteristic_function(x, labels, len(sizes), t, chunk=chunk)
+    assert found.shape == (2, len(sizes), 5)
+    for c in range(len(sizes)):
+        own = [row.tolist() for row, y in zip(x, labels, strict=True) if y == c]
+        for k, frequency in enumerate(t.tolist()):
+            plain = sum(cmath.exp(1j * sum(a * b for a, b in zip(frequency, row, strict=True))) for row in own) / len(
+                own
+            )
+            assert complex(found[0, c, k], found[1, c, k]) == pytest.approx(plain, abs=1e-12)
+
+
+def skewed(n: int, seed: int) -> Tensor:
+    """Mean 0, variance 1, skew 2."""
+    return -1 - torch.rand(n, 1, generator=seeded(seed), dtype=torch.float64).log()
+
+
+def normal(n: int, seed: int, deviation: float = 1.0) -> Tensor:
+    """Mean exactly 0, the given variance exactly."""
+    x = torch.randn(n, 1, generator=seeded(seed), dtype=torch.float64)
+    return deviation * (x - x.mean()) / x.std(correction=0)
+
+
+def test_cf_discrepancy_tells_distributions_apart_that_a_mean_cannot():
+    n, t = 20_000, torch.linspace(0.1, 3, 30, dtype=torch.float64)[:, None]
+    reference = normal(n, 0)
+    twisted = skewed(n, 2)
+    twisted = (twisted - twisted.mean()) / twisted.std(correction=0)  # the same mean and variance, exactly
+    different = {"variance": normal(n, 1, deviation=1.3), "skew": twisted}
+    floor = cf_discrepancy(phi(reference, t), phi(normal(n, 3), t), 0.5, 0.5).item()
+    assert floor < 2 / math.sqrt(n)
+    for what, x in different.items():
+        assert cf_discrepancy(phi(reference, t), phi(x, t), 0.5, 0.5).item() > 5 * floor, what
+        assert mean_discrepancy(x[None, None], reference.mean(0, keepdim=True)).item() < 1e-20, (
+            what
+        )  # MMD, linear kernel
+
+
+@given(seed=st.integers(0, 2**32 - 1), alpha=st.floats(0, 2), beta=st.floats(0.01, 2))
+@settings(max_examples=30)
+def test_cf_discrepancy_vanishes_for_equal_sets_and_is_symmetric(seed, alpha, beta):
+    g = seeded(seed)
+    x, y = (torch.randn(6, 3, generator=g, dtype=torch.float64) for _ in range(2))
+    t = torch.randn(9, 3, generator=g, dtype=torch.float64)
+    assert cf_discrepancy(phi(x, t), phi(x, t), alpha, beta).item() == pytest.approx(SQRT_FLOOR)
+    there, back = (cf_discrepancy(phi(a, t), phi(b, t), alpha, beta).item() for a, b in ((x, y), (y, x)))
+    assert there == pytest.approx(back, rel=1e-9)
+    assert there > 100 * SQRT_FLOOR
+
+
+def test_amplitude_and_phase_parts():
+    """A shift of all items changes phases only; alpha and beta weigh the two parts."""
+    g = seeded(0)
+    x, t = torch.randn(40, 2, generator=g, dtype=torch.float64), torch.randn(16, 2, generator=g, dtype=torch.float64)
+    shifted, spread = x + 0.3, 1.5 * x
+    assert cf_discrepancy(phi(x, t), phi(shifted, t), 1.0, 0.0).item() == pytest.approx(SQRT_FLOOR)
+    assert cf_discrepancy(phi(x, t), phi(shifted, t), 0.0, 1.0).item() > 0.05
+    assert cf_discrepancy(phi(x, t), phi(spread, t), 1.0, 0.0).item() > 0.05
+
+
+def test_draws_have_the_frequency_scale():
+    t = draw_frequencies(4096, 8, 0.7, seeded(0))
+    assert t.shape == (4096, 8)
+    assert t.std().item() == pytest.approx(0.7, rel=0.02)
+    assert torch.equal(t, draw_frequencies(4096, 8, 0.7, seeded(0)))
+    assert torch.allclose(draw_frequencies(9, 8, 2.0, seeded(1)), 2 * draw_frequencies(9, 8, 1.0, seeded(1)))
+
+
+# The floor under the square root --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sigma", [0.1, 1.0, 4.0])
+@pytest.mark.parametrize("d", [64, 1024])
+def test_floor_is_just_above_the_error_of_float32(sigma, d):
+    g = seeded(0)
+    x, t = F.normalize(torch.randn(40, d, generator=g), dim=1), draw_frequencies(512, d, sigma, g)
+    error = (phi(x, t) - phi(x.double(), t.double())).square().sum(0).sqrt().mean().item()
+    assert error < SQRT_FLOOR < 100 * error
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(0.5, 0.5), (2.0, 0.1), (0.0, 1.0), (1.0, 0.0)])
+@pytest.mark.parametrize("sigma", [0.1, 1.0, 4.0])
+def test_gradient_is_finite_and_bounded_near_real_equals_synthetic(sigma, alpha, beta):
+    """In float32. |d phi_S(t) / d s_j| <= |t| / s; the discrepancy grows by at most sqrt(max(alpha, beta)) as much."""
+    g = seeded(0)
+    n, d = 12, 64
+    real = F.normalize(torch.randn(n, d, generator=g), dim=1)
+    t = draw_frequencies(256, d, sigma, g)
+    bound = math.sqrt(max(alpha, beta)) * t.norm(dim=1).mean().item() / n
+    previous = math.inf
+    for distance in (1e-2, 1e-4, 1e-6, 1e-8, 0.0):
+        moved = real + distance * torch.randn(n, d, generator=g)
+        leaf = moved[torch.randperm(n, generator=g)].requires_grad_()  # another order: another rounding
+        loss = uni_modal(leaf[None, None], t[None], phi(real, t)[:, None, None], alpha, beta)[0]
+        (gradient,) = torch.autograd.grad(loss, leaf)
+        assert gradient.isfinite().all()
+        assert gradient.norm(dim=1).max().item() <= 1.05 * bound, distance
+        assert loss.item() <= previous * 1.01
+        previous = loss.item()
+    # The published code returns 0.02 / 300 here, 70 times as much, and its gradient is that of the noise.
+    assert previous < 1.5 * SQRT_FLOOR
+    same = real.clone().requires_grad_()
+    loss = uni_modal(same[None, None], t[None], phi(real, t)[:, None, None], alpha, beta)[0]
+    assert torch.autograd.grad(loss, same)[0].norm().item() <= 0.05 * bound

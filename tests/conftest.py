@@ -1,0 +1,23 @@
+"""What holds in every test: no deadline for hypothesis (machines are shared), and no test in the user's cache."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("condense", deadline=None)
+settings.load_profile("condense")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Datasets and encoders of this session in a folder of its own, unless $CONDENSE_CACHE names one to share."""
+    if os.environ.get("CONDENSE_CACHE"):
+        yield
+        return
+    os.environ["CONDENSE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    del os.environ["CONDENSE_CACHE"]
