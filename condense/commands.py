@@ -31,7 +31,7 @@ from condense.retrieval import alignment_warnings
 from condense.store import Store
 from condense.tasks import load_task, load_test
 
-REPORTS = 20  # validations during a run
+REPORTS = 10  # validations during a run
 
 
 def run(config_path: Path, output: Path, overrides: Sequence[str]) -> int:

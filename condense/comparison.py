@@ -101,9 +101,147 @@ class Comparison:
 
         def train(training: tuple[MemorySplit, int]) -> float:
             items, seed = training
-            inputs = {m: x.to(device) for m, x in items.inputs.items()}
-            if not all(bool(x.isfinite().all()) for x in inputs.values()):
+            if not _is_finite(items):
                 return math.nan
+            inputs = {m: x.to(device) for m, x in items.inputs.items()}
+            model = train_from_scratch(inputs, items.labels.to(device), classes, seed, steps=self.convnet_steps)
+            return convnet_accuracy(model, test.inputs, test.labels)
+
+        if device.type != "cpu":
+            return [train(training) for training in trainings]
+        # Layers this small gain little from a second core, networks side by side gain all of it.
+        with _one_thread_each() as workers, ThreadPoolExecutor(workers) as pool:
+            return list(pool.map(train, trainings))
+
+    def full_convnet(self, seeds: Iterable[int]) -> list[float]:
+        """`convnet` on the full condense split, per seed. Slow, so kept in the store."""
+
+        keys = {
+            seed: {
+                "version": VERSION,
+                "dataset": self.task.dataset.fingerprint,
+                "specs": {m: spec.describe() for m, spec in self.task.dataset.specs.items()},
+                "protocol": {**_convnet_defaults(), "steps": self.convnet_steps},
+                "seed": seed,
+            }
+            for seed in seeds
+        }
+        kept = {seed: self.store.get("convnet_full", key) for seed, key in keys.items()}
+        missing = [seed for seed, found in kept.items() if found is None]
+        known = {seed: float(found["accuracy"]) for seed, found in kept.items() if found is not None}
+        if missing:
+            for seed, value in zip(missing, self.convnet([(self._full_items, seed) for seed in missing]), strict=True):
+                self.store.put("convnet_full", keys[seed], {"accuracy": torch.tensor([value], dtype=torch.float64)})
+                known[seed] = value
+        return [known[seed] for seed in keys]
+
+    @functools.cached_property
+    def _full_items(self) -> MemorySplit:
+        return self._load(self.task.dataset.condense)
+
+    def _load(self, split: Split) -> MemorySplit:
+        inputs = {m: x.float().to(self.task.device) for m, x in split.load(range(len(split))).items()}
+        return MemorySplit(inputs, split.labels.to(self.task.device))
+
+
+def chosen_items(task: Task, method: str, dpc: int, seed: int) -> MemorySplit:
+    """`dpc` real items per class of the condense split, chosen by `random`, `herding` or `k_center`."""
+    inputs = initial_inputs(task, dpc, method, torch.Generator().manual_seed(seed))
+    return MemorySplit(inputs, torch.arange(task.dataset.num_classes).repeat_interleave(dpc))
+
+
+def compare(
+    comparison: Comparison,
+    sets: Mapping[str, Sequence[MemorySplit]],
+    dpc: int,
+    convnet_seeds: Sequence[int],
+    *,
+    draws: int = RANDOM_DRAWS,
+    retrieval: bool = True,
+) -> dict[str, dict[str, Sample]]:
+    """method -> protocol -> values, of the given sets, of real items chosen at `dpc` per class, and of `full_data`.
+
+    `sets[method]` are the results of one method, one or more (seeds). Each has a probe, and the ConvNets take them in
+    turn. `random` counts as `draws` sets, at least as many as there are ConvNets. Sets that are not finite have NaN.
+    """
+    task = comparison.task
+    everything = {name: list(given) for name, given in sets.items()}
+    for method in SELECTIONS:
+        seeds = range(max(draws, len(convnet_seeds)) if method == "random" else 1)
+        everything[method] = [chosen_items(task, method, dpc, seed) for seed in seeds]
+    trained_on: dict[str, list[Embedded | None]] = {
+        name: [comparison.embed(items) if _is_finite(items) else None for items in members]
+        for name, members in everything.items()
+    }
+    trained_on["full_data"] = [task.condense]
+    results: dict[str, dict[str, Sample]] = {}
+    for name, embedded in trained_on.items():
+        accuracies = [math.nan if each is None else comparison.probe(each) for each in embedded]
+        recalls = [comparison.retrieval(each) for each in embedded if each is not None] if retrieval else []
+        found = tuple(recall for recall in recalls if recall is not None)
+        results[name] = {"probe": Sample(tuple(accuracies)), "retrieval": Sample(found)}
+    trainings = [
+        (members[turn % len(members)], seed)
+        for members in everything.values()
+        for turn, seed in enumerate(convnet_seeds)
+    ]
+    values = iter(comparison.convnet(trainings))
+    for name in everything:
+        results[name]["convnet"] = Sample(tuple(itertools.islice(values, len(convnet_seeds))))
+    results["full_data"]["convnet"] = Sample(tuple(comparison.full_convnet(convnet_seeds)))
+    return results
+
+
+def as_json(self) -> dict[str, Any]:
+    """{mean, std, n, values}; None for what is not finite."""
+    values = [value if math.isfinite(value) else None for value in self.values]
+    whole = bool(values) and None not in values
+    return {
+        "mean": self.mean if whole else None,
+        "std": self.std if whole else None,
+        "n": len(values),
+        "values": values,
+    }
+
+
+class Comparison:
+    """The protocols on one task. To make one opens the test split: all choices must have been made."""
+
+    def __init__(self, task: Task, store: Store, convnet_steps: int = CONVNET_STEPS) -> None:
+        self.task, self.store, self.convnet_steps = task, store, convnet_steps
+        self.test = load_test(task, store)
+
+    @functools.cached_property
+    def test_items(self) -> MemorySplit:
+        """The test split's inputs, on the device."""
+        return self._load(self.task.dataset.open_test())
+
+    def embed(self, items: MemorySplit) -> Embedded:
+        """What `probe` and `retrieval` take. Raises FloatingPointError if an item is not finite."""
+        return embed_split(self.task.encoder, items, self.task.device).to(self.task.device)
+
+    def probe(self, embedded: Embedded) -> float:
+        """Test accuracy of a linear probe, 0 .. 1."""
+        return probe_accuracy(embedded, self.test, self.task.dataset.num_classes)
+
+    def retrieval(self, embedded: Embedded) -> float | None:
+        """Class-level recall@1 on test, 0 .. 1, mean over pairs and directions; None with a single modality."""
+        recalls: list[float] = []
+        for a, b in itertools.combinations(self.task.modalities, 2):
+            maps = train_projections(embedded.embeddings[a], embedded.embeddings[b], labels=embedded.labels)
+            projected = maps.project(self.test.embeddings[a], self.test.embeddings[b])
+            recalls += retrieval_recall(*projected, (1,), labels=self.test.labels).values()
+        return fmean(recalls) if recalls else None
+
+    def convnet(self, trainings: Sequence[tuple[MemorySplit, int]]) -> list[float]:
+        """Test accuracy of a ConvNet for each (items, seed), 0 .. 1; NaN for items that are not finite."""
+        test, classes, device = self.test_items, self.task.dataset.num_classes, self.task.device
+
+        def train(training: tuple[MemorySplit, int]) -> float:
+            items, seed = training
+            if not _is_finite(items):
+                return math.nan
+            inputs = {m: x.to(device) for m, x in items.inputs.items()}
             model = train_from_scratch(inputs, items.labels.to(device), classes, seed, steps=self.convnet_steps)
             return convnet_accuracy(model, test.inputs, test.labels)
 
@@ -207,6 +345,10 @@ def as_json(results: Mapping[str, Mapping[str, Sample]]) -> dict[str, Any]:
 def share_of(value: float, full: float) -> float | None:
     """`value` over what the full data reaches; None where that is 0, or `value` is not a number."""
     return as_share(value, full) if full > 0 and math.isfinite(value) else None
+
+
+def _is_finite(items: MemorySplit) -> bool:
+    return all(bool(x.isfinite().all()) for x in items.inputs.values())
 
 
 def _convnet_defaults() -> dict[str, Any]:

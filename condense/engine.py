@@ -78,10 +78,11 @@ class Group:
         frequencies, phi_real = {}, {}
         if self.frequencies:
             chosen = torch.stack([r.next_frequencies() for r in self.replicas]).to(self.weights.device)  # (Q, F)
-            rows = torch.arange(len(self.replicas), device=chosen.device)[:, None]
             classes = self.replicas[0].task.dataset.num_classes
             for m, pool in self.frequencies.items():
-                frequencies[m] = pool[rows, chosen]
+                q, size, dim = pool.shape
+                rows = chosen + size * torch.arange(q, device=chosen.device)[:, None]
+                frequencies[m] = pool.view(-1, dim).index_select(0, rows.view(-1)).view(q, -1, dim)
                 index = chosen[None, :, None, :].expand(2, -1, classes, -1)
                 phi_real[m] = self.phi_real[m].gather(3, index)
         terms = self.objective.terms(synthetic, frequencies, phi_real)
@@ -180,7 +181,7 @@ class Pack:
         velocity, momentum = self.velocity[m], self.momentum[m]
         if m not in self.square:
             velocity.mul_(momentum).add_(gradient)  # SGD: v = mu v + g; x -= lr v
-            change = velocity * rate
+            self.inputs[m].addcmul_(velocity, rate, value=-1)
         else:
             adam, square = self.adam[m], self.square[m]
             velocity.mul_(momentum).add_(gradient * torch.where(adam, 1 - momentum, torch.ones_like(momentum)))
@@ -190,8 +191,8 @@ class Pack:
             ).to(gradient).view(momentum.shape)
             unbiased = velocity / (1 - momentum.pow(steps))
             root = (square / (1 - torch.pow(ADAM_BETA2, steps))).sqrt_().add_(ADAM_EPSILON)
-            change = rate * torch.where(adam, unbiased / root, velocity)
-        self.inputs[m].sub_(change).clamp_(*self.range[m])
+            self.inputs[m].addcmul_(torch.where(adam, unbiased / root, velocity), rate, value=-1)
+        self.inputs[m].clamp_(*self.range[m])
 
 
 class Engine:

@@ -18,6 +18,8 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from condense.waiting import share_the_cores
+
 
 @dataclass
 class Member:
@@ -33,6 +35,7 @@ class EngineActor:
     """Runs on the node whose device it uses. See `condense.engine.Engine` for what is shared."""
 
     def __init__(self, threads: int | None) -> None:
+        share_the_cores()
         import torch
 
         from condense.engine import Engine

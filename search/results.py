@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from urllib.parse import quote, urlencode
 from typing import Any
 
 import ray
@@ -209,10 +210,18 @@ class Results:
         self.say("")
         self.say(f"report     {self.output / 'report.html'}")
         self.say(f"again      python -m condense run {shlex.quote(str(self.output / 'best.yaml'))} --output DIR")
-        if self.tracker.where.startswith("sqlite"):
-            self.say(f"MLflow UI  mlflow ui --backend-store-uri {shlex.quote(self.tracker.where)}   then http://127.0.0.1:5000")
-        else:
-            self.say(f"MLflow UI  {self.tracker.where}")
+        served = self.tracker.where.startswith("http")
+        if not served:
+            self.say(f"MLflow UI  mlflow ui --backend-store-uri {shlex.quote(self.tracker.where)}   and then open")
+        base = self.tracker.where.rstrip("/") if served else "http://127.0.0.1:5000"
+        self.say(f"{'MLflow UI' if served else '':<9}  {comparison_link(base, self.tracker.experiment_id, self.ledger.search_id)}")
+
+
+def comparison_link(base: str, experiment: str | None, search_id: str) -> str:
+    """The MLflow page that shows this search's trials, best first, with their curves side by side."""
+    chosen = f"tags.search_id = '{search_id}' AND tags.trial_number LIKE '%'"
+    query = {"searchFilter": chosen, "orderByKey": "metrics.`score`", "orderByAsc": "false", "compareRunsMode": "CHART"}
+    return f"{base}/#/experiments/{experiment}/runs?{urlencode(query, quote_via=quote)}"
 
 
 def importance(output: Path) -> dict[str, float]:

@@ -1,10 +1,11 @@
 """Speech from the espeak-ng library inside the `espeakng-loader` wheel, called through ctypes: no program, no download.
 
-The library keeps global state: one `Speaker` per process, used from one thread.
+The library keeps global state: one `Speaker` at a time in a process, used from one thread.
 """
 
 from __future__ import annotations
 
+import _ctypes
 import ctypes
 from pathlib import Path
 
@@ -19,20 +20,24 @@ _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 
 class Speaker:
-    """Says words in the voices of espeak-ng."""
+    """Says words in the voices of espeak-ng. A new one says the same as any other new one would."""
 
     _library: ctypes.CDLL | None = None
     _voice: str | None = None
     sample_rate: int = 22_050
 
     def __init__(self) -> None:
-        if Speaker._library is None:
-            library = ctypes.CDLL(espeakng_loader.get_library_path())
-            data = str(Path(espeakng_loader.get_data_path()).parent).encode()
-            rate = library.espeak_Initialize(_SYNCHRONOUS, 0, data, 0)
-            if rate <= 0:
-                raise RuntimeError(f"espeak-ng did not start (code {rate}) with the data in {data.decode()}")
-            Speaker._library, Speaker.sample_rate = library, rate
+        if Speaker._library is not None:
+            # Every utterance starts where the last one left the voice's phases. Nothing resets them but unloading.
+            Speaker._library.espeak_Terminate()
+            _ctypes.dlclose(Speaker._library._handle)
+            Speaker._library = Speaker._voice = None
+        library = ctypes.CDLL(espeakng_loader.get_library_path())
+        data = str(Path(espeakng_loader.get_data_path()).parent).encode()
+        rate = library.espeak_Initialize(_SYNCHRONOUS, 0, data, 0)
+        if rate <= 0:
+            raise RuntimeError(f"espeak-ng did not start (code {rate}) with the data in {data.decode()}")
+        Speaker._library, Speaker.sample_rate = library, rate
         self._chunks: list[np.ndarray] = []
         self._callback = _Callback(self._receive)  # kept: the library holds only a bare pointer to it
 
@@ -44,7 +49,7 @@ class Speaker:
     def say(
         self, word: str, voice: str, *, rate: int, pitch: int, pitch_range: int = 50, seed: int = 0
     ) -> np.ndarray:
-        """One utterance: (samples,) float32 in [-1, 1] at `sample_rate`.
+        """One utterance: (samples,) float32 in [-1, 1] at `sample_rate`. It also depends on what was said before.
 
         Args:
             voice: espeak-ng's `language+variant`, such as `en-gb+f2`.

@@ -11,6 +11,7 @@ import importlib.metadata
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,6 +24,9 @@ from condense.data.dataset import Dataset, MemorySplit
 from condense.data.inputs import ImageSpec, InputSpec, LogMelSpec
 from condense.errors import UserError
 from condense.store import Store, hash_of
+
+if TYPE_CHECKING:
+    from condense.data.speech import Speaker
 
 VERSION = 1  # of everything below that changes the content
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -69,8 +73,11 @@ def load_spoken_digits(config: SpokenDigits, specs: Mapping[str, InputSpec], sto
 
 
 def _make(config: SpokenDigits, vision: ImageSpec, audio: LogMelSpec) -> dict[str, Tensor]:
-    from sklearn.datasets import load_digits  # here: reading the cache does not need scikit-learn
+    from sklearn.datasets import load_digits  # here: reading the cache needs neither of them
 
+    from condense.data.speech import Speaker
+
+    speaker = Speaker()
     digits = load_digits()
     rng = np.random.default_rng(config.seed)
     order = rng.permutation(len(digits.target))
@@ -86,7 +93,7 @@ def _make(config: SpokenDigits, vision: ImageSpec, audio: LogMelSpec) -> dict[st
         labels = torch.from_numpy(digits.target[chosen])
         images = torch.from_numpy(digits.images[chosen]).float()[:, None] / 16.0
         content[f"{split}/vision"] = vision.normalize(_draw(images, vision.shape, rng))
-        content[f"{split}/audio"] = audio.from_wave(_speak(labels.tolist(), own.tolist(), audio, rng))
+        content[f"{split}/audio"] = audio.from_wave(_speak(speaker, labels.tolist(), own.tolist(), audio, rng))
         content[f"{split}/label"] = labels
     return content
 
@@ -112,11 +119,10 @@ def _draw(images: Tensor, shape: tuple[int, ...], rng: np.random.Generator) -> T
     return (drawn + noise).clamp(0, 1).expand(n, channels, height, width).contiguous()
 
 
-def _speak(labels: list[int], variants: list[str], spec: LogMelSpec, rng: np.random.Generator) -> Tensor:
+def _speak(
+    speaker: Speaker, labels: list[int], variants: list[str], spec: LogMelSpec, rng: np.random.Generator
+) -> Tensor:
     """(n, num_samples) float32: each label spoken by one of the variants in one of the languages, with noise."""
-    from condense.data.speech import Speaker
-
-    speaker = Speaker()
     languages = rng.choice(list(WORDS), len(labels))
     voices = rng.choice(variants, len(labels))
     rates = rng.integers(130, 230, len(labels))

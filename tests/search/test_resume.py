@@ -1,0 +1,102 @@
+"""Searches that are killed, interrupted, or lose a process: nothing finished is lost or repeated, the end is the same."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ONE_AT_A_TIME
+from search_process import SearchProcess, report, reports, results, table
+from test_search import check_mlflow
+
+pytestmark = pytest.mark.slow
+
+
+class Begun:
+    """A search like `whole_search`, one trial at a time."""
+
+    def __init__(self, folder: Path, space: Path, start: Callable[..., SearchProcess]) -> None:
+        self.output = folder / "out"
+        self._arguments = ("--space", space, "--output", self.output)
+        self._start = start
+        self.search = start(*self._arguments)
+
+    def resume(self) -> SearchProcess:
+        self.search = self._start(*self._arguments, "--resume")
+        return self.search
+
+    def until_trial(self, number: int) -> None:
+        """Waits until this trial has reported, and so all before it have ended."""
+        self.search.until(lambda: reports(self.output, f"{number:05d}") > 0)
+
+
+@pytest.fixture
+def begun(tmp_path: Path, start: Callable[..., SearchProcess], write_space: Callable[..., Path]) -> Begun:
+    return Begun(tmp_path, write_space(tmp_path, **ONE_AT_A_TIME), start)
+
+
+def same(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """To compare tables with: numbers to 1e-6."""
+    return [
+        {key: pytest.approx(x, rel=1e-6, abs=1e-6) if isinstance(x, float) else x for key, x in row.items()}
+        for row in table
+    ]
+
+
+def check_same_search(output: Path, whole: Path) -> None:
+    """It ended as the undisturbed search did: trials, choice, confirmation, and MLflow has it all once."""
+    assert table(output) == same(table(whole))
+    here, there = report(output), report(whole)
+    for key in ("trials", "recommended", "confirmation", "robust_region", "test"):
+        assert here[key] == there[key], key
+    check_mlflow(output)
+
+
+def test_killed_twice(begun: Begun, whole_search: tuple[Path, SearchProcess]) -> None:
+    output = begun.output
+    begun.until_trial(4)
+    begun.search.kill()
+    before = results(output)
+    assert len(before) == 4
+
+    begun.resume().until(lambda: list((output / "confirmation").glob("reporting_*.json")))
+    begun.search.kill()
+    between = results(output)
+    assert len(between) == 8
+    assert before.items() <= between.items()  # content and time: not one was written again
+    assert not (output / "report.json").exists()
+
+    assert begun.resume().finish() == 0, begun.search.said()
+    assert results(output) == between
+    check_same_search(output, whole_search[0])
+
+
+def test_ctrl_c(begun: Begun, whole_search: tuple[Path, SearchProcess]) -> None:
+    output = begun.output
+    begun.until_trial(3)
+    begun.search.interrupt()
+    assert begun.search.finish() == 130, begun.search.said()
+    assert "Traceback" not in begun.search.said()
+    assert "go on with the same command and --resume" in begun.search.out.read_text()
+    before = results(output)
+    assert 3 <= len(before) < 8
+
+    assert begun.resume().finish() == 0, begun.search.said()
+    assert before.items() <= results(output).items()
+    check_same_search(output, whole_search[0])
+
+
+def test_lost_processes(begun: Begun, whole_search: tuple[Path, SearchProcess]) -> None:
+    """First the engine is killed, then the process that runs a trial."""
+    begun.until_trial(2)
+    (engine,) = begun.search.descendants("ray::EngineActor")
+    engine.kill()
+    begun.until_trial(5)
+    (trial,) = begun.search.descendants("ray::ImplicitFunc")
+    trial.kill()
+    assert begun.search.finish() == 0, begun.search.said()
+    assert re.search("Traceback", begun.search.said()) is None
+    check_same_search(begun.output, whole_search[0])

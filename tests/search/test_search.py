@@ -1,0 +1,161 @@
+"""What a whole search leaves behind: the contract of its output folder and of MLflow, and what one failed trial means."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+import yaml
+from conftest import SMALL
+from search_process import SearchProcess, report, results, table
+
+from condense.config import CondensationConfig, read_yaml, validate
+from condense.export import read_export
+from search.mlflow_store import connect
+
+STATUS = {"completed": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
+LOSSES = ("loss", "loss/uni", "loss/cross", "loss/joint")
+
+
+class Logged:
+    """What MLflow has of the one search in the database beside an output folder."""
+
+    def __init__(self, output: Path) -> None:
+        self.client = connect(f"sqlite:///{output.parent}/mlflow.db")
+        experiment = self.client.get_experiment_by_name("condensation")
+        assert experiment is not None
+        runs = self.client.search_runs([experiment.experiment_id])
+        (self.parent,) = [run for run in runs if run.data.tags.get("role") == "search"]
+        children = [run for run in runs if run is not self.parent]
+        assert {run.data.tags["mlflow.parentRunId"] for run in children} == {self.parent.info.run_id}
+        self.trials = {int(run.data.tags["trial_number"]): run for run in children}
+        assert len(self.trials) == len(children), "a trial is there twice"
+
+    def points(self, number: int, metric: str) -> dict[int, float]:
+        history = self.client.get_metric_history(self.trials[number].info.run_id, metric)
+        assert len({point.step for point in history}) == len(history), f"a point of {metric} is there twice"
+        return {point.step: point.value for point in history}
+
+    def text(self, run: Any, path: str) -> str:
+        return str(mlflow.artifacts.load_text(f"{run.info.artifact_uri}/{path}"))
+
+
+def check_mlflow(output: Path) -> Logged:
+    """Every trial of the ledger is in MLflow exactly once, ended as it did, with its whole curve."""
+    logged, rows = Logged(output), table(output)
+    assert (logged.parent.info.status, logged.parent.data.tags["status"]) == ("FINISHED", "completed")
+    assert sorted(logged.trials) == [row["number"] for row in rows]
+    for row in rows:
+        run = logged.trials[int(row["number"])]
+        assert (run.info.status, run.data.tags["status"]) == (STATUS[row["status"]], row["status"])
+        assert {name: float(run.data.params[name]) for name in SMALL["search"]} == {
+            name: pytest.approx(row[name]) for name in SMALL["search"]
+        }
+        if row["status"] == "failed":
+            assert run.data.tags["error"] == row["error"]
+            continue
+        for name in LOSSES:
+            assert sorted(logged.points(int(row["number"]), name)) == list(range(1, int(row["steps"]) + 1))
+        scores = logged.points(int(row["number"]), "score")
+        assert sorted(scores) == list(range(SMALL["report_every"], int(row["steps"]) + 1, SMALL["report_every"]))
+        assert scores[max(scores)] == pytest.approx(row["score"])
+        config = yaml.safe_load(logged.text(run, "config.yaml"))
+        assert config["lambda_cross"] == pytest.approx(row["lambda_cross"])
+    return logged
+
+
+@pytest.mark.slow
+def test_the_output_folder(whole_search: tuple[Path, SearchProcess]) -> None:
+    output, search = whole_search
+    assert search.finish() == 0, search.said()
+    assert search.err.read_text() == ""
+    assert "recommended" in search.out.read_text()
+    assert str(output / "report.html") in search.out.read_text()
+    assert "mlflow ui --backend-store-uri" in search.out.read_text()
+
+    rows = table(output)
+    assert [row["number"] for row in rows] == list(range(8)) == [int(number) for number in results(output)]
+    assert [row["name"] for row in rows][:3] == ["paper_default", "default", ""]
+    content = report(output)
+    assert content["trials"] == {
+        status: sum(row["status"] == status for row in rows) for status in ("completed", "pruned", "failed")
+    }
+    assert content["name"] == "small"
+    assert content["space"]["search"].keys() == SMALL["search"].keys()
+    assert content["seeds"]["search"] == [0, 1]
+    assert not {0, 1} & {*content["seeds"]["choosing"], *content["seeds"]["reporting"]}
+    assert not {*content["seeds"]["choosing"]} & {*content["seeds"]["reporting"]}
+    for setting in ("recommended", "default"):
+        assert content[setting].keys() == SMALL["search"].keys()
+    chosen = content["confirmation"]["recommended"]["trial"]
+    assert content["recommended"] == {name: pytest.approx(rows[chosen][name]) for name in SMALL["search"]}
+    for setting in ("recommended", "best", "default"):
+        confirmed = content["confirmation"][setting]
+        assert confirmed["n"] == 3
+        assert 0 <= confirmed["mean"] <= 3
+        assert confirmed["std"] >= 0
+    low, high = content["confirmation"]["difference"]["ci95"]
+    assert low <= content["confirmation"]["difference"]["mean"] <= high
+    assert isinstance(content["confirmation"]["shrinkage"], float)
+    for name, (low, high) in content["robust_region"].items():
+        assert low <= content["recommended"][name] <= high
+    assert content["importance"].keys() <= SMALL["search"].keys()
+    methods = {"recommended", "default", "random", "herding", "k_center", "mmd", "full_data"}
+    assert methods <= content["test"].keys()
+    assert content["cost"].keys() >= {"seconds", "replica_steps", "replica_steps_per_second"}
+    assert content["cost"]["replica_steps"] == 2 * sum(row["steps"] for row in rows)
+    assert "<html" in (output / "report.html").read_text()
+
+    config = validate(CondensationConfig, read_yaml(output / "best.yaml"), "best.yaml")
+    assert config.hyperparameters.lambda_cross == content["recommended"]["lambda_cross"]
+    assert config.seed not in (0, 1)
+    assert config.steps == SMALL["steps"]
+    inputs, labels, record = read_export(output / "condensed")
+    assert labels.tolist() == [0, 1, 2]
+    assert {name: tuple(x.shape) for name, x in inputs.items()} == {"vision": (3, 1, 8, 8), "audio": (3, 1, 32, 32)}
+    assert record["search_id"] == content["search_id"]
+
+
+@pytest.mark.slow
+def test_mlflow_has_every_trial_once_and_whole(whole_search: tuple[Path, SearchProcess]) -> None:
+    output, _ = whole_search
+    logged = check_mlflow(output)
+    content = report(output)
+    assert content["mlflow"] == {
+        "tracking_uri": f"sqlite:///{output.parent}/mlflow.db",
+        "experiment": "condensation",
+        "run_id": logged.parent.info.run_id,
+    }
+    assert logged.trials[0].data.tags["default"] == "paper_default"
+    assert logged.trials[1].data.tags["default"] == "default"
+    assert yaml.safe_load(logged.text(logged.trials[0], "config.yaml"))["scaling"] == "paper"
+    metrics = logged.parent.data.metrics
+    assert metrics["confirmed/recommended"] == pytest.approx(content["confirmation"]["recommended"]["mean"])
+    assert json.loads(logged.text(logged.parent, "report.json"))["search_id"] == content["search_id"]
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_fails_its_trial_only(
+    tmp_path: Path, start: Callable[..., SearchProcess], write_space: Callable[..., Path]
+) -> None:
+    wide = {**SMALL["search"], "lambda_cross": {"low": 0.01, "high": 1e60, "log": True}}
+    output = tmp_path / "out"
+    search = start("--space", write_space(tmp_path, search=wide), "--output", output)
+    assert search.finish() == 0, search.said()
+    assert "Traceback" not in search.said()
+    rows = table(output)
+    failed = [row for row in rows if row["status"] == "failed"]
+    assert 0 < len(failed) < len(rows) - 2
+    for row in failed:
+        assert row["lambda_cross"] > 1e30
+        assert row["steps"] == 1
+        assert row["score"] == ""
+        assert row["error"] == "the total loss was not finite at step 1 (seed 0)"
+        ended = json.loads((output / "trials" / f"{int(row['number']):05d}" / "result.json").read_text())
+        assert (ended["status"], ended["error"], ended["score"]) == ("failed", row["error"], None)
+    assert report(output)["trials"]["failed"] == len(failed)
+    check_mlflow(output)
