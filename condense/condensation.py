@@ -128,7 +128,11 @@ class Condensation:
         """
         if state["version"] != STATE_VERSION:
             raise ValueError(f"a checkpoint of version {state['version']} cannot be continued (need {STATE_VERSION})")
-        for own, given in ((self.inputs, state["inputs"]), (self.velocity, state["velocity"]), (self.square, state["square"])):
+        for own, given in (
+            (self.inputs, state["inputs"]),
+            (self.velocity, state["velocity"]),
+            (self.square, state["square"]),
+        ):
             if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in given.items()}:
                 raise ValueError("the checkpoint is of a condensation of another shape or optimiser")
             for name, tensor in given.items():

@@ -37,7 +37,9 @@ class ManifestDataset(Strict):
 
     name: Literal["manifest"]
     path: Path = Field(description="the CSV; file paths in it are relative to its folder")
-    validation_fraction: float = Field(0.2, gt=0, lt=1, description="share of train split off if no row is `validation`")
+    validation_fraction: float = Field(
+        0.2, gt=0, lt=1, description="share of train split off if no row is `validation`"
+    )
 
 
 class TensorsDataset(Strict):
@@ -82,9 +84,12 @@ class Hyperparameters(Strict):
     frequency_pool: int = Field(2048, ge=1, description="frequencies drawn once; each step takes the next part of them")
     alpha: float = Field(0.5, ge=0, description="weight of the amplitude part of the CF discrepancy")
     beta: float = Field(0.5, ge=0, description="weight of its phase part")
-    discrepancy: Literal["cf", "mmd"] = Field("cf", description="uni-modal term: characteristic functions, or means (MMD)")
+    discrepancy: Literal["cf", "mmd"] = Field(
+        "cf", description="uni-modal term: characteristic functions, or means (MMD)"
+    )
     scaling: Literal["normalized", "paper"] = Field(
-        "normalized", description="`normalized`: each term over its size at initialisation; `paper`: the published code's"
+        "normalized",
+        description="`normalized`: each term over its size at initialisation; `paper`: the published code's",
     )
     optimizer: Literal["sgd", "adam"] = "sgd"
     momentum: float = Field(0.5, ge=0, lt=1, description="SGD momentum, or Adam's beta1")

@@ -129,7 +129,9 @@ class Pack:
         column = (-1,) + (1,) * (members[0].inputs[m].ndim - 1)
 
         def per_item(values: Sequence[float]) -> Tensor:
-            return torch.tensor(values, device=device).repeat_interleave(torch.tensor(counts, device=device)).view(column)
+            return (
+                torch.tensor(values, device=device).repeat_interleave(torch.tensor(counts, device=device)).view(column)
+            )
 
         self.inputs[m] = torch.cat([r.inputs[m] for r in members])
         self.velocity[m] = torch.cat([r.velocity[m] for r in members])
@@ -165,9 +167,7 @@ class Pack:
                 synthetic[m] = part.view(q, -1, s, part.shape[1])
                 offset[m] += count
             losses.append((group.replicas, group.backward(synthetic)))
-        gradients = torch.autograd.grad(
-            list(embedded.values()), list(leaves.values()), [cut[m].grad for m in embedded]
-        )
+        gradients = torch.autograd.grad(list(embedded.values()), list(leaves.values()), [cut[m].grad for m in embedded])
         factors = torch.tensor([r.schedule_factor for r in self.replicas]).to(self.groups[0].weights.device)
         with torch.no_grad():
             for m, gradient in zip(leaves, gradients, strict=True):
@@ -186,9 +186,11 @@ class Pack:
             adam, square = self.adam[m], self.square[m]
             velocity.mul_(momentum).add_(gradient * torch.where(adam, 1 - momentum, torch.ones_like(momentum)))
             square.mul_(ADAM_BETA2).addcmul_(gradient, gradient, value=1 - ADAM_BETA2)
-            steps = torch.cat(
-                [torch.full((len(r.inputs[m]),), r.step + 1.0) for r in self.replicas if m in r.inputs]
-            ).to(gradient).view(momentum.shape)
+            steps = (
+                torch.cat([torch.full((len(r.inputs[m]),), r.step + 1.0) for r in self.replicas if m in r.inputs])
+                .to(gradient)
+                .view(momentum.shape)
+            )
             unbiased = velocity / (1 - momentum.pow(steps))
             root = (square / (1 - torch.pow(ADAM_BETA2, steps))).sqrt_().add_(ADAM_EPSILON)
             self.inputs[m].addcmul_(torch.where(adam, unbiased / root, velocity), rate, value=-1)

@@ -31,7 +31,11 @@ class Closing:
     def __init__(self, space: Space, ledger: Ledger, broker: Any, plan: Plan, say: Callable[[str], None]) -> None:
         self.space, self.ledger, self.plan, self.say = space, ledger, plan, say
         self.node = ray.get_runtime_context().get_node_id()
-        gpus = [str(i) for i in range(int(ray.cluster_resources().get("GPU", 0)))] if space.resources.gpus_per_trial else []
+        gpus = (
+            [str(i) for i in range(int(ray.cluster_resources().get("GPU", 0)))]
+            if space.resources.gpus_per_trial
+            else []
+        )
         self.seat = Seat(broker, "closing", self.node, gpus[0] if gpus else "")
         self.folder = ledger.output / "confirmation"
         self.folder.mkdir(exist_ok=True)
@@ -39,12 +43,16 @@ class Closing:
         fresh = confirmation_seeds(space, 2 * count)
         self.choosing_seeds, self.reporting_seeds = fresh[:count], fresh[count:]
 
-    def run(self, settings: Mapping[str, dict[str, Any]], seeds: Sequence[int], stage: str, test: bool) -> dict[str, Any]:
+    def run(
+        self, settings: Mapping[str, dict[str, Any]], seeds: Sequence[int], stage: str, test: bool
+    ) -> dict[str, Any]:
         """label -> {accuracies, shares, test (if asked)} of each setting on `seeds`, all in one pack.
 
         A setting whose loss is not finite gets NaN.
         """
-        results = {label: self._kept(stage, label, hyperparameters, seeds, test) for label, hyperparameters in settings.items()}
+        results = {
+            label: self._kept(stage, label, hyperparameters, seeds, test) for label, hyperparameters in settings.items()
+        }
         missing = [label for label, result in results.items() if result is None]
         engine = self.seat.engine
         steps = self.space.steps
@@ -115,11 +123,15 @@ class Closing:
         _write_json(path, merged)
         return merged
 
-    def member(self, label: str, hyperparameters: dict[str, Any], state: bytes | None = None, seed: int | None = None) -> str:
+    def member(
+        self, label: str, hyperparameters: dict[str, Any], state: bytes | None = None, seed: int | None = None
+    ) -> str:
         """Joins (or re-joins) one setting with one seed for exports, advanced to the end; returns the member's name."""
         name = f"export {label}"
         seeds = [self.reporting_seeds[0] if seed is None else seed]
-        at = ray.get(self.seat.engine.join.remote(name, self.plan.tasks[:1], hyperparameters, seeds, self.space.steps, state))
+        at = ray.get(
+            self.seat.engine.join.remote(name, self.plan.tasks[:1], hyperparameters, seeds, self.space.steps, state)
+        )
         if at < self.space.steps:
             ray.get(self.seat.engine.advance.remote(name, self.space.steps - at))
         return name

@@ -77,9 +77,7 @@ class Search:
         prepare_environment()
         space, request = self.space, self.request
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-        ledger = Ledger.open(
-            request.output, space.model_dump(mode="json"), resume=request.resume, versions=versions
-        )
+        ledger = Ledger.open(request.output, space.model_dump(mode="json"), resume=request.resume, versions=versions)
         with contextlib.closing(ledger):
             check_tracking(request.tracking_uri)
             with ray_session(request.address):
@@ -190,7 +188,9 @@ def check_learning_rates(space: Space, tasks: list[dict[str, Any]]) -> None:
     for name in space.search:
         modality = name.removeprefix("learning_rate_")
         if modality != name and modality not in known:
-            raise UserError(f"search.{name}: no task has the modality {modality!r} (there are: {', '.join(sorted(known))})")
+            raise UserError(
+                f"search.{name}: no task has the modality {modality!r} (there are: {', '.join(sorted(known))})"
+            )
 
 
 def fetch(reference: Any) -> Any:

@@ -35,7 +35,9 @@ class Following(Callback):
         )
         self.display.started(record)
 
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
         record = self.ledger.trial(trial.config["number"])
         assert record is not None
         for report in record.reports:
@@ -113,12 +115,14 @@ class Display:
         kinds = [r.status for r in self.ended_records.values()]
         done = len(kinds)
         parts = [f"trials {done}/{self.space.trials}", f"{len(self.running)} running"]
-        parts += [f"{kinds.count('pruned')} stopped early"] + ([f"{kinds.count('failed')} failed"] if "failed" in kinds else [])
+        parts += [f"{kinds.count('pruned')} stopped early"] + (
+            [f"{kinds.count('failed')} failed"] if "failed" in kinds else []
+        )
         if self.best is not None and self.best.score is not None:
             name = self.best.name or f"trial {self.best.number}"
             parts.append(f"best {self.best.score:.3f} ({name})")
         here = done - self.at_start
-        if 0 < here and done < self.space.trials:
+        if here > 0 and done < self.space.trials:
             left = seconds / here * (self.space.trials - done)
             parts.append(f"about {_minutes(left)} left")
         return f"[{_minutes(seconds)}] " + ", ".join(parts)

@@ -211,7 +211,7 @@ class Writer:
                     del self._writing[0]
             except Abandoned:
                 return
-            except Exception as error:  # noqa: BLE001 - a defect here must not end the logging of everything else
+            except Exception as error:
                 logger.warning("MLflow: one run's entries were dropped (%s)", reason(error))
                 del self._writing[:1]
 
@@ -358,7 +358,7 @@ class Writer:
     def _answers(self) -> bool:
         try:
             self._client.get_experiment(self._experiment_id)
-        except Exception:  # noqa: BLE001 - whatever it is, it is no answer
+        except Exception:
             return False
         return True
 

@@ -10,8 +10,8 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from urllib.parse import quote, urlencode
 from typing import Any
+from urllib.parse import quote, urlencode
 
 import ray
 import yaml
@@ -19,9 +19,9 @@ import yaml
 from condense.errors import UserError
 from search.closing import Closing, _write_json, summary
 from search.ledger import Ledger, TrialRecord, write_trials_csv
+from search.plateau import robust_region, scored
 from search.report import write_html
 from search.report_text import test_verdict, verdict
-from search.plateau import robust_region, scored
 from search.robust import paired_difference
 from search.sampling import open_study
 from search.space import Space
@@ -47,7 +47,14 @@ class Results:
         say: Say,
         started: float,
     ) -> None:
-        self.space, self.ledger, self.plan, self.tasks, self.tracker, self.say = space, ledger, plan, tasks, tracker, say
+        self.space, self.ledger, self.plan, self.tasks, self.tracker, self.say = (
+            space,
+            ledger,
+            plan,
+            tasks,
+            tracker,
+            say,
+        )
         self.started = started
         self.output = ledger.output
         self.closing = Closing(space, ledger, broker, plan, say)
@@ -64,7 +71,9 @@ class Results:
             raise UserError(f"{self.output}: no trial of the search completed, so nothing can be recommended")
         top = ranked[: self.space.confirmation.top_k]
         count = len(self.closing.choosing_seeds)
-        self.say(f"confirming the best {len(top)} on {count} fresh seeds, then the choice and the defaults on {count} others")
+        self.say(
+            f"confirming the best {len(top)} on {count} fresh seeds, then the choice and the defaults on {count} others"
+        )
         chosen, _ = self.closing.choose(top)
         defaults = {d.name: d.hyperparameters.model_dump(mode="json") for d in self.space.default_trials()}
         settings = {"recommended": chosen.config, "best": top[0].config, **defaults}
@@ -113,7 +122,10 @@ class Results:
         confirmation["difference"] = {**differences["default"], "against": "default"}
         confirmation["differences"] = differences
         confirmation["shrinkage"] = best.metrics["score_mean"] - confirmation["best"]["mean"]
-        test = {label: summary(self.closing.per_seed(results[label], "test")) for label in ("recommended", "default", "paper_default")}
+        test = {
+            label: summary(self.closing.per_seed(results[label], "test"))
+            for label in ("recommended", "default", "paper_default")
+        }
         test |= {method: summary(values) for method, values in baselines.items() if method != "full_data"}
         test["mmd"] = summary(self.closing.per_seed(results["mmd"], "test"))
         test["full_data"] = summary(baselines["full_data"])
@@ -167,7 +179,12 @@ class Results:
     def _export(self, chosen: TrialRecord, config: dict[str, Any]) -> list[dict[str, Any]]:
         engine = self.closing.seat.engine
         name = self.closing.member("recommended", chosen.config)
-        record = {"config": config, "steps": self.space.steps, "seed": config["seed"], "search_id": self.ledger.search_id}
+        record = {
+            "config": config,
+            "steps": self.space.steps,
+            "seed": config["seed"],
+            "search_id": self.ledger.search_id,
+        }
         record["fingerprints"] = self.tasks[0]["fingerprints"]
         ray.get(engine.export.remote(name, 0, str(self.output / "condensed"), record))
         gallery: list[dict[str, Any]] = ray.get(engine.previews.remote(name, 0, 2))
@@ -192,18 +209,25 @@ class Results:
         self.tracker.log_parent(
             {k: v for k, v in metrics.items() if v is not None},
             {},
-            {f"recommended/{k}": f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in report["recommended"].items()},
+            {
+                f"recommended/{k}": f"{v:.4g}" if isinstance(v, float) else str(v)
+                for k, v in report["recommended"].items()
+            },
         )
 
     def _print(self, report: dict[str, Any]) -> None:
         counts = report["trials"]
         width = max(len(name) for name in report["recommended"])
         self.say("")
-        self.say(f"recommended ({counts['completed']} trials completed, {counts['pruned']} stopped early, {counts['failed']} failed):")
+        self.say(
+            f"recommended ({counts['completed']} trials completed, {counts['pruned']} stopped early, {counts['failed']} failed):"
+        )
         for name, value in report["recommended"].items():
             low, high = report["robust_region"].get(name, (None, None))
             good = f"   good from {low:.3g} to {high:.3g}" if low is not None else ""
-            self.say(f"  {name:<{width}}  {value:<8.4g}{good}" if isinstance(value, float) else f"  {name:<{width}}  {value}")
+            self.say(
+                f"  {name:<{width}}  {value:<8.4g}{good}" if isinstance(value, float) else f"  {name:<{width}}  {value}"
+            )
         self.say("")
         self.say(verdict(report))
         self.say(test_verdict(report["test"]))
@@ -214,7 +238,9 @@ class Results:
         if not served:
             self.say(f"MLflow UI  mlflow ui --backend-store-uri {shlex.quote(self.tracker.where)}   and then open")
         base = self.tracker.where.rstrip("/") if served else "http://127.0.0.1:5000"
-        self.say(f"{'MLflow UI' if served else '':<9}  {comparison_link(base, self.tracker.experiment_id, self.ledger.search_id)}")
+        self.say(
+            f"{'MLflow UI' if served else '':<9}  {comparison_link(base, self.tracker.experiment_id, self.ledger.search_id)}"
+        )
 
 
 def comparison_link(base: str, experiment: str | None, search_id: str) -> str:

@@ -40,7 +40,9 @@ def paired_difference(a: Sequence[float], b: Sequence[float]) -> Difference:
     from scipy import stats
 
     if len(a) != len(b) or len(a) < 2:
-        raise ValueError(f"a paired difference needs two equally long lists of at least 2, but got {len(a)} and {len(b)}")
+        raise ValueError(
+            f"a paired difference needs two equally long lists of at least 2, but got {len(a)} and {len(b)}"
+        )
     differences = [x - y for x, y in zip(a, b, strict=True)]
     mean = fmean(differences)
     half = float(stats.t.ppf(0.975, len(differences) - 1)) * stdev(differences) / math.sqrt(len(differences))

@@ -15,13 +15,17 @@ from pathlib import Path
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line. Exits with status 2 on a mistake."""
     parser = argparse.ArgumentParser(prog="search/run.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--space", default="quickstart", help="a search space: a YAML file, or the name of one in spaces/")
+    parser.add_argument(
+        "--space", default="quickstart", help="a search space: a YAML file, or the name of one in spaces/"
+    )
     parser.add_argument("--trials", type=int, help="number of trials (as --set trials=N)")
     parser.add_argument("--output", type=Path, help="folder of the results (default: results/NAME)")
     parser.add_argument("--name", help="name of the search (default: the space's)")
     parser.add_argument("--resume", action="store_true", help="go on with the search in the output folder")
     parser.add_argument("--address", help="Ray cluster: an address, `auto`, or `local` to start one here")
-    parser.add_argument("--tracking-uri", help="MLflow (default: $MLFLOW_TRACKING_URI, or a database beside the output)")
+    parser.add_argument(
+        "--tracking-uri", help="MLflow (default: $MLFLOW_TRACKING_URI, or a database beside the output)"
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a key of the space"
     )

@@ -91,7 +91,9 @@ def stratified_holdout(labels: Sequence[str], keys: Sequence[str], fraction: flo
     held = [False] * len(labels)
     for label, members in by_class.items():
         if len(members) < 2:
-            raise UserError(f"label {label!r} has {len(members)} train item: at least 2 are needed to split off validation")
+            raise UserError(
+                f"label {label!r} has {len(members)} train item: at least 2 are needed to split off validation"
+            )
         members.sort(key=lambda i: (hashlib.sha256(keys[i].encode()).hexdigest(), keys[i]))
         for index in members[: min(len(members) - 1, max(1, round(fraction * len(members))))]:
             held[index] = True

@@ -60,7 +60,7 @@ def read_item(spec: InputSpec, value: str, folder: Path) -> Tensor:
         raise UserError(f"{value}: {error}") from None
     except UnidentifiedImageError:
         raise UserError(f"{value}: is not a {kind} file") from None
-    except Exception as error:  # noqa: BLE001 - broken files make decoders raise anything, EOFError to SyntaxError
+    except Exception as error:
         reason = getattr(error, "error_string", None) or str(error) or type(error).__name__
         raise UserError(f"{value}: cannot be read as {kind}: {' '.join(reason.split())}") from None
     if not torch.isfinite(item).all():

@@ -46,9 +46,7 @@ class Speaker:
             self._chunks.append(np.ctypeslib.as_array(samples, shape=(count,)).copy())
         return 0
 
-    def say(
-        self, word: str, voice: str, *, rate: int, pitch: int, pitch_range: int = 50, seed: int = 0
-    ) -> np.ndarray:
+    def say(self, word: str, voice: str, *, rate: int, pitch: int, pitch_range: int = 50, seed: int = 0) -> np.ndarray:
         """One utterance: (samples,) float32 in [-1, 1] at `sample_rate`. It also depends on what was said before.
 
         Args:

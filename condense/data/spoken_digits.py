@@ -58,7 +58,9 @@ def load_spoken_digits(config: SpokenDigits, specs: Mapping[str, InputSpec], sto
     }
     content = (store or Store()).get_or_make("spoken_digits", key, lambda: _make(config, vision, audio))
     splits = {
-        name: MemorySplit({"vision": content[f"{name}/vision"], "audio": content[f"{name}/audio"]}, content[f"{name}/label"])
+        name: MemorySplit(
+            {"vision": content[f"{name}/vision"], "audio": content[f"{name}/audio"]}, content[f"{name}/label"]
+        )
         for name in IMAGES
     }
     return Dataset(

@@ -171,7 +171,7 @@ def _load_pt(path: Path) -> dict[str, object]:
         raise UserError(f"{path}: no such file")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # noqa: BLE001 - a broken pickle raises whatever its bytes happen to mean
+    except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{path}: cannot be read as tensors (weights only): {reason}") from None
     if not isinstance(content, dict):

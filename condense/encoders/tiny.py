@@ -144,7 +144,12 @@ def _pretrain(encoder: TinyTowers, config: TinyEncoder, dataset: Dataset) -> dic
             loss.backward()
             optimizer.step()
             schedule.step()
-        log.info("pretraining tiny: epoch %d of %d, loss %.3f", epoch + 1, config.epochs, loss.item() / max(1, 2 * len(pairs)))
+        log.info(
+            "pretraining tiny: epoch %d of %d, loss %.3f",
+            epoch + 1,
+            config.epochs,
+            loss.item() / max(1, 2 * len(pairs)),
+        )
     return encoder.state_dict()
 
 

@@ -1,0 +1,88 @@
+"""The benchmark runs, and its arithmetic is right."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import safetensors.torch
+import torch
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "benchmarks" / "accuracy.py"
+
+
+def test_smoke(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    patterns = {
+        "vision": torch.randn(2, 1, 8, 8, generator=generator),
+        "text": torch.randn(2, 64, 16, generator=generator),
+    }
+    content = {}
+    for split in ("train", "test"):
+        labels = torch.arange(2).repeat(6)
+        content[f"{split}/label"] = labels
+        for modality, pattern in patterns.items():
+            noise = torch.randn(len(labels), *pattern.shape[1:], generator=generator)
+            content[f"{split}/{modality}"] = pattern[labels] + noise
+    safetensors.torch.save_file(content, tmp_path / "data.safetensors")
+    settings = {
+        "dataset": {"name": "tensors", "path": "data.safetensors"},
+        "encoder": {"pretraining": "none", "dim": 8, "width": 4, "image_size": 8},
+        "dpc": 3,
+        "hyperparameters": {"num_frequencies": 8, "frequency_pool": 16},
+    }
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(settings))
+    figures = tmp_path / "figures.json"
+    command = [sys.executable, str(SCRIPT), "--quick", "--threads", "1", "--settings", str(tmp_path / "mine.yaml")]
+    done = subprocess.run([*command, "--json", str(figures)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "| **ours** |" in done.stdout
+    assert "| share of full-data accuracy at 1 per class |" in done.stdout
+    found = json.loads(figures.read_text())
+    methods = {"random", "herding", "k_center", "mmd", "avdd", "paper_default", "ours", "full_data"}
+    assert set(found["results"]["dpc_1"]) == methods
+    assert found["results"]["dpc_1"]["ours"]["probe"]["n"] == 2
+    assert [point["step"] for point in found["runs"]["dpc_1"]["avdd"]["curve"]] == [0, 5, 10]
+    assert {"commit", "machine", "headlines", "tuned", "settings", "seeds"} <= set(found)
+
+
+def test_claims_are_read_off_the_figures() -> None:
+    sys.path.insert(0, str(SCRIPT.parent))
+    try:
+        import accuracy
+    finally:
+        sys.path.remove(str(SCRIPT.parent))
+    from condense.comparison import Sample
+    from condense.config import Hyperparameters
+
+    def run(*points: tuple[float, float]) -> accuracy.Run:
+        curve = [{"step": float(i), "seconds": s, "accuracy": a} for i, (s, a) in enumerate(points)]
+        return accuracy.Run(Hyperparameters(), [], [], curve)
+
+    avdd = run((0.1, 0.5), (2.0, 0.8), (4.0, 0.7))
+    assert accuracy.speed_claim(run((0.1, 0.5), (0.5, 0.85)), avdd)["ratio"] == 4.0
+    never = accuracy.speed_claim(run((0.1, 0.5), (0.5, 0.75)), avdd)
+    assert (never["ratio"], never["ours_seconds"], never["avdd_seconds"]) == (0.0, None, 2.0)
+
+    def scores(**of: float) -> dict[str, dict[str, Sample]]:
+        return {name: {"probe": Sample((value,)), "convnet": Sample(())} for name, value in of.items()}
+
+    others = {"random": 0.5, "herding": 0.6, "mmd": 0.7, "avdd": math.nan, "paper_default": 0.9}
+    results = {
+        1: scores(ours=0.78, k_center=0.4, full_data=0.8, **others),
+        20: scores(ours=0.76, k_center=0.75, full_data=0.8, **others),
+    }
+    found = accuracy.headlines(results, {1: {"ours": avdd, "avdd": avdd}, 20: {"ours": avdd, "avdd": avdd}})
+    assert round(found["share_of_full"]["probe"]["dpc_20"], 6) == 0.95
+    assert found["lead"]["probe"]["dpc_20"]["over"] == "k_center"
+    table = accuracy.headlines_table(found)
+    assert "| 95.0 % |" in table
+    assert "+8.0 points (at 1 per class, over MMD)" in table
+    assert "1: 1.0 x, 20: 1.0 x" in table
+    assert "| **78.0** | **76.0** |" not in accuracy.results_table(results, "probe")
+    assert "| the paper's default setting | **90.0** | **90.0** |" in accuracy.results_table(results, "probe")

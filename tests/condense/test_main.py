@@ -1,0 +1,297 @@
+"""The commands, from the configuration to what they print and leave."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import yaml
+from PIL import Image
+
+from condense import commands
+from condense.__main__ import main
+from condense.comparison import Comparison, Sample, as_json, share_of
+from condense.errors import UserError
+from condense.export import read_export
+from condense.overrides import load_config
+
+ENCODER = {"name": "tiny", "pretraining": "none", "dim": 8, "width": 4, "image_size": 8}
+HYPERPARAMETERS = {"num_frequencies": 16, "frequency_pool": 32, "learning_rate": 3}
+CLASSES = 3
+
+
+def write_tensors(path: Path, seed: int = 0) -> None:
+    """3 classes, 8 items of each to train and 4 to test: a pattern each, under noise."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {"vision": (1, 8, 8), "audio": (1, 32, 32)}
+    patterns = {m: torch.randn(CLASSES, *shape, generator=generator) for m, shape in shapes.items()}
+    content = {}
+    for split, count in (("train", 8), ("test", 4)):
+        labels = torch.arange(CLASSES).repeat(count)
+        for m, pattern in patterns.items():
+            noise = torch.randn(len(labels), *shapes[m], generator=generator)
+            content[f"{split}/{m}"] = pattern[labels] + 0.3 * noise
+        content[f"{split}/label"] = labels
+    safetensors.torch.save_file(content, path)
+
+
+def write_config(folder: Path, **changes: Any) -> Path:
+    """`folder`/config.yaml, and the data that it names."""
+    if not (folder / "data.safetensors").exists():
+        write_tensors(folder / "data.safetensors")
+    content = {
+        "dataset": {"name": "tensors", "path": "data.safetensors"},
+        "encoder": ENCODER,
+        "dpc": 2,
+        "steps": 4,
+        "hyperparameters": HYPERPARAMETERS,
+        **changes,
+    }
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CONDENSE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(commands, "Comparison", functools.partial(Comparison, convnet_steps=3))
+    return write_config(tmp_path)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The one line that a user's mistake gets."""
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("reading")]
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+def test_run_exports_what_it_says(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = config.parent / "new" / "out"
+    assert main(["run", str(config), "--output", str(output), "--set", "seed=5"]) == 0
+    printed = capsys.readouterr()
+    assert "step 4/4" in printed.err
+    assert "of full data" in printed.err
+    assert f"python -m condense evaluate {output}" in printed.out
+    inputs, labels, record = read_export(output)
+    assert inputs["vision"].shape == (6, 1, 8, 8)
+    assert labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert (record["steps"], record["seed"], record["config"]["seed"]) == (4, 5, 5)
+    assert set(record["fingerprints"]) == {"dataset", "encoder"}
+    assert set(record["loss"]["start"]) == {"uni", "cross", "joint", "total"}
+    assert record["loss"]["end"]["total"] < record["loss"]["start"]["total"]
+    assert 0 <= record["validation"]["accuracy"] <= 1
+    assert record["validation"]["share"] == pytest.approx(
+        record["validation"]["accuracy"] / record["validation"]["full_data"]
+    )
+    assert (output / "overview.png").is_file()
+
+
+def test_the_same_run_twice_is_the_same(config: Path) -> None:
+    outputs = [config.parent / name for name in ("a", "b")]
+    for output in outputs:
+        assert main(["run", str(config), "--output", str(output)]) == 0
+    first, second = (read_export(output)[0] for output in outputs)
+    torch.testing.assert_close(first, second, atol=0, rtol=0)
+
+
+def test_no_steps_export_the_start(config: Path) -> None:
+    assert main(["run", str(config), "--output", str(config.parent / "out"), "--set", "steps=0"]) == 0
+    record = read_export(config.parent / "out")[2]
+    assert record["loss"] == {"start": None, "end": None}
+
+
+def test_towers_that_were_never_aligned_are_warned_of(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(config), "--output", str(config.parent / "out")]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    warned = [
+        i for i, line in enumerate(lines) if line.startswith("warning: vision and audio embeddings are not aligned")
+    ]
+    assert len(warned) == 1
+    assert warned[0] < next(i for i, line in enumerate(lines) if "step 0/4" in line)
+
+
+def test_a_loss_that_is_not_finite_exports_nothing(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = config.parent / "out"
+    arguments = ["run", str(config), "--output", str(output), "--set", "hyperparameters.lambda_joint=3e38"]
+    assert main([*arguments, "--set", "hyperparameters.lambda_cross=3e38"]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: the total loss is not finite at step 1: ")
+    assert not output.exists()
+
+
+def test_evaluate_compares_under_three_protocols(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output, scores = config.parent / "out", config.parent / "scores.json"
+    assert main(["run", str(config), "--output", str(output)]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(output), "--convnet-seeds", "2", "--json", str(scores)]) == 0
+    printed = capsys.readouterr()
+    rows = [line.split("  ")[0].strip() for line in printed.out.splitlines()[3:]]
+    assert rows == ["condensed", "random (5 draws)", "herding", "k_center", "full data (18 items)"]
+    results = json.loads(scores.read_text())["results"]
+    assert set(results) == {"condensed", "random", "herding", "k_center", "full_data"}
+    for method, of_protocol in results.items():
+        assert of_protocol["convnet"]["n"] == 2
+        assert of_protocol["probe"]["n"] == (5 if method == "random" else 1)
+        assert all(0 <= of_protocol[protocol]["mean"] <= 1 for protocol in ("probe", "convnet", "retrieval"))
+    assert results["full_data"]["probe"]["share"] == 1
+    full = sorted((config.parent / "cache" / "convnet_full").glob("*.safetensors"))
+    written = [path.stat().st_mtime_ns for path in full]
+    assert len(full) == 2
+    assert main(["evaluate", str(output), "--convnet-seeds", "2"]) == 0
+    assert capsys.readouterr().out == printed.out
+    assert [path.stat().st_mtime_ns for path in full] == written  # read, not trained again
+
+
+def test_evaluate_without_convnets(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output, scores = config.parent / "out", config.parent / "scores.json"
+    assert main(["run", str(config), "--output", str(output)]) == 0
+    assert main(["evaluate", str(output), "--convnet-seeds", "0", "--json", str(scores)]) == 0
+    assert json.loads(scores.read_text())["results"]["condensed"]["convnet"] is None
+
+
+def test_embed_says_what_was_there(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for word in ("computed in", "found"):
+        assert main(["embed", str(config)]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split("(")[1].split(",")[0] for line in lines[:3]] == ["condense", "validation", "test"]
+        assert all(word in line for line in lines[:3])
+
+
+def test_a_manifest_of_files_one_modality_works_from_end_to_end(tmp_path: Path, config: Path) -> None:
+    rng = np.random.default_rng(0)
+    lines = ["split,label,vision"]
+    for split, count in (("train", 4), ("validation", 2), ("test", 2)):
+        for label in ("dark", "bright"):
+            for i in range(count):
+                name = f"{split}_{label}_{i}.png"
+                low = 0 if label == "dark" else 128
+                Image.fromarray(rng.integers(low, low + 100, (8, 8), dtype=np.uint8)).save(tmp_path / name)
+                lines.append(f"{split},{label},{name}")
+    (tmp_path / "mine.csv").write_text("\n".join(lines))
+    path = write_config(tmp_path, dataset={"name": "manifest", "path": "mine.csv"})
+    scores = tmp_path / "scores.json"
+    assert main(["run", str(path), "--output", str(tmp_path / "out")]) == 0
+    assert main(["evaluate", str(tmp_path / "out"), "--convnet-seeds", "1", "--json", str(scores)]) == 0
+    results = json.loads(scores.read_text())["results"]
+    assert results["condensed"]["retrieval"] is None  # one modality has no pairs
+
+
+def test_a_user_s_mistake_is_one_line(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = config.parent
+    run = ("run", config, "--output", folder / "out")
+    assert "unknown key `stepz`" in refused(capsys, *run, "--set", "stepz=1")
+    assert "unknown key `hyperparameters.sigma`" in refused(capsys, *run, "--set", "hyperparameters.sigma=1")
+    assert "must be key=value" in refused(capsys, *run, "--set", "steps")
+    assert "`dpc` is 2, which has no keys" in refused(capsys, *run, "--set", "dpc.x=1")
+    assert "class '0' has 6 items to condense, but dpc is 7" in refused(capsys, *run, "--set", "dpc=7")
+    assert "nowhere.yaml: cannot be read" in refused(capsys, "run", folder / "nowhere.yaml", "--output", folder / "out")
+    assert "no such file" in refused(capsys, *run, "--set", f"dataset.path={folder / 'none.safetensors'}")
+    assert "holds other files" in refused(capsys, "run", config, "--output", folder)
+    assert "cannot be written" in refused(capsys, "run", config, "--output", config / "out")
+    assert "must be a folder" in refused(capsys, "run", config, "--output", config)
+    assert not (folder / "out").exists()
+
+
+def test_bad_output_is_refused_before_any_work(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refused(capsys, "run", config, "--output", config / "out")
+    assert not (config.parent / "cache").exists()
+
+
+def test_a_cache_that_cannot_be_written(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONDENSE_CACHE", str(config / "cache"))
+    assert "($CONDENSE_CACHE) cannot be written" in refused(capsys, "embed", config)
+
+
+def test_damaged_exports_are_refused(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = config.parent / "out"
+    assert "is not a condensed dataset" in refused(capsys, "evaluate", output)
+    assert main(["run", str(config), "--output", str(output)]) == 0
+    assert "cannot be written" in refused(capsys, "evaluate", output, "--json", config / "scores.json")
+
+    record_path, tensors_path = output / "condensed.json", output / "condensed.safetensors"
+    whole, tensors = json.loads(record_path.read_text()), tensors_path.read_bytes()
+    for key in ("config", "fingerprints"):
+        record_path.write_text(json.dumps({k: v for k, v in whole.items() if k != key}))
+        assert f"must hold `{key}`" in refused(capsys, "evaluate", output)
+    record_path.write_text(json.dumps({**whole, "config": {**whole["config"], "dpc": 0}}))
+    assert "condensed.json, `config`: `dpc`: " in refused(capsys, "evaluate", output)
+    record_path.write_text("{")
+    assert "is not valid JSON" in refused(capsys, "evaluate", output)
+    record_path.write_text(json.dumps(whole))
+    tensors_path.write_bytes(tensors[:-10])
+    assert "cannot be read as safetensors" in refused(capsys, "evaluate", output)
+
+
+def test_other_data_than_was_condensed_is_refused(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = config.parent / "out"
+    assert main(["run", str(config), "--output", str(output)]) == 0
+    write_tensors(config.parent / "data.safetensors", seed=1)
+    assert "is not what it was when this was condensed" in refused(capsys, "evaluate", output)
+
+
+def test_another_encoder_is_warned_of(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = config.parent / "out"
+    assert main(["run", str(config), "--output", str(output)]) == 0
+    path = output / "condensed.json"
+    record = json.loads(path.read_text())
+    record["fingerprints"]["encoder"] = "another"
+    path.write_text(json.dumps(record))
+    capsys.readouterr()
+    assert main(["evaluate", str(output), "--convnet-seeds", "0"]) == 0
+    assert "warning: " in capsys.readouterr().err
+
+
+def test_paths_are_relative_to_where_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").mkdir()
+    path = write_config(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    in_file = load_config(path.relative_to(tmp_path))
+    on_command_line = load_config(path, ["dataset.path=data/data.safetensors"])
+    assert in_file.model_dump()["dataset"]["path"] == tmp_path / "data" / "data.safetensors"
+    assert on_command_line == in_file
+    with pytest.raises(UserError, match="is not valid YAML"):
+        load_config(path, ["dpc=["])
+
+
+def test_samples_keep_what_is_not_finite_apart() -> None:
+    assert Sample((0.5,)).std == 0
+    assert Sample((0.5, 0.7)).std == pytest.approx(0.2 / math.sqrt(2))
+    assert Sample((0.5, math.nan)).as_json() == {"mean": None, "std": None, "n": 2, "values": [0.5, None]}
+    assert share_of(0.5, 0.0) is None
+    nothing = Sample(())
+    full = {"probe": Sample((0.8,)), "convnet": nothing, "retrieval": nothing}
+    found = as_json({"mine": {**full, "probe": Sample((0.4,))}, "full_data": full})
+    assert found["mine"]["probe"]["share"] == pytest.approx(0.5)
+    assert found["mine"]["convnet"] is None
+
+
+def test_help_and_mistakes_as_a_user_meets_them(tmp_path: Path) -> None:
+    def condense(*arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "CONDENSE_CACHE": str(tmp_path / "cache"), "COLUMNS": "120"}
+        command = [sys.executable, "-m", "condense", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+    shown = condense("--help")
+    assert shown.returncode == 0
+    assert all(f"\n    {command}  " in shown.stdout for command in ("run     ", "evaluate", "embed   "))
+    wrong = condense("condence")
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+    missing = condense("embed", str(tmp_path / "none.yaml"))
+    assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)
+    assert missing.stderr.startswith("error: ")
