@@ -1,8 +1,8 @@
 """report.html: one file that answers "which lambdas should I use?", offline, on a phone, in a talk and in print.
 
-Figures: `report_figures.py`, `report_parallel.py`. Tables and gallery: `report_tables.py`, `report_gallery.py`. Words and numbers: `report_text.py`. Style and script:
-`report_template.html`. What a search has not produced (no confirmation yet, no robust range, ...) is said, not skipped
-in silence. Labels, errors and names are a user's data: whatever reaches the page is escaped.
+Figures: `report_figures.py`, `report_parallel.py`. Tables and gallery: `report_tables.py`, `report_gallery.py`. Words and
+numbers: `report_text.py`. Style and script: `report_template.html`. What a
+search has not produced (no confirmation yet, no robust range, ...) is said, not skipped in silence. Labels, errors and names are a user's data: whatever reaches the page is escaped.
 """
 
 from __future__ import annotations
@@ -140,7 +140,8 @@ def _what_to_use(report: Mapping[str, Any], trials: Sequence[Trial]) -> str:
     chart = figures.confirmation(report)
     right = ""
     if chart is not None:
-        caption = "Share of full-data accuracy: mean ± one standard deviation over fresh seeds (thin marks), which the search has not seen."
+        caption = "Share of full-data accuracy: mean ± one standard deviation over fresh seeds (thin marks), "
+        caption += "which the search has not seen."
         right = "<div><h3>Confirmed score</h3>" + _figure(chart, "Confirmed scores", caption) + "</div>"
     table = settings_table(report, trials)
     left = f"<div><h3>Recommended hyperparameters</h3>{table}</div>" if table else ""
@@ -217,7 +218,8 @@ def _parallel(report: Mapping[str, Any], trials: Sequence[Trial]) -> str:
     figure = _figure(
         parallel(trials, report.get("recommended")),
         "Parallel coordinates of all trials",
-        "A line is a trial, from its hyperparameters down to its score; diamonds: the recommended setting. Point at or tap one to bring it forward.",
+        "A line is a trial, from its hyperparameters down to its score; diamonds: the recommended setting. "
+        "Point at or tap one to bring it forward.",
     )
     return _section(
         "parallel", "Parallel coordinates", figure, missing="No hyperparameter was varied in a scored trial."

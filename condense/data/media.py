@@ -25,8 +25,17 @@ from condense.errors import UserError
 PREVIEW_SIDE = 128  # pixels: what an image preview's short side is enlarged to, at least
 CSV_NUMBERS = 20_000  # arrays with more numbers than a person would scroll through are shown as .npy
 COLOURS = np.array(  # evenly spaced anchors of the magma map (CC0): lightness grows linearly from silence to peak
-    [(0, 0, 4), (28, 16, 68), (79, 18, 123), (129, 37, 129), (181, 54, 122), (229, 80, 100), (251, 135, 97)]
-    + [(254, 194, 135), (252, 253, 191)],
+    [
+        (0, 0, 4),
+        (28, 16, 68),
+        (79, 18, 123),
+        (129, 37, 129),
+        (181, 54, 122),
+        (229, 80, 100),
+        (251, 135, 97),
+        (254, 194, 135),
+        (252, 253, 191),
+    ],
     dtype=np.float64,
 )
 

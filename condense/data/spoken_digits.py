@@ -142,7 +142,7 @@ def _speak(
         said = said[loud[0] : loud[-1] + 1]
         said = resample_poly(said, up, down, window=low_pass)[: spec.num_samples]
         waves[i, : len(said)] = said
-    for i, wave in enumerate(waves):
+    for wave in waves:
         spoken = np.flatnonzero(wave)[-1] + 1
         wave[:] = np.roll(wave, rng.integers(0, spec.num_samples - spoken + 1))
         level = np.sqrt(np.mean(np.square(wave))) / 10 ** (rng.uniform(*NOISE_DB) / 20)

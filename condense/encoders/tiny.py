@@ -102,7 +102,8 @@ def initialize(module: nn.Module, generator: torch.Generator) -> None:
 
 def build_tiny(config: TinyEncoder, dataset: Dataset, store: Store | None = None) -> TinyTowers:
     """The frozen encoder for the modalities of `dataset`, pretrained on its condense split or read from the store."""
-    encoder = TinyTowers(config, dataset.specs)
+    with torch.random.fork_rng(devices=[]):  # modules draw from the global generator when they are made
+        encoder = TinyTowers(config, dataset.specs)
     key = {
         "version": VERSION,
         "config": config.model_dump(mode="json"),
@@ -114,7 +115,8 @@ def build_tiny(config: TinyEncoder, dataset: Dataset, store: Store | None = None
         encoder.load_state_dict(store.get_or_make("tiny", key, lambda: _pretrain(encoder, config, dataset)))
     encoder.fingerprint = hash_of(key)
     # Channels last: the CPU's convolutions then need no copies into layouts of their own.
-    return encoder.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+    frozen = encoder.requires_grad_(False).eval()
+    return frozen.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def _pretrain(encoder: TinyTowers, config: TinyEncoder, dataset: Dataset) -> dict[str, Tensor]:
@@ -123,6 +125,8 @@ def _pretrain(encoder: TinyTowers, config: TinyEncoder, dataset: Dataset) -> dic
     items = dataset.condense.load(range(len(dataset.condense)))
     n = len(dataset.condense)
     pairs = list(itertools.combinations(dataset.modalities, 2))
+    if not pairs:  # a single modality has nothing to be aligned with
+        return encoder.state_dict()
     steps_per_epoch = max(1, n // BATCH)
     total = config.epochs * steps_per_epoch
     optimizer = torch.optim.AdamW(encoder.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)

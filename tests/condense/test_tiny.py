@@ -10,10 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from condense.config import MODALITIES, TinyEncoder
-from condense.embeddings import embed_split
 from condense.encoders.first_conv import FirstConv2d
 from condense.encoders.tiny import TinyTowers, build_tiny, tiny_specs
-from condense.retrieval import alignment
 from condense.store import Store
 
 SMALL = TinyEncoder(pretraining="none", dim=8, width=4, image_size=16)
@@ -132,19 +130,6 @@ def test_towers_differ_by_modality_and_seed_only():
 
 def trained(**options: object) -> TinyEncoder:
     return TinyEncoder(**{"dim": 8, "width": 4, "image_size": 8, "epochs": 30, **options})  # type: ignore[arg-type]
-
-
-def test_pretraining_aligns_modalities_on_items_it_never_saw(small_dataset, tmp_path):
-    dataset = small_dataset(("vision", "audio", "imu"))
-    gaps = {}
-    for pretraining in ("none", "contrastive"):
-        encoder = build_tiny(trained(pretraining=pretraining), dataset, Store(tmp_path))
-        embedded = embed_split(encoder, dataset.validation, torch.device("cpu"))
-        pairs = itertools.combinations(embedded.embeddings.values(), 2)
-        gaps[pretraining] = [alignment(a, b, embedded.labels) for a, b in pairs]
-    for before, after in zip(gaps["none"], gaps["contrastive"], strict=True):
-        assert after.gap > before.gap + 0.3
-        assert after.class_recall > 0.8
 
 
 def test_what_comes_out_is_frozen_and_in_evaluation_mode(small_dataset, tmp_path):

@@ -191,7 +191,7 @@ def test_quickstart_is_found_by_name_and_holds_its_promises() -> None:
     assert (paper.scaling, paper.discrepancy, paper.optimizer, paper.momentum) == ("paper", "cf", "sgd", 0.5)
     assert {paper.learning_rate_of(modality) for modality in ("vision", "audio", "text")} == {0.5}
     assert default.scaling == "normalized"
-    assert default.learning_rate_vision == pytest.approx(math.sqrt(0.1 * 30))
+    assert default.learning_rate_vision == pytest.approx(math.sqrt(0.3 * 100))
     assert space.contains(default)
     assert not space.contains(paper)
 
