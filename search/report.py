@@ -1,8 +1,9 @@
 """report.html: one file that answers "which lambdas should I use?", offline, on a phone, in a talk and in print.
 
-Figures: `report_figures.py`, `report_parallel.py`. Tables and gallery: `report_tables.py`, `report_gallery.py`. Words and
-numbers: `report_text.py`. Style and script: `report_template.html`. What a
-search has not produced (no confirmation yet, no robust range, ...) is said, not skipped in silence. Labels, errors and names are a user's data: whatever reaches the page is escaped.
+Figures: `report_figures.py`, `report_parallel.py`. Tables and gallery: `report_tables.py`, `report_gallery.py`.
+Words and numbers: `report_text.py`. Style and script: `report_template.html`. What a search has not produced (no
+confirmation yet, no robust range, ...) is said, not skipped in silence. Labels, errors and names are a user's data:
+whatever reaches the page is escaped.
 """
 
 from __future__ import annotations
