@@ -159,7 +159,7 @@ class Search:
         tuner = tune.Tuner(
             tune.with_resources(trainable, {name: amount for name, amount in resources.items() if amount}),
             tune_config=tune.TuneConfig(
-                num_samples=space.trials,
+                num_samples=-1,  # the searcher knows when it is done
                 search_alg=searcher,
                 scheduler=scheduler,
                 max_concurrent_trials=space.max_concurrent,
@@ -173,6 +173,8 @@ class Search:
                 verbose=0,
             ),
         )
+        # Tune's closing word on trials that failed for good; the ledger and the report tell of them.
+        logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
         tuner.fit()
         return left(ledger, space) == 0
 
@@ -219,6 +221,7 @@ def prepare_environment() -> None:
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger is the record
         "TUNE_GLOBAL_CHECKPOINT_S": "600",  # Tune's snapshots are not used
         "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+        "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # `Following` does, and says what happens next
         "MLFLOW_DISABLE_TELEMETRY": "true",
         # A cut cable is noticed in 30 s instead of 7 minutes.
         "RAY_grpc_client_keepalive_time_ms": "10000",

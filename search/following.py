@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from typing import Any, TextIO
 
+from ray.exceptions import RayActorError
 from ray.tune import Callback
 
 from search.ledger import Ledger, TrialRecord
 from search.space import Space
 from search.tracking import MlflowTracker
+
+log = logging.getLogger(__name__)
 
 
 def trial_tags(record: TrialRecord) -> dict[str, str]:
@@ -50,8 +54,24 @@ class Following(Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._ended(trial)
 
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._explain(trial)
+
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._explain(trial)
         self._ended(trial)
+
+    def _explain(self, trial: Any) -> None:
+        """A process that died is a line; an exception is a bug, so it is shown whole."""
+        record = self.ledger.trial(trial.config["number"])
+        if record is None:
+            return
+        error = trial.get_pickled_error()
+        if isinstance(error, RayActorError):
+            self.display.say(f"trial {record.number}: its process died; it goes on from step {record.steps} in another")
+        else:
+            text = error if error is not None else trial.get_error()
+            log.error("trial %d raised an exception after step %d:\n%s", record.number, record.steps, text)
 
     def _ended(self, trial: Any) -> None:
         record = self.ledger.trial(trial.config["number"])

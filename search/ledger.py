@@ -4,6 +4,7 @@
     trials/00012/trial.json      number, name, params, config, seeds, created: written before the trial starts
     trials/00012/progress.jsonl  a line per report: step, time, seconds, metrics, curve
     trials/00012/checkpoint.bin  the engine's state at the last report, with that report inside it
+    trials/00012/fault.txt       the exception that the last attempt raised, if it did; without one its process just died
     trials/00012/result.json     status, steps, score, error, finished: written once, when the trial has ended
 
 A process may be killed between any two bytes that it writes. Whole files appear by rename. A report is written twice,
@@ -190,9 +191,19 @@ class Ledger:
         file = self.folder(number) / "progress.jsonl"
         lines = b"".join(_line(report) for report in reports)
         ended = _read_json(self.folder(number) / "result.json") is not None
+        if not ended:
+            (self.folder(number) / "fault.txt").unlink(missing_ok=True)
         if not ended and lines != _read(file):
             _write(file, lines)
         return None if state is None else (reports[-1].step, list(reports), state)
+
+    def set_fault(self, number: int, text: str) -> None:
+        """Notes the exception that ends an attempt at a trial; the next `load` forgets it."""
+        _write(self.folder(number) / "fault.txt", " ".join(text.split()).encode())
+
+    def fault(self, number: int) -> str | None:
+        """The exception that ended the last attempt; None if there was none, so that its process died."""
+        return _read(self.folder(number) / "fault.txt").decode() or None
 
     def finish(
         self, number: int, status: Status, score: float | None, error: str | None = None, steps: int | None = None

@@ -63,13 +63,9 @@ class Results:
         """Raises UserError if no trial of the search completed."""
         records = self.ledger.trials()
         write_trials_csv(self.output / "trials.csv", records)
-        ranked = sorted(
-            (r for r in records if r.status == "completed" and r.score is not None and r.name is None),
-            key=lambda r: -(r.score or -math.inf),
-        )
-        if not ranked:
-            raise UserError(f"{self.output}: no trial of the search completed, so nothing can be recommended")
-        top = ranked[: self.space.confirmation.top_k]
+        top = candidates(records, self.space.confirmation.top_k)
+        if not top:
+            raise UserError(f"{self.output}: every trial of the search failed, so nothing can be recommended")
         count = len(self.closing.choosing_seeds)
         self.say(
             f"confirming the best {len(top)} on {count} fresh seeds, then the choice and the defaults on {count} others"
@@ -241,6 +237,14 @@ class Results:
         self.say(
             f"{'MLflow UI' if served else '':<9}  {comparison_link(base, self.tracker.experiment_id, self.ledger.search_id)}"
         )
+
+
+def candidates(records: Sequence[TrialRecord], top_k: int) -> list[TrialRecord]:
+    """The trials worth confirming, best first: completed ones, then, where those are too few, those that were stopped
+    latest (a confirmation takes all steps). The paper's default is out: its lambdas mean something else.
+    """
+    scored = [r for r in records if r.status in ("completed", "pruned") and r.name != "paper_default" and r.reports]
+    return sorted(scored, key=lambda r: (r.status != "completed", -r.steps, -r.metrics["score"]))[:top_k]
 
 
 def comparison_link(base: str, experiment: str | None, search_id: str) -> str:

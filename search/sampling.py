@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections import deque
+from collections import Counter, deque
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from search.ledger import Ledger, TrialRecord
 from search.space import Space, is_integer, replica_seeds
 
 STUDY = "search"
+LOST_PROCESSES = 3  # how often a trial whose process died is handed out again, beyond what Tune retries by itself
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:
@@ -133,7 +134,8 @@ class SpaceSearcher(OptunaSearch):
 
     What differs from OptunaSearch: stopped trials are PRUNED with their last value, errors and scores that are not
     finite are FAIL, every report is recorded once, what the study knows as finished is not told again, and all of it
-    survives a kill at any moment. Use with `TuneConfig(num_samples=space.trials, max_concurrent_trials=...)`, without
+    survives a kill at any moment. A trial whose process died goes on under a new id: Tune retries it too, but not where
+    the process died between two trials. Use with `TuneConfig(num_samples=-1, max_concurrent_trials=...)`, without
     metric and mode; it ends the search by itself.
     """
 
@@ -155,7 +157,9 @@ class SpaceSearcher(OptunaSearch):
         self._ledger = ledger
         self._defaults = space.default_trials()
         self._numbers: dict[str, int] = {}  # Tune's trial id -> number
+        self._running: set[str] = set()  # Tune's ids of the trials that are handed out
         self._unfinished: deque[int] = deque()  # to be handed out again
+        self._lost: Counter[int] = Counter()  # number -> how often its process died for good
         self._reconcile()
 
     @property
@@ -165,16 +169,18 @@ class SpaceSearcher(OptunaSearch):
             self._study = open_study(self._ledger.output)
         return self._study
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]  # FINISHED is a str
-        """The next trial as a flat config: number, name and all hyperparameters; FINISHED when there is none left."""
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a str
+        """The next trial as a flat config: number, name and all hyperparameters. FINISHED when there is none left; None
+        while one of those that run may yet have to be handed out again."""
         if self._unfinished:
             number = self._unfinished.popleft()
         elif len(self._trials()) < self._definition.trials:
             number = len(self._trials())
         else:
-            return str(Searcher.FINISHED)
+            return None if self._running else str(Searcher.FINISHED)
         record = self._ledger.trial(number) or self._propose(number)
         self._numbers[trial_id] = number
+        self._running.add(trial_id)
         frozen = self._trials()[number]
         if not frozen.state.is_finished():
             self.study._storage.set_trial_user_attr(frozen._trial_id, "ray_trial_id", trial_id)
@@ -187,11 +193,16 @@ class SpaceSearcher(OptunaSearch):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Records how a trial ended, unless the trial has done so itself (a loss that was not finite)."""
         number = self._numbers[trial_id]
+        self._running.discard(trial_id)
         record = self._ledger.trial(number)
         assert record is not None
         if record.status == "unfinished":
             if result is None and not error:
                 return  # taken off Tune's list before it ran: it is still to be done
+            if error and self._ledger.fault(number) is None and self._lost[number] < LOST_PROCESSES:
+                self._lost[number] += 1
+                self._unfinished.append(number)
+                return
             self._end(record, result or {}, error)
             record = self._ledger.trial(number)
             assert record is not None
@@ -306,7 +317,9 @@ class SpaceSearcher(OptunaSearch):
         score = float(result.get("score", last.get("score", math.nan)))
         finish = self._ledger.finish
         if error:
-            finish(record.number, "failed", None, "the trial's process ended with an error", steps)
+            fault = self._ledger.fault(record.number)
+            text = f"its process died {LOST_PROCESSES + 1} times" if fault is None else fault
+            finish(record.number, "failed", None, text, steps)
         elif steps == 0:
             finish(record.number, "failed", None, "ended without a report", steps)
         elif not math.isfinite(score):

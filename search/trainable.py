@@ -126,5 +126,8 @@ def run_trial(config: dict[str, Any], *, broker: Any, ledger: Any, plan: Plan) -
             metrics = summarize(report, plan, before + time.monotonic() - started)
             ray.get(ledger.save.remote(number, step, metrics, report["curve"], state))
             tune.report({**metrics, "step": step, "number": number, "replayed": False})
+    except Exception as error:
+        ray.get(ledger.set_fault.remote(number, f"{type(error).__name__}: {getattr(error, 'cause', None) or error}"))
+        raise
     finally:
         seat.leave()

@@ -60,7 +60,7 @@ def test_killed_twice(begun: Begun, whole_search: tuple[Path, SearchProcess]) ->
     begun.until_trial(4)
     begun.search.kill()
     before = results(output)
-    assert len(before) == 4
+    assert 4 <= len(before) < 8  # it went on while it was being killed
 
     begun.resume().until(lambda: list((output / "confirmation").glob("reporting_*.json")))
     begun.search.kill()
@@ -90,13 +90,14 @@ def test_ctrl_c(begun: Begun, whole_search: tuple[Path, SearchProcess]) -> None:
 
 
 def test_lost_processes(begun: Begun, whole_search: tuple[Path, SearchProcess]) -> None:
-    """First the engine is killed, then the process that runs a trial."""
+    """First the engine is killed, then twice the process that runs trials, wherever in or between trials it is."""
     begun.until_trial(2)
     (engine,) = begun.search.descendants("ray::EngineActor")
     engine.kill()
-    begun.until_trial(5)
-    (trial,) = begun.search.descendants("ray::ImplicitFunc")
-    trial.kill()
+    for number in (4, 6):
+        begun.until_trial(number)
+        for process in begun.search.descendants("ray::ImplicitFunc"):
+            process.kill()
     assert begun.search.finish() == 0, begun.search.said()
     assert re.search("Traceback", begun.search.said()) is None
     check_same_search(begun.output, whole_search[0])

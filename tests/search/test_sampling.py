@@ -73,6 +73,7 @@ def work(searcher: SpaceSearcher, ledger: Ledger, scheduler: Any, trial_id: str)
         if loaded is None or step > loaded[0]:
             ledger.save(number, step, {"score": score_of(config, step), "step": step}, None, b"state")
         if number == 5 and step == 40:
+            ledger.set_fault(number, "as planned")
             searcher.on_trial_complete(trial_id, error=True)
             return True
         result = {"step": step, "score": score_of(config, step)}
@@ -170,7 +171,7 @@ def test_states_values_and_attributes_in_the_study(tmp_path: Path) -> None:
         assert trial.params == record.params
         assert trial.intermediate_values == {step: s for step, s in scores.items() if math.isfinite(s)}
         assert trial.user_attrs["ray_trial_id"] == f"t{trial.number}"
-    assert (records[5].error, records[5].steps) == ("the trial's process ended with an error", 40)
+    assert (records[5].error, records[5].steps) == ("as planned", 40)
     assert records[6].error == "the score is nan at step 60"
     # The published default is no point of the space: it is run and recorded, and no sampler sees it.
     assert records[0].config["scaling"] == "paper"
@@ -218,12 +219,33 @@ def test_several_interrupted_trials_come_first_in_order_then_new_ones(tmp_path: 
     ledger.close()
     ledger, searcher = open_search(space, tmp_path / "s")
     again = [searcher.suggest(f"b{i}") for i in range(6)]
+    for i in range(5):
+        searcher.on_trial_complete(f"b{i}", {"step": 60, "score": 0.5})
+    assert searcher.suggest("b6") == "FINISHED"
     ledger.close()
     assert again[:3] == [first[0], first[2], first[3]]
     assert [config["number"] for config in again[3:5] if isinstance(config, dict)] == [4, 5]
-    assert again[5] == "FINISHED"
+    assert again[5] is None  # one of those that run might have to be handed out again
     assert isinstance(first[0], dict)
     assert first[0] == {"number": 0, "name": "paper_default", **space.default_trials()[0].hyperparameters.model_dump()}
+
+
+@pytest.mark.usefixtures("no_fsync")
+def test_a_trial_whose_process_dies_is_handed_out_again_a_few_times(tmp_path: Path) -> None:
+    ledger, searcher = open_search(make_space(trials=3), tmp_path / "s")
+    config = searcher.suggest("t0")
+    for life in range(3):
+        searcher.on_trial_complete(f"t{life}", error=True)
+        assert searcher.suggest(f"t{life + 1}") == config
+    searcher.on_trial_complete("t3", error=True)
+    assert [(record.number, record.status) for record in ledger.trials()] == [(0, "failed")]
+    assert ledger.trials()[0].error == "its process died 4 times"
+
+    searcher.suggest("u0")
+    ledger.set_fault(1, "ValueError: of the\ntrial's own")
+    searcher.on_trial_complete("u0", error=True)
+    ledger.close()
+    assert ledger.trials()[1].error == "ValueError: of the trial's own"
 
 
 @pytest.mark.usefixtures("no_fsync")
@@ -286,6 +308,7 @@ def trainable(config: dict[str, Any]) -> None:
         if loaded and step <= loaded[0]:
             continue
         if config["number"] == 5 and step == 40:
+            ledger.set_fault(5, "as planned")
             raise RuntimeError("as planned")
         metrics = {"score": score_of(config, step), "step": step}
         ledger.save(config["number"], step, metrics, None, b"state")
@@ -326,7 +349,7 @@ def tune_search(space: Space, output: Path, concurrent: int, samples: int | None
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=scheduler,
-            num_samples=samples or space.trials,
+            num_samples=samples or -1,
             max_concurrent_trials=concurrent,
             reuse_actors=True,
         ),
