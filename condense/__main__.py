@@ -7,18 +7,12 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+
+from condense.arguments import Parser
 
 CONFIG_HELP = (
     "YAML of one condensation: dataset, encoder, dpc, steps, seed, hyperparameters (a search's best.yaml is one)"
 )
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong with a command line in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message} (see `{self.prog} --help`)\n")
 
 
 def build_parser() -> Parser:

@@ -80,8 +80,8 @@ class Hyperparameters(Strict):
     lambda_cross: float = Field(1.0, ge=0, description="weight of the cross-modal term")
     lambda_joint: float = Field(1.0, ge=0, description="weight of the joint-modal term")
     frequency_scale: float = Field(1.0, gt=0, description="sigma: standard deviation of the CF frequencies")
-    num_frequencies: int = Field(512, ge=1, description="frequencies in one step's CF estimate")
-    frequency_pool: int = Field(2048, ge=1, description="frequencies drawn once; each step takes the next part of them")
+    num_frequencies: int = Field(256, ge=1, description="frequencies in one step's CF estimate")
+    frequency_pool: int = Field(1024, ge=1, description="frequencies drawn once; each step takes the next part of them")
     alpha: float = Field(0.5, ge=0, description="weight of the amplitude part of the CF discrepancy")
     beta: float = Field(0.5, ge=0, description="weight of its phase part")
     discrepancy: Literal["cf", "mmd"] = Field(

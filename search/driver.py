@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import logging
 import os
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from search.ledger import Ledger
 from search.mlflow_store import absolute_uri, check_tracking, default_tracking_uri
 from search.space import Space, load_space, replica_seeds
 
+ENGINE_DEATHS = 3  # during the confirmation, before the search gives up
+SECONDS_FOR_RAY = 10  # how long a cluster's head may take to accept a connection
 SECONDS_FOR_MLFLOW = 120  # how long the end of a search waits for a tracking server that is away
 PACKAGES = ("ray", "optuna", "mlflow", "torch", "numpy")
 
@@ -76,6 +79,7 @@ class Search:
         """Returns the exit status. Raises UserError for a user's mistake, before any work where that can be known."""
         prepare_environment()
         space, request = self.space, self.request
+        check_data(space)
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}
         ledger = Ledger.open(request.output, space.model_dump(mode="json"), resume=request.resume, versions=versions)
         with contextlib.closing(ledger):
@@ -123,9 +127,7 @@ class Search:
         try:
             complete = self._trials(ledger, broker, keeper, plan, tracker)
             if complete:
-                from search.results import Results
-
-                Results(space, ledger, broker, plan, tasks, tracker, self.say, self.started).write()
+                self._close(ledger, broker, plan, tasks, tracker)
             status = "completed" if complete else "interrupted"
         except KeyboardInterrupt:
             status = "interrupted"
@@ -135,6 +137,21 @@ class Search:
             self.say(f"interrupted: go on with the same command and --resume (output: {shown(ledger.output)})")
             return 130
         return 0
+
+    def _close(self, ledger: Ledger, broker: Any, plan: Any, tasks: list[dict[str, Any]], tracker: Any) -> None:
+        """Confirmation and results; begun again in a new engine if one dies (what was confirmed is on disk)."""
+        import ray
+
+        from search.results import Results
+
+        for more in reversed(range(ENGINE_DEATHS + 1)):
+            try:
+                Results(self.space, ledger, broker, plan, tasks, tracker, self.say, self.started).write()
+                return
+            except ray.exceptions.RayActorError:
+                if not more:
+                    raise
+                self.say("the engine died; going on in a new one")
 
     def _trials(self, ledger: Ledger, broker: Any, keeper: Any, plan: Any, tracker: Any) -> bool:
         """Runs what is left of the search; True when all trials have ended."""
@@ -175,7 +192,10 @@ class Search:
         )
         # Tune's closing word on trials that failed for good; the ledger and the report tell of them.
         logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
-        tuner.fit()
+        try:
+            tuner.fit()
+        finally:
+            display.close()
         return left(ledger, space) == 0
 
 
@@ -231,6 +251,27 @@ def prepare_environment() -> None:
         os.environ.setdefault(key, value)
 
 
+def check_address(address: str) -> None:
+    """Raises UserError unless `address` is `auto`, or of a server that takes a connection: Ray itself would wait for ever."""
+    if address == "auto":
+        return
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and colon and port.isdecimal() and 0 < int(port) < 65536):
+        raise UserError(f"--address {address}: must be `auto`, `local`, HOST:PORT or ray://HOST:PORT")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), SECONDS_FOR_RAY).close()
+    except OSError as error:
+        raise UserError(f"--address {address}: nothing answers there ({error})") from None
+
+
+def check_data(space: Space) -> None:
+    """Raises UserError for a data file that is not there: better now than after Ray has been started."""
+    for i, task in enumerate(space.tasks):
+        path = getattr(task.dataset, "path", None)
+        if path is not None and not path.exists():
+            raise UserError(f"{path}: no such file (tasks.{i}.dataset.path)")
+
+
 @contextlib.contextmanager
 def ray_session(address: str | None) -> Iterator[None]:
     """Connects to a cluster (on its head by itself), or starts Ray here, on loopback, and ends it afterwards."""
@@ -244,9 +285,13 @@ def ray_session(address: str | None) -> Iterator[None]:
     import ray
 
     options: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 300_000_000} if local else {}
+    if not local:
+        check_address(str(address))
     try:
         ray.init(address="local" if local else address, log_to_driver=False, logging_level=logging.ERROR, **options)
-    except ConnectionError as error:
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        if local:
+            raise
         raise UserError(f"--address {address}: no Ray cluster answers there ({' '.join(str(error).split())})") from None
     try:
         yield

@@ -18,7 +18,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from condense.waiting import share_the_cores
+from condense.process import prepare_process
 
 
 @dataclass
@@ -35,7 +35,7 @@ class EngineActor:
     """Runs on the node whose device it uses. See `condense.engine.Engine` for what is shared."""
 
     def __init__(self, threads: int | None) -> None:
-        share_the_cores()
+        prepare_process()
         import torch
 
         from condense.engine import Engine

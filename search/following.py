@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 import time
 from typing import Any, TextIO
@@ -126,9 +127,15 @@ class Display:
         self.shown = clock
         text = self.line(clock - self.since)
         if self.live:
+            text = text[: shutil.get_terminal_size().columns - 1]  # a line that wraps could not be rewritten
             print(f"\r\033[K{text}", end="\n" if now else "", file=self.stream, flush=True)
         else:
             print(text, file=self.stream, flush=True)
+
+    def close(self) -> None:
+        """Ends the line on a terminal, so that what follows has one of its own."""
+        if self.live and self.shown and len(self.ended_records) < self.space.trials:
+            print(file=self.stream, flush=True)
 
     def line(self, seconds: float) -> str:
         """Trials done / running, how they ended, the best so far, time left."""
@@ -148,8 +155,9 @@ class Display:
         return f"[{_minutes(seconds)}] " + ", ".join(parts)
 
     def _consider(self, record: TrialRecord) -> None:
-        whole = record.steps >= self.space.steps
-        if whole and record.score is not None and (self.best is None or record.score > (self.best.score or -1e9)):
+        if record.steps < self.space.steps or record.score is None:
+            return
+        if self.best is None or self.best.score is None or record.score > self.best.score:
             self.best = record
 
 

@@ -17,7 +17,6 @@ One process writes to a trial's folder at a time; any number may read meanwhile.
 from __future__ import annotations
 
 import contextlib
-import csv
 import fcntl
 import hashlib
 import json
@@ -286,22 +285,6 @@ class Ledger:
             return (), None, None
         there = any((report.step, report.time) == (last.step, last.time) for report in lines)
         return (*reports, last), state, None if there else last
-
-
-def write_trials_csv(path: Path, trials: Iterable[TrialRecord]) -> None:
-    """A row per trial: number, name, status, score and its parts, steps, seconds, parameters, accuracies, error."""
-    trials = list(trials)
-    attributes = ["number", "name", "status", "score", "steps", "seconds", "error"]
-    columns = ["number", "name", "status", "score", "score_mean", "score_std", "steps", "seconds"]
-    params = list(dict.fromkeys(name for trial in trials for name in trial.params))
-    accuracies = list(dict.fromkeys(key for trial in trials for key in trial.metrics if key.startswith("accuracy/")))
-    temporary = _temporary(path)
-    with open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, [*columns, *params, *accuracies, "error"], extrasaction="ignore")
-        writer.writeheader()
-        for trial in trials:
-            writer.writerow({**trial.metrics, **trial.params, **{key: getattr(trial, key) for key in attributes}})
-    os.replace(temporary, path)
 
 
 def _check_folder(output: Path, space: Mapping[str, Any], resume: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,26 +54,27 @@ def scored(records: Sequence[TrialRecord]) -> list[Scored]:
 
 def robust_region(space: Space, trials: Sequence[Scored], recommended: Mapping[str, Any]) -> dict[str, list[float]]:
     """hyperparameter -> [low, high]: the contiguous range around the recommended value, all others at theirs, in which
-    the modelled mean score is within one standard error of the best.
+    the modelled mean score is within one standard error of the recommended setting's.
 
     The model is a Gaussian process (Matern 5/2, a length scale per hyperparameter, noise fitted) over the numeric
-    hyperparameters, each scaled to [0, 1], on a log scale where the space has one. The best is the model's at the
-    recommended setting or at a trial; its standard error that of a trial's mean, or the fitted noise if larger. Ranges
-    end where the space does. Empty with fewer than 8 trials.
+    hyperparameters, each scaled to [0, 1], on a log scale where the space has one. The standard error is the largest of:
+    a trial's over its seeds (median), the fitted noise, the model's own at the recommended setting. Ranges end where
+    the space does. Empty with fewer than 8 trials.
     """
     names = [name for name, d in space.search.items() if d.choices is None]
     if len(trials) < FEWEST_TRIALS or not names:
         return {}
-    model, noise = _fit(np.array([_scaled(space, names, t.params) for t in trials]), np.array([t.mean for t in trials]))
+    points = np.array([_scaled(space, names, t.params) for t in trials])
+    model, noise = _fit(points, np.array([t.mean for t in trials]))
     centre = _scaled(space, names, recommended)
-    best = max(model(np.array([_scaled(space, names, t.params) for t in trials])).max(), model(centre[None])[0])
-    enough = best - max(noise, float(np.median([t.standard_error for t in trials])))
+    (best,), (uncertainty,) = model(centre[None])
+    enough = best - max(uncertainty, noise, float(np.median([t.standard_error for t in trials])))
     region = {}
     for i, name in enumerate(names):
         grid = np.linspace(0, 1, POINTS)
         slice_ = np.repeat(centre[None], POINTS, 0)
         slice_[:, i] = grid
-        good = model(slice_) >= enough
+        good = model(slice_)[0] >= enough
         start = int(np.abs(grid - centre[i]).argmin())
         low = high = start
         while low > 0 and good[low - 1]:
@@ -85,8 +86,8 @@ def robust_region(space: Space, trials: Sequence[Scored], recommended: Mapping[s
     return region
 
 
-def _fit(x: np.ndarray, y: np.ndarray) -> tuple[Any, float]:
-    """(n, d) in [0, 1], (n,) -> the posterior mean as a function of (m, d), and the fitted noise's std, in units of y."""
+def _fit(x: np.ndarray, y: np.ndarray) -> tuple[Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], float]:
+    """(n, d) in [0, 1], (n,) -> the posterior's mean and std as a function of (m, d); the fitted noise's std."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
@@ -98,8 +99,13 @@ def _fit(x: np.ndarray, y: np.ndarray) -> tuple[Any, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a length scale at its bound: the score is flat there
         process.fit(x, (y - y.mean()) / spread)
-    noise = math.sqrt(process.kernel_.k2.noise_level) * spread
-    return lambda points: process.predict(points) * spread + y.mean(), noise
+    noise = process.kernel_.k2.noise_level
+
+    def model(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        mean, std = process.predict(points, return_std=True)
+        return mean * spread + y.mean(), np.sqrt(np.maximum(std**2 - noise, 0)) * spread
+
+    return model, math.sqrt(noise) * spread
 
 
 def _scaled(space: Space, names: Sequence[str], params: Mapping[str, Any]) -> np.ndarray:
@@ -116,6 +122,5 @@ def _scaled(space: Space, names: Sequence[str], params: Mapping[str, Any]) -> np
 def _value(space: Space, name: str, at: float) -> float:
     d = space.search[name]
     assert d.low is not None and d.high is not None
-    if d.log:
-        return float(math.exp(math.log(d.low) + at * (math.log(d.high) - math.log(d.low))))
-    return float(d.low + at * (d.high - d.low))
+    value = math.exp(math.log(d.low) * (1 - at) + math.log(d.high) * at) if d.log else d.low + at * (d.high - d.low)
+    return float(min(max(value, d.low), d.high))  # rounding must not leave the space

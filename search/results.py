@@ -18,7 +18,7 @@ import yaml
 
 from condense.errors import UserError
 from search.closing import Closing, _write_json, summary
-from search.ledger import Ledger, TrialRecord, write_trials_csv
+from search.ledger import Ledger, TrialRecord
 from search.plateau import robust_region, scored
 from search.report import write_html
 from search.report_text import test_verdict, verdict
@@ -27,6 +27,7 @@ from search.sampling import open_study
 from search.space import Space
 from search.tracking import MlflowTracker
 from search.trainable import Plan
+from search.trials_csv import write_trials_csv
 
 log = logging.getLogger(__name__)
 PREVIEW_TRIALS = 3  # trials whose synthetic items are shown in MLflow

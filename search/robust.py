@@ -17,8 +17,13 @@ def robust_score(per_seed: Sequence[float], k: float) -> tuple[float, float, flo
 
 
 def per_seed_means(values: Sequence[float], tasks: int) -> list[float]:
-    """Values of replicas, task-major (tasks x seeds), averaged over tasks -> one per seed."""
-    seeds = len(values) // tasks
+    """Values of replicas, task-major (tasks x seeds), averaged over tasks -> one per seed.
+
+    Raises ValueError if there are not as many values for every task.
+    """
+    seeds, rest = divmod(len(values), tasks)
+    if rest:
+        raise ValueError(f"{len(values)} values cannot be of {tasks} tasks with the same seeds")
     return [fmean(values[task * seeds + seed] for task in range(tasks)) for seed in range(seeds)]
 
 

@@ -14,7 +14,9 @@ from pathlib import Path
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line. Exits with status 2 on a mistake."""
-    parser = argparse.ArgumentParser(prog="search/run.py", description=__doc__.splitlines()[0])
+    from condense.arguments import Parser
+
+    parser = Parser(prog="search/run.py", description=__doc__.splitlines()[0])
     parser.add_argument(
         "--space", default="quickstart", help="a search space: a YAML file, or the name of one in spaces/"
     )

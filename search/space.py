@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
 from pydantic import Field, StrictFloat, ValidationError, field_validator, model_validator
 
 import spaces
-from condense.config import Hyperparameters, Strict, TaskConfig, explain, read_yaml
-from condense.config import _Loader as YamlLoader
+from condense.config import Hyperparameters, Strict, TaskConfig, explain, parse_yaml, read_yaml
 from condense.errors import UserError
 
 # Seeds of one search lie in its own block of this many: the trials' in the first half, the confirmation's in the
@@ -255,10 +253,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise UserError(f"override {override!r}: must be key=value, for example trials=48")
-    try:
-        value = yaml.load(text, Loader=YamlLoader)
-    except (yaml.YAMLError, ValueError):  # ValueError: a date that does not exist
-        raise UserError(f"override {override!r}: the value is not valid YAML") from None
+    value = parse_yaml(text, f"override {override!r:.100}: the value")
     *parents, last = key.strip().split(".")
     node: Any = content
     for depth, part in enumerate([*parents, last]):

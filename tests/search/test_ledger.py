@@ -20,7 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from condense.errors import UserError
-from search.ledger import Ledger, Report, write_trials_csv
+from search.ledger import Ledger, Report
+from search.trials_csv import write_trials_csv
 
 SPACE: dict[str, Any] = {
     "name": "mine",

@@ -90,7 +90,8 @@ def test_ctrl_c(begun: Begun, whole_search: tuple[Path, SearchProcess]) -> None:
 
 
 def test_lost_processes(begun: Begun, whole_search: tuple[Path, SearchProcess]) -> None:
-    """First the engine is killed, then twice the process that runs trials, wherever in or between trials it is."""
+    """First the engine is killed, then twice the process that runs trials, wherever in or between trials it is, and at
+    last the engine that confirms."""
     begun.until_trial(2)
     (engine,) = begun.search.descendants("ray::EngineActor")
     engine.kill()
@@ -98,6 +99,9 @@ def test_lost_processes(begun: Begun, whole_search: tuple[Path, SearchProcess]) 
         begun.until_trial(number)
         for process in begun.search.descendants("ray::ImplicitFunc"):
             process.kill()
+    begun.search.until(lambda: list((begun.output / "confirmation").glob("choosing_*.json")))
+    for process in begun.search.descendants("ray::EngineActor"):
+        process.kill()
     assert begun.search.finish() == 0, begun.search.said()
     assert re.search("Traceback", begun.search.said()) is None
     check_same_search(begun.output, whole_search[0])

@@ -1,0 +1,207 @@
+"""Where the score is good, on responses whose answer is known: a peak in log lambda, noise, and two bystanders."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from search.ledger import Report, TrialRecord
+from search.plateau import FEWEST_TRIALS, Scored, robust_region, scored
+from search.space import Space
+
+RANGES: dict[str, dict[str, Any]] = {
+    "lambda_cross": {"low": 0.01, "high": 100, "log": True},
+    "frequency_scale": {"low": 0.1, "high": 4, "log": True},
+    "alpha": {"low": 0.0, "high": 2.0},
+    "optimizer": {"choices": ["sgd", "adam"]},
+}
+NUMBERS = ("lambda_cross", "frequency_scale", "alpha")
+MIDDLE: dict[str, Any] = {"lambda_cross": 1.0, "frequency_scale": 1.0, "alpha": 1.0, "optimizer": "sgd"}
+STANDARD_ERROR = 0.02
+
+
+def make_space(**search: dict[str, Any]) -> Space:
+    return Space.model_validate({"name": "known", "tasks": [{"dpc": 1}], "search": search or RANGES})
+
+
+def draw(seed: int, response: Callable[[dict[str, Any]], float], noise: float = 0.005, count: int = 40) -> list[Scored]:
+    """Trials all over the space, whose means are `response` under noise."""
+    rng = np.random.default_rng(seed)
+    trials = []
+    for _ in range(count):
+        params = {
+            "lambda_cross": 10 ** rng.uniform(-2, 2),
+            "frequency_scale": math.exp(rng.uniform(math.log(0.1), math.log(4))),
+            "alpha": rng.uniform(0, 2),
+            "optimizer": str(rng.choice(["sgd", "adam"])),
+        }
+        trials.append(Scored(params, response(params) + rng.normal(0, noise), STANDARD_ERROR))
+    return trials
+
+
+def peak(curvature: float, centre: float = 0.0) -> Callable[[dict[str, Any]], float]:
+    """0.9 at log10(lambda_cross) = centre, falling with its square; nothing else matters."""
+    return lambda params: 0.9 - curvature * (math.log10(params["lambda_cross"]) - centre) ** 2
+
+
+def decades(region: dict[str, list[float]]) -> tuple[float, float]:
+    low, high = region["lambda_cross"]
+    return math.log10(low), math.log10(high)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("curvature", [0.02, 0.08, 0.3])
+def test_it_ends_one_standard_error_below_the_peak(curvature: float, seed: int) -> None:
+    low, high = decades(robust_region(make_space(), draw(seed, peak(curvature)), MIDDLE))
+    true = math.sqrt(STANDARD_ERROR / curvature)
+    assert low == pytest.approx(-true, rel=0.35)
+    assert high == pytest.approx(true, rel=0.35)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_sharp_peak_leaves_less_room_than_a_flat_one(seed: int) -> None:
+    flat, round_, sharp = (
+        high - low
+        for low, high in (decades(robust_region(make_space(), draw(seed, peak(c)), MIDDLE)) for c in (0.02, 0.1, 0.5))
+    )
+    assert flat > 1.5 * round_ > 2 * sharp
+
+
+def test_what_does_not_matter_may_be_anything() -> None:
+    region = robust_region(make_space(), draw(0, peak(0.1)), MIDDLE)
+    for name in ("frequency_scale", "alpha"):
+        assert region[name] == pytest.approx([RANGES[name]["low"], RANGES[name]["high"]])
+
+
+def test_more_uncertainty_leaves_more_room() -> None:
+    trials = draw(0, peak(0.1))
+    doubtful = [Scored(t.params, t.mean, 4 * t.standard_error) for t in trials]
+    narrow, wide = (decades(robust_region(make_space(), ts, MIDDLE)) for ts in (trials, doubtful))
+    assert wide[0] < narrow[0] < narrow[1] < wide[1]
+
+
+def test_noise_counts_where_the_seeds_of_a_trial_agree_by_chance() -> None:
+    trials = [Scored(t.params, t.mean, 0.0) for t in draw(0, peak(0.1), noise=0.03, count=80)]
+    low, high = decades(robust_region(make_space(), trials, MIDDLE))
+    true = math.sqrt(0.03 / 0.1)
+    assert -2 * true < low < -true / 2
+    assert true / 2 < high < 2 * true
+
+
+def test_a_second_hill_is_not_joined() -> None:
+    def hills(params: dict[str, Any]) -> float:
+        at = math.log10(params["lambda_cross"])
+        return 0.9 - 0.2 * min((at + 1) ** 2, (at - 1) ** 2)
+
+    recommended = {**MIDDLE, "lambda_cross": 0.1}
+    low, high = decades(robust_region(make_space(), draw(0, hills, count=60), recommended))
+    assert -1.6 < low < -1 < high < -0.4
+
+
+@settings(max_examples=25, phases=[Phase.explicit, Phase.reuse, Phase.generate])  # shrinking takes minutes
+@given(
+    seed=st.integers(0, 1000),
+    curvature=st.floats(0, 1),
+    centre=st.floats(-3, 3),
+    count=st.integers(FEWEST_TRIALS, 40),
+    at=st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1)),
+)
+def test_it_holds_the_recommended_value_and_ends_where_the_space_does(
+    seed: int, curvature: float, centre: float, count: int, at: tuple[float, float, float]
+) -> None:
+    recommended = {
+        "lambda_cross": min(max(10 ** (4 * at[0] - 2), 0.01), 100.0),
+        "frequency_scale": min(max(0.1 * 40 ** at[1], 0.1), 4.0),
+        "alpha": 2 * at[2],
+        "optimizer": "sgd",
+    }
+    region = robust_region(make_space(), draw(seed, peak(curvature, centre), count=count), recommended)
+    assert tuple(region) == NUMBERS
+    for name, (low, high) in region.items():
+        assert low <= recommended[name] <= high
+        assert low > RANGES[name]["low"] - 1e-9 and high < RANGES[name]["high"] + 1e-9
+
+
+def test_one_answer_to_one_question() -> None:
+    trials = draw(0, peak(0.1))
+    assert robust_region(make_space(), trials, MIDDLE) == robust_region(make_space(), trials, MIDDLE)
+
+
+def test_there_is_no_telling_from_few_trials() -> None:
+    trials = draw(0, peak(0.1), count=FEWEST_TRIALS)
+    assert robust_region(make_space(), trials[1:], MIDDLE) == {}
+    assert robust_region(make_space(), trials, MIDDLE).keys() == set(NUMBERS)
+
+
+def test_choices_have_no_range() -> None:
+    trials = draw(0, peak(0.1))
+    assert "optimizer" not in robust_region(make_space(), trials, MIDDLE)
+    assert robust_region(make_space(optimizer=RANGES["optimizer"]), trials, MIDDLE) == {}
+
+
+def test_equal_scores_are_good_everywhere() -> None:
+    region = robust_region(make_space(), draw(0, lambda params: 0.5, noise=0), MIDDLE)
+    assert region == {name: pytest.approx([RANGES[name]["low"], RANGES[name]["high"]]) for name in NUMBERS}
+
+
+def test_the_ends_of_a_range_can_be_proposed() -> None:
+    space = make_space()
+    region = robust_region(space, draw(0, lambda params: 0.5, noise=0), MIDDLE)
+    assert {n: end for n, ends in region.items() for end in ends if not space.search[n].contains(end)} == {}
+
+
+def record(number: int, status: Any, means: dict[int, float], **changes: Any) -> TrialRecord:
+    """A trial of four seeds with a report (std 0.1) per step -> mean."""
+    reports = tuple(
+        Report(step, float(step), float(step), {"score": mean - 0.1, "score_mean": mean, "score_std": 0.1})
+        for step, mean in means.items()
+    )
+    known: dict[str, Any] = {"name": None, "params": {"lambda_cross": float(number + 1)}, "config": {}, "created": 0.0}
+    known |= {"steps": max(means, default=0), "seeds": [0, 1, 2, 3]} | changes
+    return TrialRecord(number=number, status=status, reports=reports, **known)
+
+
+COMPLETED = [
+    record(0, "completed", {2: 0.1, 4: 0.3, 6: 0.4}),  # gains 0.3 from step 2, 0.1 from step 4
+    record(1, "completed", {2: 0.5, 4: 0.8, 6: 0.9}),  # 0.4, 0.1
+    record(2, "completed", {2: 0.2, 4: 0.6, 6: 0.9}),  # 0.7, 0.3
+]
+
+
+def test_completed_trials_score_what_they_reported_last() -> None:
+    found = scored(COMPLETED)
+    assert [trial.mean for trial in found] == [0.4, 0.9, 0.9]
+    assert [trial.params for trial in found] == [one.params for one in COMPLETED]
+    assert [trial.standard_error for trial in found] == [pytest.approx(0.1 / math.sqrt(4))] * 3
+
+
+def test_stopped_trials_get_the_median_of_what_others_gained_from_there() -> None:
+    stopped = [record(3, "pruned", {2: 0.05}), record(4, "pruned", {2: 0.1, 4: 0.15})]
+    found = scored([*stopped, *COMPLETED])
+    assert [trial.mean for trial in found[:2]] == [pytest.approx(0.05 + 0.4), pytest.approx(0.15 + 0.1)]
+    assert found[2:] == scored(COMPLETED)
+
+
+def test_stopped_trials_alone_gain_nothing() -> None:
+    assert [trial.mean for trial in scored([record(0, "pruned", {2: 0.5}), record(1, "pruned", {2: 0.25})])] == [
+        0.5,
+        0.25,
+    ]
+
+
+def test_what_says_nothing_of_the_space_is_left_out() -> None:
+    others = [
+        record(3, "failed", {2: 0.9}),
+        record(4, "unfinished", {2: 0.9}),
+        record(5, "pruned", {}),
+        record(6, "completed", {2: 0.0, 6: 0.9}, name="paper_default"),
+    ]
+    assert scored([*others, *COMPLETED]) == scored(COMPLETED)
+    default = record(7, "completed", {6: 0.9}, name="default")
+    assert [trial.params for trial in scored([default])] == [default.params]

@@ -1,0 +1,89 @@
+"""Which package may know of which, and the shape of the source files."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FRAMEWORKS = {"ray", "optuna", "mlflow"}
+NO_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}  # they say nothing of what is inside
+MOST_LINES = 420
+
+
+def sources(*folders: str) -> Iterator[Path]:
+    """The Python files of top-level folders and, without arguments, of all of them and the root."""
+    if not folders:
+        yield from ROOT.glob("*.py")
+        folders = tuple(p.name for p in ROOT.iterdir() if p.is_dir() and p.name[0] != "." and p.name != "build")
+    for folder in folders:
+        yield from (ROOT / folder).rglob("*.py")
+
+
+def imported(file: Path) -> set[str]:
+    """Top-level names of all imports in a file, also of those inside functions and under `TYPE_CHECKING`."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+def loaded(program: str) -> set[str]:
+    """Top-level names of the modules that a fresh interpreter has after `program`."""
+    program += "\nimport sys; print(*{name.partition('.')[0] for name in sys.modules})"
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    return set(run.stdout.split())
+
+
+def test_the_method_names_neither_the_search_nor_its_frameworks() -> None:
+    files = list(sources("condense"))
+    assert len(files) > 10
+    assert {file.name: found for file in files if (found := imported(file) & (FRAMEWORKS | {"search"}))} == {}
+
+
+def test_the_method_loads_neither_the_search_nor_its_frameworks() -> None:
+    names = loaded(
+        "import importlib, pkgutil, condense\n"
+        "modules = [m.name for m in pkgutil.walk_packages(condense.__path__, 'condense.')]\n"
+        "assert len(modules) > 10\n"
+        "for name in modules: importlib.import_module(name)"
+    )
+    assert "torch" in names
+    assert names & (FRAMEWORKS | {"search"}) == set()
+
+
+def test_only_the_search_knows_the_frameworks() -> None:
+    exempt = {"search", "benchmarks", "tests"}
+    files = [file for file in sources() if file.relative_to(ROOT).parts[0] not in exempt]
+    assert {str(file.relative_to(ROOT)): found for file in files if (found := imported(file) & FRAMEWORKS)} == {}
+
+
+@pytest.mark.parametrize("module", ["search.trainable", "search.engine_actor"])
+def test_the_process_of_a_trial_is_light(module: str) -> None:
+    assert "torch" not in loaded(f"import {module}")
+
+
+def test_a_wrong_space_costs_no_heavy_import() -> None:
+    names = loaded("import search.driver, search.run, search.space")
+    assert names & {"torch", "ray", "optuna", "mlflow"} == set()
+
+
+def test_no_file_has_a_name_that_says_nothing() -> None:
+    assert [file for file in sources() if {part.removesuffix(".py") for part in file.parts[-2:]} & NO_NAMES] == []
+
+
+def test_no_source_file_is_long() -> None:
+    lines = {
+        str(file.relative_to(ROOT)): len(file.read_text(encoding="utf-8").splitlines())
+        for file in sources("condense", "search", "benchmarks")
+    }
+    assert {name: count for name, count in lines.items() if count > MOST_LINES} == {}
