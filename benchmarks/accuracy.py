@@ -13,9 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +22,7 @@ from statistics import fmean, median
 from typing import Any
 
 import torch
+from provenance import provenance
 
 from condense.baseline_settings import MMD_LEARNING_RATES, avdd, mmd
 from condense.comparison import Comparison, Sample, as_json, compare, share_of
@@ -232,27 +230,6 @@ def headlines_table(found: Mapping[str, Any]) -> str:
         )
     )
     return "\n".join(lines)
-
-
-def provenance() -> dict[str, Any]:
-    """Commit and machine."""
-
-    def git(*arguments: str) -> str:
-        asked = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
-        return asked.stdout.strip()
-
-    return {
-        "commit": git("rev-parse", "HEAD") or None,
-        "uncommitted_changes": bool(git("status", "--porcelain")),
-        "machine": {
-            "cpu_count": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "platform": platform.platform(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        },
-    }
 
 
 def read_settings(paths: Sequence[Path], quick: bool) -> dict[int, CondensationConfig]:

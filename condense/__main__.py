@@ -82,7 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     level = logging.INFO if options.verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s %(message)s")
     from condense.errors import UserError
+    from condense.process import prepare_process
 
+    prepare_process()
     try:
         from condense import commands  # here: `--help` needs no torch
 

@@ -1,38 +1,41 @@
-"""What suits a process that condenses on a CPU. To be called before torch is first imported in it."""
+"""What suits a process that condenses on a CPU: idle threads that sleep, and an allocator that keeps what is freed.
+
+- Where other processes want the cores as well (the trials of a search, a second job), OpenMP threads that spin keep the
+  one they wait for from running: a step of the engine then took 5 to 10 times as long (`benchmarks/LOG.md`).
+- glibc hands large buffers back to the system at every step, only to ask for them again: the page faults took a fifth to
+  a third of a step. An arena of a thread's own is handed back whatever the thresholds, hence a single one.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import os
 
-_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # mallopt's parameters (malloc.h)
+KEEP = 1 << 30  # bytes
+# For a process that is still to be started. GNU's OpenMP is what torch ships: a short spin is faster than none.
+ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "100",
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(KEEP),
+    "MALLOC_TRIM_THRESHOLD_": str(KEEP),
+}
+_MALLOPT = {"MALLOC_ARENA_MAX": -8, "MALLOC_MMAP_THRESHOLD_": -3, "MALLOC_TRIM_THRESHOLD_": -1}  # malloc.h
+
+
+def environment() -> dict[str, str]:
+    """`ENVIRONMENT` where the user has not set anything else."""
+    return {key: os.environ.get(key, value) for key, value in ENVIRONMENT.items()}
 
 
 def prepare_process() -> None:
-    """Idle threads sleep, and freed memory is kept. A user's own settings win."""
-    _share_the_cores()
-    _keep_memory()
-
-
-def _share_the_cores() -> None:
-    """Makes idle threads of OpenMP sleep almost at once instead of spinning.
-
-    Where other processes want the cores as well (the trials of a search, a second job), spinning threads keep the one
-    they wait for from running: a step of the engine then took 5 to 10 times as long (`benchmarks/LOG.md`).
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("GOMP_SPINCOUNT", "100")  # GNU's OpenMP, which torch ships: a short spin is faster than none
-
-
-def _keep_memory() -> None:
-    """Keeps glibc from handing large buffers back to the system at every step, only to ask for them again: the page
-    faults took a fifth of a step. Does nothing with another C library or allocator.
-    """
-    if any(key.startswith("MALLOC_") for key in os.environ):
-        return
+    """The same for this process. To be called before torch is imported; threads that run already keep their arenas."""
+    chosen = environment()
+    os.environ.update({key: value for key, value in chosen.items() if key not in _MALLOPT})
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
+    except (OSError, AttributeError):  # another C library
         return
-    mallopt(_MMAP_THRESHOLD, 1 << 30)
-    mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
+    for key, parameter in _MALLOPT.items():
+        if key not in os.environ:  # else glibc has read it
+            mallopt(parameter, int(chosen[key]))

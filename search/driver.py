@@ -9,6 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,9 +83,10 @@ class Search:
         check_data(space)
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}
         ledger = Ledger.open(request.output, space.model_dump(mode="json"), resume=request.resume, versions=versions)
-        with contextlib.closing(ledger):
-            check_tracking(request.tracking_uri)
+        with contextlib.closing(ledger), ThreadPoolExecutor(1) as pool:
+            checked = pool.submit(check_tracking, request.tracking_uri)  # beside the start of Ray: seconds each
             with ray_session(request.address):
+                checked.result()
                 return self._with_ray(ledger)
 
     def _with_ray(self, ledger: Ledger) -> int:

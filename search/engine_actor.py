@@ -18,7 +18,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from condense.process import prepare_process
+from condense.process import environment, prepare_process
 
 
 @dataclass
@@ -337,7 +337,7 @@ class Broker:
         if current is not None and current[0] != bad:
             return current
         incarnation = 1 if current is None else current[0] + 1
-        environment = {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}
+        variables = environment() | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
         handle = (
             ray.remote(EngineActor)
             .options(
@@ -345,7 +345,7 @@ class Broker:
                 num_gpus=0,
                 max_concurrency=1000,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
-                runtime_env={"env_vars": environment} if environment else None,
+                runtime_env={"env_vars": variables},
             )
             .remote(self.threads)
         )

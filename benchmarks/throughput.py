@@ -1,0 +1,207 @@
+"""How fast condensations are: the engine against one process per trial, a pack against one after the other, a whole
+search against the bare engine. Both sides of every figure are measured here, in turn, on one machine.
+
+python benchmarks/throughput.py --json throughput.json
+
+- speedup_over_naive: replica-steps per second of 8 concurrent trials in one engine, over 8 concurrent processes that
+  each load the encoder and re-encode a real batch of 128 items per class at every step (`naive.py`).
+- packing_speedup: 8 trials in one pack over the same 8 one after the other in the same engine.
+- search_overhead: seconds of a whole search (Ray Tune, Optuna, MLflow; from the first line of `search/run.py` to the last
+  trial's end) over the bare engine doing the same steps and validations (from the first line of its process).
+"""
+
+from __future__ import annotations
+
+from condense.process import prepare_process
+
+prepare_process()
+
+import argparse  # noqa: E402  (what is above must come before torch)
+import json  # noqa: E402
+import os  # noqa: E402
+import subprocess  # noqa: E402
+import sys  # noqa: E402
+import tempfile  # noqa: E402
+import time  # noqa: E402
+from pathlib import Path  # noqa: E402
+from statistics import median  # noqa: E402
+from typing import Any  # noqa: E402
+
+import torch  # noqa: E402
+from provenance import provenance  # noqa: E402
+
+from condense.condensation import Condensation  # noqa: E402
+from condense.config import CondensationConfig, Hyperparameters  # noqa: E402
+from condense.embeddings import Task  # noqa: E402
+from condense.engine import Engine, validate  # noqa: E402
+from condense.store import Store  # noqa: E402
+from condense.tasks import load_task  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
+TRIALS = 8  # at a time
+SEARCH = {"dpc": 10, "steps": 100, "report_every": 25, "concurrent": 4}  # quickstart in the size of a search in earnest
+SETTING = Hyperparameters(lambda_cross=0.3, lambda_joint=0.3, frequency_scale=0.5, learning_rate=10.0)
+
+
+def engine_rate(task: Task, dpc: int, packed: bool, seconds: float) -> float:
+    """Replica-steps per second of TRIALS replicas: all in one pack, or one after the other."""
+    replicas = [Condensation(task, dpc, "herding", SETTING, seed, 100_000) for seed in range(TRIALS)]
+    engine, steps = Engine(), 0
+    groups = [replicas] if packed else [[replica] for replica in replicas]
+    for group in groups:
+        engine.run(group, 3)
+    elapsed = 0.0
+    while elapsed < seconds:
+        for group in groups:
+            engine.run(group, 1)  # lays the pack out; a trial that runs alone does so once, too
+            started = time.perf_counter()
+            engine.run(group, 10)
+            elapsed += time.perf_counter() - started
+            steps += 10 * len(group)
+    return steps / elapsed
+
+
+def naive_rate(config: CondensationConfig) -> float:
+    """Replica-steps per second of TRIALS processes of `naive.py` at the same time."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "task.json").write_text(config.model_dump_json())
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        command = [sys.executable, str(ROOT / "benchmarks" / "naive.py"), str(folder / "task.json"), str(folder)]
+        processes = [subprocess.Popen([*command, str(seed)], env=environment, cwd=ROOT) for seed in range(TRIALS)]
+        while len(list(folder.glob("*.ready"))) < TRIALS:
+            if any(process.poll() for process in processes):
+                raise RuntimeError("a naive process failed")
+            time.sleep(0.05)
+        (folder / "go").touch()
+        if any(process.wait() for process in processes):
+            raise RuntimeError("a naive process failed")
+        done = [json.loads((folder / f"{seed}.json").read_text()) for seed in range(TRIALS)]
+        return sum(entry["steps"] / entry["seconds"] for entry in done)
+
+
+def compare_rates(store: Store, seconds: float, rounds: int) -> dict[str, Any]:
+    """Replica-steps per second of the three ways, at 1 and 10 items per class."""
+    figures: dict[str, Any] = {}
+    for dpc in (1, 10):
+        config = CondensationConfig(dpc=dpc, hyperparameters=SETTING)
+        task = load_task(config, store, torch.device("cpu"))
+        rates: dict[str, list[float]] = {"naive": [], "one_by_one": [], "packed": []}
+        for _ in range(rounds):
+            rates["naive"].append(naive_rate(config))
+            rates["one_by_one"].append(engine_rate(task, dpc, packed=False, seconds=seconds))
+            rates["packed"].append(engine_rate(task, dpc, packed=True, seconds=seconds))
+        figures[f"dpc_{dpc}"] = {way: {"median": median(values), "values": values} for way, values in rates.items()}
+    return figures
+
+
+def search_seconds(folder: Path, trials: int) -> tuple[float, list[dict[str, Any]]]:
+    """Seconds from the start of `search/run.py` to its last trial's end; what each trial was and did."""
+    started = time.time()
+    command = [sys.executable, str(ROOT / "search" / "run.py"), "--space", "quickstart", "--output", str(folder)]
+    command += ["--set", f"trials={trials}", "--set", "confirmation.top_k=1", "--set", "confirmation.seeds=2"]
+    command += ["--set", f"tasks.0.dpc={SEARCH['dpc']}", "--set", f"steps={SEARCH['steps']}"]
+    command += ["--set", f"report_every={SEARCH['report_every']}", "--set", f"max_concurrent={SEARCH['concurrent']}"]
+    done = subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"the search failed: {done.stdout}{done.stderr}")
+    results = [json.loads(file.read_text()) for file in sorted(folder.glob("trials/*/result.json"))]
+    known = [json.loads(file.read_text()) for file in sorted(folder.glob("trials/*/trial.json"))]
+    trials_done = [
+        {"config": of["config"], "seeds": of["seeds"], "steps": result["steps"]}
+        for of, result in zip(known, results, strict=True)
+    ]
+    return max(result["finished"] for result in results) - started, trials_done
+
+
+def bare(file: Path) -> None:
+    """The bare engine, in a process of its own: the trials in `file`, as many at a time, validated as often."""
+    work = json.loads(file.read_text())
+    config = CondensationConfig(dpc=work["dpc"])
+    task = load_task(config, Store(), torch.device("cpu"))
+    engine = Engine()
+    waiting, running = list(work["trials"]), []
+    while waiting or running:
+        while waiting and len(running) < work["concurrent"]:
+            trial = waiting.pop(0)
+            h = Hyperparameters.model_validate(trial["config"])
+            members = [Condensation(task, config.dpc, "herding", h, seed, work["steps"]) for seed in trial["seeds"]]
+            running.append((trial["steps"], members))
+        engine.step([replica for _, members in running for replica in members])
+        due = [m for _, m in running if m[0].step % work["report_every"] == 0 or m[0].step == work["steps"]]
+        if due:
+            validate([replica for members in due for replica in members])
+        for steps, members in list(running):
+            if members[0].step >= steps:
+                running.remove((steps, members))
+                for replica in members:
+                    engine.losses_of(replica)
+                    engine.leave(replica)
+
+
+def search_overhead(trials: int, rounds: int) -> dict[str, Any]:
+    """Both sides, in turn; the search's steps are its own, as early stopping left them."""
+    searches, bares = [], []
+    with tempfile.TemporaryDirectory() as name:
+        for turn in range(rounds):
+            seconds, done = search_seconds(Path(name) / f"search_{turn}", trials)
+            searches.append(seconds)
+            file = Path(name) / "work.json"
+            file.write_text(json.dumps({"trials": done, **SEARCH}))
+            started = time.perf_counter()
+            command = [sys.executable, str(Path(__file__).resolve()), "--bare", str(file)]
+            subprocess.run(command, cwd=ROOT, check=True)
+            bares.append(time.perf_counter() - started)
+    replica_steps = sum(trial["steps"] * len(trial["seeds"]) for trial in done)
+    return {
+        "search_seconds": searches,
+        "bare_seconds": bares,
+        "trials": trials,
+        "replica_steps": replica_steps,
+        "search_overhead": median(s / b for s, b in zip(searches, bares, strict=True)),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.add_argument("--trials", type=int, default=50, help="of the search whose overhead is measured")
+    parser.add_argument("--seconds", type=float, default=6.0, help="of each measurement of the engine")
+    parser.add_argument("--rounds", type=int, default=3, help="of each side, in turn; the median counts")
+    parser.add_argument("--only", choices=["rates", "search"], help="one half of the benchmark")
+    parser.add_argument("--bare", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.bare:
+        bare(options.bare)
+        return 0
+    figures: dict[str, Any] = provenance()
+    store = Store()
+    load_task(CondensationConfig(), store, torch.device("cpu"))  # fills the cache: no side should pay for that
+    if options.only != "search":
+        rates = compare_rates(store, options.seconds, options.rounds)
+        figures["replica_steps_per_second"] = rates
+        figures["speedup_over_naive"] = {k: v["packed"]["median"] / v["naive"]["median"] for k, v in rates.items()}
+        figures["packing_speedup"] = {k: v["packed"]["median"] / v["one_by_one"]["median"] for k, v in rates.items()}
+        print(f"| {TRIALS} trials, replica-steps per second | 1 per class | 10 per class |\n| --- | ---: | ---: |")
+        for way, told in (
+            ("naive", f"{TRIALS} processes, real batch re-encoded"),
+            ("one_by_one", "engine, one after the other"),
+            ("packed", "engine, packed"),
+        ):
+            print(f"| {told} | " + " | ".join(f"{rates[d][way]['median']:.1f}" for d in rates) + " |")
+        for key, told in (("speedup_over_naive", "over naive"), ("packing_speedup", "by packing")):
+            print(f"| **speed-up {told}** | " + " | ".join(f"**{x:.1f} x**" for x in figures[key].values()) + " |")
+    if options.only != "rates":
+        figures |= search_overhead(options.trials, options.rounds)
+        whole, engine = median(figures["search_seconds"]), median(figures["bare_seconds"])
+        print(
+            f"\na search of {options.trials} trials x 3 seeds: {whole:.1f} s; the bare engine: {engine:.1f} s; ", end=""
+        )
+        print(f"search_overhead {figures['search_overhead']:.2f}")
+    if options.json is not None:
+        options.json.write_text(json.dumps(figures, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
