@@ -6,6 +6,8 @@ import json
 import logging
 import math
 import shlex
+import shutil
+import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -229,11 +231,13 @@ class Results:
         self.say(verdict(report))
         self.say(test_verdict(report["test"]))
         self.say("")
-        self.say(f"report     {self.output / 'report.html'}")
-        self.say(f"again      python -m condense run {shlex.quote(str(self.output / 'best.yaml'))} --output DIR")
+        python = command("python")
+        self.say(f"report     {python} -m webbrowser {shlex.quote(str(self.output / 'report.html'))}")
+        self.say(f"again      {python} -m condense run {shlex.quote(str(self.output / 'best.yaml'))} --output DIR")
         served = self.tracker.where.startswith("http")
         if not served:
-            self.say(f"MLflow UI  mlflow ui --backend-store-uri {shlex.quote(self.tracker.where)}   and then open")
+            uri = shlex.quote(self.tracker.where)
+            self.say(f"MLflow UI  {command('mlflow')} ui --backend-store-uri {uri}   and then open")
         base = self.tracker.where.rstrip("/") if served else "http://127.0.0.1:5000"
         self.say(
             f"{'MLflow UI' if served else '':<9}  {comparison_link(base, self.tracker.experiment_id, self.ledger.search_id)}"
@@ -246,6 +250,15 @@ def candidates(records: Sequence[TrialRecord], top_k: int) -> list[TrialRecord]:
     """
     scored = [r for r in records if r.status in ("completed", "pruned") and r.name != "paper_default" and r.reports]
     return sorted(scored, key=lambda r: (r.status != "completed", -r.steps, -r.metrics["score"]))[:top_k]
+
+
+def command(name: str) -> str:
+    """How a shell in the current folder finds a program of this environment, also where it is not activated."""
+    own = Path(sys.executable).with_name(name)
+    found = shutil.which(name)
+    if (found is not None and Path(found).parent == own.parent) or not own.exists():
+        return name
+    return shlex.quote(str(own.relative_to(Path.cwd()) if own.is_relative_to(Path.cwd()) else own))
 
 
 def comparison_link(base: str, experiment: str | None, search_id: str) -> str:

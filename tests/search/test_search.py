@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,7 +77,10 @@ def test_the_output_folder(whole_search: tuple[Path, SearchProcess]) -> None:
     assert search.err.read_text() == ""
     assert "recommended" in search.out.read_text()
     assert str(output / "report.html") in search.out.read_text()
-    assert "mlflow ui --backend-store-uri" in search.out.read_text()
+    commands = {line.split()[0]: line.split() for line in search.out.read_text().splitlines() if line.strip()}
+    assert commands["MLflow"][3:5] == ["ui", "--backend-store-uri"]
+    for program in (commands["MLflow"][2], commands["report"][1], commands["again"][1]):
+        assert shutil.which(program, path=f"{search.out.parent}:{os.environ['PATH']}") is not None
 
     rows = table(output)
     assert [row["number"] for row in rows] == list(range(8)) == [int(number) for number in results(output)]
