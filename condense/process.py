@@ -1,9 +1,9 @@
 """What suits a process that condenses on a CPU: idle threads that sleep, and an allocator that keeps what is freed.
 
 - Where other processes want the cores as well (the trials of a search, a second job), OpenMP threads that spin keep the
-  one they wait for from running: a step of the engine then took 5 to 10 times as long (`benchmarks/LOG.md`).
-- glibc hands large buffers back to the system at every step, only to ask for them again: the page faults took a fifth to
-  a third of a step. An arena of a thread's own is handed back whatever the thresholds, hence a single one.
+  one they wait for from running.
+- glibc hands large buffers back to the system at every step, only to ask for them again: the page faults took a fifth of a
+  step and more (`benchmarks/LOG.md`). An arena of a thread's own is handed back whatever the thresholds, hence a single one.
 """
 
 from __future__ import annotations
