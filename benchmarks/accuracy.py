@@ -30,11 +30,12 @@ from condense.condensation import Condensation
 from condense.config import CondensationConfig, Hyperparameters
 from condense.data.dataset import MemorySplit
 from condense.embeddings import Task
-from condense.engine import Engine, probe_accuracy, validate
+from condense.engine import Engine
 from condense.errors import UserError
 from condense.overrides import load_config
 from condense.store import Store
 from condense.tasks import load_task, task_key
+from condense.validation import probe_accuracy, validate
 
 ROOT = Path(__file__).resolve().parent
 SETTINGS = [ROOT / "settings" / f"dpc_{dpc}.yaml" for dpc in (1, 5, 10, 20)]

@@ -33,9 +33,10 @@ from provenance import provenance  # noqa: E402
 from condense.condensation import Condensation  # noqa: E402
 from condense.config import CondensationConfig, Hyperparameters  # noqa: E402
 from condense.embeddings import Task  # noqa: E402
-from condense.engine import Engine, validate  # noqa: E402
+from condense.engine import Engine  # noqa: E402
 from condense.store import Store  # noqa: E402
 from condense.tasks import load_task  # noqa: E402
+from condense.validation import validate  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 TRIALS = 8  # at a time

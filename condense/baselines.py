@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 
 from condense.embeddings import Embedded, Task
-from condense.engine import probe_accuracy
 from condense.initial import choose
+from condense.validation import probe_accuracy
 
 SELECTIONS = ("random", "herding", "k_center")
 

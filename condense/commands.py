@@ -20,8 +20,7 @@ from condense.condensation import Condensation
 from condense.config import CondensationConfig, validate
 from condense.data.dataset import MemorySplit
 from condense.embeddings import Task
-from condense.engine import Engine, probe_accuracy
-from condense.engine import validate as validation_accuracies
+from condense.engine import Engine
 from condense.errors import UserError
 from condense.export import RECORD, export, read_export
 from condense.export import _check_replaceable as check_replaceable
@@ -30,6 +29,8 @@ from condense.overrides import load_config
 from condense.retrieval import alignment_warnings
 from condense.store import Store
 from condense.tasks import load_task, load_test
+from condense.validation import probe_accuracy
+from condense.validation import validate as validation_accuracies
 
 REPORTS = 10  # validations during a run
 

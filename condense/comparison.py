@@ -27,11 +27,11 @@ from condense.condensation import initial_inputs
 from condense.convnet import convnet_accuracy, train_from_scratch
 from condense.data.dataset import MemorySplit, Split
 from condense.embeddings import Embedded, Task, embed_split
-from condense.engine import probe_accuracy
 from condense.evaluate import as_share
 from condense.retrieval import retrieval_recall, train_projections
 from condense.store import Store
 from condense.tasks import load_test
+from condense.validation import probe_accuracy
 
 VERSION = 1  # of the ConvNet protocol, besides what its keyword arguments say
 CONVNET_STEPS = 300

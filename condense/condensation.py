@@ -78,6 +78,7 @@ class Condensation:
                 )
         self._order = torch.empty(0, dtype=torch.int64)
         self._position = 0
+        self._chosen: tuple[int, Tensor] | None = None  # step, what `next_frequencies` gave for it
 
     @property
     def labels(self) -> Tensor:
@@ -92,13 +93,19 @@ class Condensation:
         return 0.5 * (1 + math.cos(math.pi * min(1.0, self.step / self.total_steps)))
 
     def next_frequencies(self) -> Tensor:
-        """(F,) int64, on the CPU: the part of the pool for the coming step. Each pass over the pool has a new order."""
+        """(F,) int64, on the CPU: the part of the pool for the coming step. Each pass over the pool has a new order.
+
+        Asked again before the step is taken (an engine that ran out of memory tries again), it is the same.
+        """
+        if self._chosen is not None and self._chosen[0] == self.step:
+            return self._chosen[1]
         count = self.hyperparameters.num_frequencies
         if self._position + count > len(self._order):
             self._order = torch.randperm(max(self.hyperparameters.frequency_pool, count), generator=self.generator)
             self._position = 0
         chosen = self._order[self._position : self._position + count]
         self._position += count
+        self._chosen = self.step, chosen
         return chosen
 
     def state_dict(self) -> dict[str, Any]:
@@ -140,7 +147,7 @@ class Condensation:
         self.step = state["step"]
         self.normalizer = state["normalizer"].to(self.task.device, copy=True)
         self.generator.set_state(state["generator"])
-        self._order, self._position = state["order"].clone(), state["position"]
+        self._order, self._position, self._chosen = state["order"].clone(), state["position"], None
         self.divergence = None if state["divergence"] is None else Divergence(*state["divergence"])
 
 

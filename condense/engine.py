@@ -1,221 +1,71 @@
 """MANY condensations on one device: one encoder, one copy of the embeddings, one pass per step.
 
-The synthetic items of all replicas go through the frozen encoder together, forward and backward. This is exact: in
-evaluation mode items do not see each other, and the total loss is a sum of losses of which each has one replica's
-items only. Replicas join and leave between steps.
+The synthetic items of all replicas go through the frozen encoder together (`condense.pack`), as many at a time as the
+device has memory for. Replicas join and leave between steps; none of them is disturbed by what happens to another.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from condense import memory
 from condense.condensation import Condensation, Divergence
-from condense.embeddings import Embedded, Task
-from condense.evaluate import accuracy, pad, train_probes
-from condense.objective import TERMS, Objective
+from condense.objective import TERMS
+from condense.pack import Group, Pack
 
-ADAM_BETA2 = 0.999
-ADAM_EPSILON = 1e-8
+LEAST_BUDGET = 2**28  # bytes: a host that is short of memory at the moment is not worked at item by item
 
 
-@dataclass
-class Group:
-    """Replicas whose losses are one batched computation: same task, dpc and kind of objective. Q of them."""
-
-    replicas: list[Condensation]
-    objective: Objective
-    frequencies: dict[str, Tensor]  # modality -> (Q, P, D)
-    phi_real: dict[str, Tensor]  # modality -> (2, Q, C, P)
-    weights: Tensor  # (Q, 3) lambdas
-    normalizer: Tensor  # (Q, 3)
-    item_factor: float  # gradients are of item_factor * total
-
-    @staticmethod
-    def kind(replica: Condensation) -> tuple[object, ...]:
-        h = replica.hyperparameters
-        return (
-            id(replica.task),
-            replica.dpc,
-            h.discrepancy,
-            h.scaling,
-            h.num_frequencies,
-            h.frequency_pool,
-            replica.step == 0,  # those that still need their normaliser are kept apart for one step
-        )
-
-    @staticmethod
-    def of(replicas: list[Condensation]) -> Group:
-        first, device = replicas[0], replicas[0].task.device
-        hs = [r.hyperparameters for r in replicas]
-        alpha: Tensor | float = hs[0].alpha
-        beta: Tensor | float = hs[0].beta
-        if len({(h.alpha, h.beta) for h in hs}) > 1:
-            alpha = torch.tensor([h.alpha for h in hs], device=device)[:, None, None]
-            beta = torch.tensor([h.beta for h in hs], device=device)[:, None, None]
-        task = first.task
-        return Group(
-            replicas,
-            Objective(task.statistics, task.encoder.output_scale, hs[0].discrepancy, hs[0].scaling, alpha, beta),
-            {m: torch.stack([r.frequencies[m] for r in replicas]) for m in first.frequencies},
-            {m: torch.stack([r.phi_real[m] for r in replicas], 1) for m in first.phi_real},
-            torch.tensor([[h.lambda_uni, h.lambda_cross, h.lambda_joint] for h in hs], device=device),
-            torch.stack([r.normalizer for r in replicas]),
-            # Terms are means over classes and items. Their sum over items makes a learning rate mean the same thing
-            # for every number of classes and dpc. The published scaling has no such factor.
-            1.0 if hs[0].scaling == "paper" else float(task.dataset.num_classes * first.dpc),
-        )
-
-    def backward(self, synthetic: Mapping[str, Tensor]) -> Tensor:
-        """Adds the gradient of the weighted loss to the leaves `synthetic` (modality -> (Q, C, s, D)).
-
-        Returns (Q, 4), detached: uni, cross, joint as they are, and the normalised weighted total.
-        """
-        frequencies, phi_real = {}, {}
-        if self.frequencies:
-            chosen = torch.stack([r.next_frequencies() for r in self.replicas]).to(self.weights.device)  # (Q, F)
-            classes = self.replicas[0].task.dataset.num_classes
-            for m, pool in self.frequencies.items():
-                q, size, dim = pool.shape
-                rows = chosen + size * torch.arange(q, device=chosen.device)[:, None]
-                frequencies[m] = pool.view(-1, dim).index_select(0, rows.view(-1)).view(q, -1, dim)
-                index = chosen[None, :, None, :].expand(2, -1, classes, -1)
-                phi_real[m] = self.phi_real[m].gather(3, index)
-        terms = self.objective.terms(synthetic, frequencies, phi_real)
-        if self.replicas[0].step == 0:
-            self._set_normalizer(terms)
-        total = (self.weights * terms / self.normalizer).sum(1)
-        (self.item_factor * total.sum()).backward()
-        return torch.cat([terms.detach(), total.detach()[:, None]], 1)
-
-    def _set_normalizer(self, terms: Tensor) -> None:
-        size = terms.detach().abs()
-        one = torch.ones_like(size)
-        # A term that is zero at the start (a single modality has no pairs) is left as it is.
-        known = one if self.objective.scaling == "paper" else torch.where(size > 1e-8, size, one)
-        self.normalizer = torch.where(size.isfinite(), known, one)
-        for replica, own in zip(self.replicas, self.normalizer, strict=True):
-            replica.normalizer = own.clone()
+Shape = tuple[object, ...]
 
 
-class Pack:
-    """Replicas that share an encoder, laid out for one pass. The replicas' tensors become views of the pack's."""
+@dataclass(frozen=True)
+class Need:
+    """Memory of a pass, in bytes, as a function of the number of replicas of one kind."""
 
-    def __init__(self, replicas: Iterable[Condensation]) -> None:
-        replicas = list(replicas)
-        kinds = {kind: i for i, kind in enumerate(dict.fromkeys(Group.kind(r) for r in replicas))}
-        ordered = sorted(replicas, key=lambda r: kinds[Group.kind(r)])
-        self.replicas = ordered
-        self.encoder = ordered[0].task.encoder
-        self.groups = [Group.of(list(same)) for _, same in itertools.groupby(ordered, key=Group.kind)]
-        self.inputs: dict[str, Tensor] = {}
-        self.velocity: dict[str, Tensor] = {}
-        self.square: dict[str, Tensor] = {}
-        self.rate: dict[str, Tensor] = {}
-        self.momentum: dict[str, Tensor] = {}
-        self.range: dict[str, tuple[float, float]] = {}
-        self.adam: dict[str, Tensor] = {}
-        self.owner: dict[str, Tensor] = {}  # modality -> (N,) int64: which of `replicas` an item belongs to
-        for m in dict.fromkeys(m for r in ordered for m in r.inputs):
-            self._lay_out(m, [r for r in ordered if m in r.inputs])
+    fixed: int
+    each: int
 
-    def _lay_out(self, m: str, members: list[Condensation]) -> None:
-        device = members[0].task.device
-        counts = [len(r.inputs[m]) for r in members]
-        column = (-1,) + (1,) * (members[0].inputs[m].ndim - 1)
 
-        def per_item(values: Sequence[float]) -> Tensor:
-            return (
-                torch.tensor(values, device=device).repeat_interleave(torch.tensor(counts, device=device)).view(column)
-            )
+@dataclass(frozen=True)
+class Failure:
+    """A replica that could not take a step, and why. The others have taken theirs."""
 
-        self.inputs[m] = torch.cat([r.inputs[m] for r in members])
-        self.velocity[m] = torch.cat([r.velocity[m] for r in members])
-        places = [i for i, r in enumerate(self.replicas) if m in r.inputs]
-        self.owner[m] = torch.tensor(places, device=device).repeat_interleave(torch.tensor(counts, device=device))
-        self.rate[m] = per_item([r.hyperparameters.learning_rate_of(m) for r in members])
-        self.momentum[m] = per_item([r.hyperparameters.momentum for r in members])
-        spec = members[0].task.dataset.specs[m]
-        self.range[m] = (spec.low, spec.high)
-        for r, x, v in zip(members, self.inputs[m].split(counts), self.velocity[m].split(counts), strict=True):
-            r.inputs[m], r.velocity[m] = x, v
-        if any(r.square for r in members):
-            self.adam[m] = per_item([float(bool(r.square)) for r in members]).bool()
-            self.square[m] = torch.cat([r.square.get(m, torch.zeros_like(r.inputs[m])) for r in members])
-            for r, s in zip(members, self.square[m].split(counts), strict=True):
-                if r.square:
-                    r.square[m] = s
-
-    def step(self) -> list[tuple[list[Condensation], Tensor]]:
-        """One optimiser step of every replica. Returns per group its replicas and their losses, (Q, 4) on the device."""
-        leaves = {m: x.detach().requires_grad_() for m, x in self.inputs.items()}
-        embedded = {m: self.encoder.embed(m, x) for m, x in leaves.items()}
-        cut = {m: x.detach().requires_grad_() for m, x in embedded.items()}
-        losses = []
-        offset = dict.fromkeys(cut, 0)
-        for group in self.groups:
-            first = group.replicas[0]
-            q, s = len(group.replicas), first.dpc
-            synthetic = {}
-            for m in first.inputs:
-                count = sum(len(r.inputs[m]) for r in group.replicas)
-                part = cut[m][offset[m] : offset[m] + count]
-                synthetic[m] = part.view(q, -1, s, part.shape[1])
-                offset[m] += count
-            losses.append((group.replicas, group.backward(synthetic)))
-        gradients = torch.autograd.grad(list(embedded.values()), list(leaves.values()), [cut[m].grad for m in embedded])
-        factors = torch.tensor([r.schedule_factor for r in self.replicas]).to(self.groups[0].weights.device)
-        with torch.no_grad():
-            for m, gradient in zip(leaves, gradients, strict=True):
-                rate = self.rate[m] * factors[self.owner[m]].view(self.rate[m].shape)
-                self._update(m, gradient, rate)
-        for replica in self.replicas:
-            replica.step += 1
-        return losses
-
-    def _update(self, m: str, gradient: Tensor, rate: Tensor) -> None:
-        velocity, momentum = self.velocity[m], self.momentum[m]
-        if m not in self.square:
-            velocity.mul_(momentum).add_(gradient)  # SGD: v = mu v + g; x -= lr v
-            self.inputs[m].addcmul_(velocity, rate, value=-1)
-        else:
-            adam, square = self.adam[m], self.square[m]
-            velocity.mul_(momentum).add_(gradient * torch.where(adam, 1 - momentum, torch.ones_like(momentum)))
-            square.mul_(ADAM_BETA2).addcmul_(gradient, gradient, value=1 - ADAM_BETA2)
-            steps = (
-                torch.cat([torch.full((len(r.inputs[m]),), r.step + 1.0) for r in self.replicas if m in r.inputs])
-                .to(gradient)
-                .view(momentum.shape)
-            )
-            unbiased = velocity / (1 - momentum.pow(steps))
-            root = (square / (1 - torch.pow(ADAM_BETA2, steps))).sqrt_().add_(ADAM_EPSILON)
-            self.inputs[m].addcmul_(torch.where(adam, unbiased / root, velocity), rate, value=-1)
-        self.inputs[m].clamp_(*self.range[m])
+    replica: Condensation
+    error: Exception
 
 
 class Engine:
     """Steps any number of replicas on one device. Not thread-safe: one thread at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, budget: int | None = None) -> None:
+        """`budget`: bytes that a pass may take; by default what the device has left, less a margin."""
+        self._budget = budget
         self._packs: dict[tuple[int, ...], list[Pack]] = {}
         self._history: dict[int, list[Tensor]] = {}
+        self._needs: dict[Shape, Need] = {}
+        self._ceiling: dict[int, int] = {}  # id of an encoder -> bytes: what turned out to be too much, halved
+        self._at_once: dict[Shape, int] = {}  # items at once, where a single replica is too much
 
-    def step(self, replicas: Sequence[Condensation]) -> None:
-        """One step of each of `replicas` that has not diverged."""
+    def step(self, replicas: Sequence[Condensation]) -> list[Failure]:
+        """One step of each of `replicas` that has not diverged. Returns those that could not."""
         live = [r for r in replicas if r.divergence is None]
+        failures = []
         for pack in self._packs_of(live):
-            for members, losses in pack.step():
-                for replica, row in zip(members, losses.unbind(), strict=True):
-                    self._history.setdefault(id(replica), []).append(row)
+            failures += self._step(pack)
+        if failures:
+            self._packs.clear()
+        return failures
 
     def run(self, replicas: Sequence[Condensation], steps: int) -> dict[int, Tensor]:
-        """`steps` steps of each; returns position in `replicas` -> its losses, as `losses_of`."""
+        """`steps` steps of each; returns position in `replicas` -> its losses, as `losses_of`. Raises what fails."""
         for _ in range(steps):
-            self.step(replicas)
+            for failure in self.step(replicas):
+                raise failure.error
         return {i: self.losses_of(r) for i, r in enumerate(replicas)}
 
     def losses_of(self, replica: Condensation) -> Tensor:
@@ -242,69 +92,109 @@ class Engine:
             for name in tensors:
                 tensors[name] = tensors[name].clone()
 
+    # One step, whatever happens ------------------------------------------------------------------------------------
+
+    def _step(self, pack: Pack) -> list[Failure]:
+        """A pack's step. One that is too large is taken in halves, and one in which something fails as well, until the
+        replica that fails is alone. Nothing is lost: a pass changes nothing, and the update needs no memory to speak of.
+        """
+        first = pack.replicas[0]
+        at_once = self._at_once.get(_shape(first)) if len(pack.replicas) == 1 else None
+        error = self._try(pack, at_once)
+        if error is None:
+            return []
+        if pack.torn:
+            return [Failure(replica, error) for replica in pack.replicas]
+        starved = memory.is_out_of_memory(error)
+        if starved and first.task.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if len(pack.replicas) > 1:
+            if starved:
+                self._ceiling[id(pack.encoder)] = sum(self._needs[_shape(r)].each for r in pack.replicas) // 2
+            middle = len(pack.replicas) // 2
+            halves = pack.replicas[:middle], pack.replicas[middle:]
+            self._packs.clear()
+            return [failure for half in halves for failure in self._step(Pack(half))]
+        items = max(len(x) for x in pack.inputs.values())
+        if not starved or at_once == 1:
+            return [Failure(first, error)]
+        self._at_once[_shape(first)] = max(1, min(at_once or items, items) // 2)
+        return self._step(pack)
+
+    def _try(self, pack: Pack, at_once: int | None) -> Exception | None:
+        """A pack's step, or why there was none."""
+        try:
+            done = pack.gradients(at_once)
+            pack.update(done.gradients)
+        except Exception as error:
+            # A traceback holds the tensors of the pass, which is what there is no memory for.
+            return error.with_traceback(None) if memory.is_out_of_memory(error) else error
+        for members, losses in done.losses:
+            for replica, row in zip(members, losses.unbind(), strict=True):
+                self._history.setdefault(id(replica), []).append(row)
+        return None
+
+    # Which replicas go together ------------------------------------------------------------------------------------
+
     def _packs_of(self, replicas: Sequence[Condensation]) -> list[Pack]:
-        """Packs for exactly these replicas, one per encoder; rebuilt when replicas come, go, or get their normaliser."""
+        """Packs for exactly these replicas; made anew when replicas come, go, or get their normaliser."""
         key = tuple(id(r) for r in replicas) + tuple(r.step == 0 for r in replicas)
         if key not in self._packs:
             self._packs = {}  # a replica's tensors are views of one pack at a time
             by_encoder: dict[int, list[Condensation]] = {}
             for replica in replicas:
                 by_encoder.setdefault(id(replica.task.encoder), []).append(replica)
-            self._packs = {key: [Pack(same) for same in by_encoder.values()]}
+            self._packs = {key: [Pack(part) for same in by_encoder.values() for part in self._parts(same)]}
         return self._packs[key]
 
+    def _parts(self, replicas: Sequence[Condensation]) -> Iterable[list[Condensation]]:
+        """Replicas of one encoder, divided so that each part fits into the budget; those of a kind stay together."""
+        by_shape: dict[Shape, list[Condensation]] = {}
+        for replica in replicas:
+            by_shape.setdefault(_shape(replica), []).append(replica)
+        for shape, same in by_shape.items():
+            if shape not in self._needs:
+                self._needs[shape] = self._profile(same)
+        most = self._budget_of(replicas[0])
+        part: list[Condensation] = []
+        taken = fixed = 0
+        for shape, same in by_shape.items():
+            need = self._needs[shape]
+            if need.fixed + need.each > most:
+                items = max(len(x) for x in same[0].inputs.values())
+                share = max(0, most - need.fixed) / need.each
+                self._at_once.setdefault(shape, max(1, int(items * share)))
+            for replica in same:
+                if part and max(fixed, need.fixed) + taken + need.each > most:
+                    yield part
+                    part, taken, fixed = [], 0, 0
+                part.append(replica)
+                taken, fixed = taken + need.each, max(fixed, need.fixed)
+        yield part
 
-@torch.no_grad()
-def synthetic_features(replicas: Sequence[Condensation]) -> list[Tensor]:
-    """Embeddings of each replica's items, all modalities side by side: (C * dpc, M * D) each, in one encoder pass."""
-    features: list[list[Tensor]] = [[] for _ in replicas]
-    by_encoder: dict[tuple[int, str], list[int]] = {}
-    for i, replica in enumerate(replicas):
-        for m in replica.inputs:
-            by_encoder.setdefault((id(replica.task.encoder), m), []).append(i)
-    for (_, m), members in by_encoder.items():
-        inputs = torch.cat([replicas[i].inputs[m] for i in members])
-        embedded = replicas[members[0]].task.encoder.embed(m, inputs)
-        for i, part in zip(members, embedded.split([len(replicas[i].inputs[m]) for i in members]), strict=True):
-            features[i].append(part)
-    return [torch.cat(parts, 1) for parts in features]
+    def _budget_of(self, replica: Condensation) -> int:
+        given = self._budget
+        if given is None:
+            given = max(LEAST_BUDGET, memory.budget(replica.task.device))
+        return min(given, self._ceiling.get(id(replica.task.encoder), given))
+
+    def _profile(self, replicas: Sequence[Condensation]) -> Need:
+        """Measures what a pass of one replica and of two of a shape takes; more are extrapolated from that."""
+        taken = []
+        for some in (replicas[:1], replicas[:2]):
+            try:
+                with memory.measured(replicas[0].task.device) as peak:
+                    Pack(some).gradients()
+            except Exception:  # whatever it is, the step itself will meet it, and knows what to do
+                break
+            taken.append(peak.bytes)
+        if not taken:
+            return Need(0, 1)
+        one, two = taken[0], taken[-1]
+        each = max(1, two - one) if len(replicas) > 1 and len(taken) > 1 else max(1, one)
+        return Need(max(0, one - each), each)
 
 
-def validate(replicas: Sequence[Condensation], head_seeds: Sequence[int] = (0,)) -> list[float]:
-    """Validation accuracy of a probe trained on each replica's items (mean over heads); probes are trained together.
-
-    NaN where an embedding is not finite: such a replica has diverged (in its last step, if no loss has shown it yet).
-    """
-    scores = [float("nan")] * len(replicas)
-    features = synthetic_features(replicas)
-    by_task: dict[int, list[int]] = {}
-    for i, replica in enumerate(replicas):
-        if bool(features[i].isfinite().all()):
-            by_task.setdefault(id(replica.task), []).append(i)
-        elif replica.divergence is None:
-            replica.divergence = Divergence(replica.step + 1, TERMS[0])
-    for members in by_task.values():
-        task: Task = replicas[members[0]].task
-        x, y, w = pad([features[i] for i in members], [replicas[i].labels for i in members])
-        probes = train_probes(x, y, w, task.dataset.num_classes, head_seeds)
-        right = accuracy(probes, task.validation.features, task.validation.labels).overall.mean(1)
-        for i, value in zip(members, right.tolist(), strict=True):
-            scores[i] = value
-    return scores
-
-
-def probe_accuracy(train: Embedded, held_out: Embedded, num_classes: int, head_seeds: Sequence[int] = (0,)) -> float:
-    """Accuracy on `held_out` of a probe trained on all of `train`."""
-    probes = train_probes(train.features[None], train.labels[None], None, num_classes, head_seeds)
-    return accuracy(probes, held_out.features, held_out.labels).overall.mean().item()
-
-
-def held_out_accuracy(replicas: Sequence[Condensation], held_out: Sequence[Embedded]) -> list[float]:
-    """As `validate`, on other data: `held_out[i]` for `replicas[i]`."""
-    features = synthetic_features(replicas)
-    return [
-        probe_accuracy(Embedded({"all": x}, r.labels), data, r.task.dataset.num_classes)
-        if bool(x.isfinite().all())
-        else float("nan")
-        for x, r, data in zip(features, replicas, held_out, strict=True)
-    ]
+def _shape(replica: Condensation) -> Shape:
+    """What the memory of a replica's pass depends on."""
+    return Group.kind(replica)[:-1]  # without whether its normaliser is known

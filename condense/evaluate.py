@@ -23,6 +23,7 @@ In scikit-learn's LogisticRegression, C = 1 / (weight_decay * N), on such x_i wi
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -103,28 +104,31 @@ def train_probes(
     start = torch.stack([_initial_head(seed, d, C) for seed in head_seeds], 1).to(x.device)  # (C, H, d+1)
     # What a start has outside the span of the items is 0 at the minimum and changes no logit of theirs: dropped.
     u = (start.flatten(0, 1) @ axes).view(R, C, H, -1)  # (R, C, H, r)
-    ahead = previous = u
-    momentum = torch.ones(R, 1, H, 1, device=x.device)
-    active = torch.ones(R, 1, H, 1, dtype=torch.bool, device=x.device)
+    ahead = u
+    pull = pull.expand_as(u).reshape(R, C * H, -1)
+    coefficient = _nesterov(steps).to(x.device)
+    since = torch.zeros(R, H, dtype=torch.int64, device=x.device)  # steps since the momentum started (anew)
+    active = torch.ones(R, 1, H, 1, device=x.device)  # 1 or 0
     taken = 0
     while taken < steps and bool(active.any()):
         for _ in range(min(8, steps - taken)):  # to look costs as much as a step on a small set, and waits for a GPU
-            probability = (ahead.flatten(1, 2) @ zt).view(R, C, -1).softmax(1)  # (R, C, H * N)
-            gradient = (probability.view(R, C * H, -1) @ wz).view(R, C, H, -1) - pull + weight_decay * ahead
-            u = torch.where(active, ahead - gradient * step_size, u)
-            moved = u - previous
-            uphill = (gradient * moved).sum((1, 3), keepdim=True) > 0  # (R, 1, H, 1)
-            momentum = momentum.masked_fill(uphill, 1.0)
-            following = (1 + (1 + 4 * momentum.square()).sqrt()) / 2
-            ahead = u + ((momentum - 1) / following) * moved
-            previous, momentum = u, following
+            probability = torch.bmm(ahead.view(R, C * H, -1), zt).view(R, C, -1).softmax(1)  # (R, C, H * N)
+            gradient = torch.baddbmm(
+                ahead.view(R, C * H, -1), probability.view(R, C * H, -1), wz, beta=weight_decay
+            ).sub_(pull)
+            gradient = gradient.view(R, C, H, -1)
+            moved = torch.addcmul(ahead, gradient, step_size, value=-1).sub_(u).mul_(active)
+            u = u + moved
+            since.masked_fill_((gradient * moved).sum((1, 3)) > 0, 0)  # uphill
+            ahead = torch.addcmul(u, moved, coefficient[since].view(R, 1, H, 1))
+            since.add_(1)
             taken += 1
         gap = gradient.square().sum((1, 3), keepdim=True) / (2 * weight_decay)
-        active = active & (gap > TOLERANCE)
+        active = active * (gap > TOLERANCE)
     head = torch.einsum("rkj,rchj->rhkc", axes, u)  # (R, H, d+1, C), for the standardised features
     weight = head[:, :, :d] / scale[:, None, None, None]
     bias = head[:, :, d] - torch.einsum("rk,rhkc->rhc", mean, weight)
-    return Probes(weight, bias, taken, ~active[:, 0, :, 0])
+    return Probes(weight, bias, taken, active[:, 0, :, 0] == 0)
 
 
 @torch.no_grad()
@@ -209,6 +213,17 @@ def _principal_axes(
     seen = size > 1e-10 * size[:, -1:]
     inverse = torch.where(seen, size, 1.0).rsqrt() * seen
     return ((scaled.mT @ left) * inverse.unsqueeze(1)).float(), (size * seen).float()
+
+
+@functools.cache
+def _nesterov(steps: int) -> Tensor:
+    """(steps + 1,): (t_k - 1) / t_{k+1} with t_0 = 1, t_{k+1} = (1 + sqrt(1 + 4 t_k^2)) / 2, for k = 0, 1, ..."""
+    t, coefficients = 1.0, []
+    for _ in range(steps + 1):
+        following = (1 + (1 + 4 * t * t) ** 0.5) / 2
+        coefficients.append((t - 1) / following)
+        t = following
+    return torch.tensor(coefficients)
 
 
 def _initial_head(seed: int, d: int, num_classes: int) -> Tensor:

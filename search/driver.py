@@ -21,6 +21,7 @@ from search.ledger import Ledger
 from search.mlflow_store import absolute_uri, check_tracking, default_tracking_uri
 from search.space import Space, load_space, replica_seeds
 
+log = logging.getLogger(__name__)
 ENGINE_DEATHS = 3  # during the confirmation, before the search gives up
 SECONDS_FOR_RAY = 10  # how long a cluster's head may take to accept a connection
 SECONDS_FOR_MLFLOW = 120  # how long the end of a search waits for a tracking server that is away
@@ -93,7 +94,7 @@ class Search:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        from search.engine_actor import Broker
+        from search.broker import Broker
         from search.tracking import MlflowTracker
         from search.trainable import Plan, Seat
 
@@ -157,6 +158,7 @@ class Search:
 
     def _trials(self, ledger: Ledger, broker: Any, keeper: Any, plan: Any, tracker: Any) -> bool:
         """Runs what is left of the search; True when all trials have ended."""
+        import ray
         from ray import tune
 
         from search.following import Display, Following, trial_tags
@@ -198,6 +200,9 @@ class Search:
             tuner.fit()
         finally:
             display.close()
+        for (node, gpu), seconds in ray.get(broker.accounts.remote()).items():
+            spent = ", ".join(f"{kind} {amount:.1f} s" for kind, amount in seconds.items())
+            log.info("engine on node %s%s: %s", node[:8], f", GPU {gpu}" if gpu else "", spent)
         return left(ledger, space) == 0
 
 

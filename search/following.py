@@ -43,14 +43,15 @@ class Following(Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        record = self.ledger.trial(trial.config["number"])
-        assert record is not None
-        for report in record.reports:
-            if report.step == result["step"]:
-                self.tracker.trial_reported(
-                    record.number, report.step, report.metrics, curve=report.curve, timestamp=report.time
-                )
-        self.display.reported(record)
+        number, step = trial.config["number"], int(result["step"])
+        report = self.ledger.reported(number, step)
+        if report is not None:
+            self.tracker.trial_reported(number, step, report.metrics, curve=report.curve, timestamp=report.time)
+        if step >= self.space.steps:
+            record = self.ledger.trial(number)
+            assert record is not None
+            self.display.reported(record)
+        self.display.show()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._ended(trial)

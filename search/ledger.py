@@ -17,24 +17,21 @@ One process writes to a trial's folder at a time; any number may read meanwhile.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import math
 import os
-import socket
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from condense.errors import UserError
+from search.output_folder import check_folder, lock_folder
 
 Status = Literal["unfinished", "completed", "pruned", "failed"]
-# What a resumed search may change: it alters how much is run, not what a trial is.
-CHANGEABLE = ("trials", "max_concurrent", "confirmation", "resources")
 
 
 @dataclass(frozen=True)
@@ -93,6 +90,7 @@ class Ledger:
         self.search: dict[str, Any] = _read_json(self.output / "search.json") or {}
         self._lock: TextIO | None = None
         self._ended: dict[int, TrialRecord] = {}  # records that cannot change any more
+        self._sound: dict[int, tuple[Any, tuple[int, Report] | None]] = {}  # checkpoints seen: file, what its head says
 
     @classmethod
     def open(
@@ -112,9 +110,9 @@ class Ledger:
         with contextlib.ExitStack() as on_error:
             try:
                 (output / "trials").mkdir(parents=True, exist_ok=True)
-                lock = on_error.enter_context(_lock_folder(output))
-                _check_folder(output, space, resume)
+                lock = on_error.enter_context(lock_folder(output))
                 known = _read_json(file)
+                check_folder(output, space, resume, known)
                 if known is not None and not resume and known.get("space") != space:
                     known = None
                 search = known or {"search_id": uuid.uuid4().hex, "created": time.time(), "versions": versions}
@@ -136,7 +134,12 @@ class Ledger:
             self._lock = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_lock": None, "_ended": {}}  # a copy elsewhere attaches, it does not own
+        return {
+            **self.__dict__,
+            "_lock": None,
+            "_ended": {},
+            "_sound": {},
+        }  # a copy elsewhere attaches, it does not own
 
     @property
     def search_id(self) -> str:
@@ -186,7 +189,7 @@ class Ledger:
 
         Mends the folder after a kill, so only the process that goes on with the trial may call it.
         """
-        reports, state, _ = self._consistent(number)
+        reports, _ = self._consistent(number)
         file = self.folder(number) / "progress.jsonl"
         lines = b"".join(_line(report) for report in reports)
         ended = _read_json(self.folder(number) / "result.json") is not None
@@ -194,7 +197,8 @@ class Ledger:
             (self.folder(number) / "fault.txt").unlink(missing_ok=True)
         if not ended and lines != _read(file):
             _write(file, lines)
-        return None if state is None else (reports[-1].step, list(reports), state)
+        checkpoint = _read_checkpoint(self.folder(number) / "checkpoint.bin") if reports else None
+        return None if checkpoint is None else (reports[-1].step, list(reports), checkpoint[2])
 
     def set_fault(self, number: int, text: str) -> None:
         """Notes the exception that ends an attempt at a trial; the next `load` forgets it."""
@@ -212,7 +216,7 @@ class Ledger:
         file = self.folder(number) / "result.json"
         if _read_json(file) is not None:
             return False
-        reports, _, missing = self._consistent(number)
+        reports, missing = self._consistent(number)
         if missing is not None:
             self._append(number, missing)
         if steps is None:
@@ -242,6 +246,10 @@ class Ledger:
         self._ended[number] = record
         return record
 
+    def reported(self, number: int, step: int) -> Report | None:
+        """The report after `step` steps, as it was saved; cheap, for who follows a search that runs."""
+        return next((report for report in self._progress(number) if report.step == step), None)
+
     def trials(self) -> list[TrialRecord]:
         """All trials, by number."""
         folders = (self.output / "trials").glob("[0-9]*")
@@ -270,75 +278,35 @@ class Ledger:
             file.flush()
             os.fsync(file.fileno())
 
-    def _consistent(self, number: int) -> tuple[tuple[Report, ...], bytes | None, Report | None]:
-        """Reports and state that belong together, and the report that progress.jsonl lacks, if any.
+    def _consistent(self, number: int) -> tuple[tuple[Report, ...], Report | None]:
+        """Reports that a sound checkpoint bears out, and the one that progress.jsonl lacks, if any.
 
-        Without a sound checkpoint, or with reports missing before it, there is nothing: the trial starts again.
+        Without such a checkpoint, or with reports missing before it, there is nothing: the trial starts again.
         """
-        checkpoint = _read_checkpoint(self.folder(number) / "checkpoint.bin")
-        if checkpoint is None:
-            return (), None, None
-        index, last, state = checkpoint
+        head = self._head(number)
+        if head is None:
+            return (), None
+        index, last = head
         lines = self._progress(number)
         reports = [report for report in lines if report.step < last.step]
         if len(reports) != index:
-            return (), None, None
+            return (), None
         there = any((report.step, report.time) == (last.step, last.time) for report in lines)
-        return (*reports, last), state, None if there else last
+        return (*reports, last), None if there else last
 
-
-def _check_folder(output: Path, space: Mapping[str, Any], resume: bool) -> None:
-    file = output / "search.json"
-    begun = any((output / "trials").glob("*/trial.json"))
-    if not file.exists():
-        if begun:
-            raise UserError(f"{output}: holds trials but no search.json: not a folder for a new search")
-        return
-    if not (begun or resume):
-        return
-    known = _read_json(file)
-    if known is None or not isinstance(known.get("space"), dict):
-        raise UserError(f"{file}: is damaged: it is not the record of a search")
-    difference = _difference(known["space"], space, CHANGEABLE)
-    if difference is not None:
-        key, there, here = difference
-        raise UserError(f"{output}: holds another search: `{key}` is {there} there and {here} here")
-    if not resume:
-        raise UserError(f"{output}: holds this search already: go on with --resume, or choose another --output")
-
-
-def _difference(there: Any, here: Any, skip: Iterable[str] = ()) -> tuple[str, str, str] | None:
-    """The first place where two JSON values differ: its key, and both values as text."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        for key in [*there, *(key for key in here if key not in there)]:
-            if key in skip:
-                continue
-            if key not in there or key not in here:
-                return key, "present" if key in there else "absent", "present" if key in here else "absent"
-            inner = _difference(there[key], here[key])
-            if inner is not None:
-                return f"{key}.{inner[0]}" if inner[0] else key, inner[1], inner[2]
-        return None
-    if isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
-        return _difference(dict(enumerate(there)), dict(enumerate(here)))
-    return None if there == here else ("", json.dumps(there), json.dumps(here))
-
-
-def _lock_folder(output: Path) -> TextIO:
-    file = open(output / ".lock", "a+")  # noqa: SIM115  # stays open: the lock lives as long as the file is open
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.seek(0)
-        owner = " ".join(file.read(200).split()) or "unknown process"
-        file.close()
-        if isinstance(error, BlockingIOError):
-            raise UserError(f"{output}: another search is writing to it ({owner})") from None
-        raise
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}")
-    file.flush()
-    return file
+    def _head(self, number: int) -> tuple[int, Report] | None:
+        """How many reports came before a checkpoint, and its own; None if it is absent or damaged. Each file is read once:
+        they are large, and are replaced, never changed."""
+        path = self.folder(number) / "checkpoint.bin"
+        try:
+            at = path.stat()
+        except FileNotFoundError:
+            return None
+        file = at.st_ino, at.st_mtime_ns, at.st_size
+        if number not in self._sound or self._sound[number][0] != file:
+            checkpoint = _read_checkpoint(path)
+            self._sound[number] = file, None if checkpoint is None else checkpoint[:2]
+        return self._sound[number][1]
 
 
 def _read(path: Path) -> bytes:

@@ -14,7 +14,10 @@ from typing import Any
 import ray
 from ray import tune
 
+from search.engine_actor import LEASE, UnknownMember
 from search.robust import per_seed_means, robust_score
+
+ATTEMPTS = 5  # engines that may die one after the other before a trial gives up
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,10 @@ class Seat:
     def __init__(self, broker: Any, member: str, node: str, gpu: str) -> None:
         self.broker, self.member, self.node, self.gpu = broker, member, node, gpu
         self.incarnation, self.engine = ray.get(broker.get.remote(node, gpu))
+        self._arguments: tuple[Any, ...] = ()
+        self._state: bytes | None = None  # at step `self.step`
+        self._pending: Any = None
+        self.step = self._target = 0
         try:
             ray.get(self.engine.work_done.remote())
         except ray.exceptions.RayActorError:  # it died when nobody was looking
@@ -51,15 +58,47 @@ class Seat:
         seeds: Sequence[int],
         total_steps: int,
         state: bytes | None = None,
-    ) -> int:
+    ) -> None:
         """See `EngineActor.join`."""
-        joined = self.engine.join.remote(self.member, list(tasks), hyperparameters, list(seeds), total_steps, state)
-        return int(ray.get(joined))
+        self._arguments, self._state = (list(tasks), hyperparameters, list(seeds), total_steps), state
+        self.step = self._join()
 
-    def advance(self, steps: int) -> dict[str, Any]:
-        """See `EngineActor.advance`."""
-        report: dict[str, Any] = ray.get(self.engine.advance.remote(self.member, steps))
-        return report
+    def start(self, target: int) -> None:
+        """Lets the engine go on to step `target`; `report` waits for it."""
+        self._target = target
+        self._pending = self.engine.advance.remote(self.member, target - self.step)
+
+    def report(self) -> dict[str, Any]:
+        """The report at the step that was started for; see `EngineActor.advance`.
+
+        If the engine dies, or has forgotten this member, it joins again where its last report was.
+        """
+        for more in reversed(range(ATTEMPTS)):
+            try:
+                report: dict[str, Any] = ray.get(self._pending)
+                self.step, self._state = report["step"], report["state"]
+                return report
+            except ray.exceptions.RayActorError:
+                if not more:
+                    raise
+                self.renew()
+            except UnknownMember:
+                if not more:
+                    raise
+            self._again()
+        raise AssertionError("unreachable")
+
+    def _again(self) -> None:
+        try:
+            self._join()
+        except ray.exceptions.RayActorError:
+            return  # the next one's `ray.get` meets it, and counts
+        finally:
+            self.start(self._target)
+
+    def _join(self) -> int:
+        joined = self.engine.join.remote(self.member, *self._arguments, self._state, LEASE)
+        return int(ray.get(joined))
 
     def renew(self) -> None:
         """After the engine's death: takes the next one. The caller joins again."""
@@ -103,28 +142,26 @@ def run_trial(config: dict[str, Any], *, broker: Any, ledger: Any, plan: Plan) -
         before = reports[-1].seconds
         for past in reports:
             tune.report({**past.metrics, "step": past.step, "number": number, "replayed": True})
+    left = [target for target in plan.report_steps if target > step]
+    if not left:
+        return
     started = time.monotonic()
     seat = Seat.here(broker, f"trial {number}")
     try:
         seat.join(plan.tasks, hyperparameters, plan.seeds, plan.report_steps[-1], state)
-        while step < plan.report_steps[-1]:
-            target = next(s for s in plan.report_steps if s > step)
-            try:
-                report = seat.advance(target - step)
-            except ray.exceptions.RayActorError:
-                seat.renew()
-                seat.join(plan.tasks, hyperparameters, plan.seeds, plan.report_steps[-1], state)
-                continue
-            step = target
+        seat.start(left[0])
+        for step, following in zip(left, [*left[1:], None], strict=True):
+            report = seat.report()
             if report["divergence"] is not None:
                 fault = report["divergence"]
                 text = f"the {fault['term']} loss was not finite at step {fault['step']} (seed {fault['seed']})"
                 ray.get(ledger.finish.remote(number, "failed", None, text, fault["step"]))
                 tune.report({"score": float("nan"), "step": step, "number": number, "replayed": False})
                 return
-            state = report["state"]
+            if following is not None:  # the engine need not wait for the scheduler: at worst, some steps are in vain
+                seat.start(following)
             metrics = summarize(report, plan, before + time.monotonic() - started)
-            ray.get(ledger.save.remote(number, step, metrics, report["curve"], state))
+            ray.get(ledger.save.remote(number, step, metrics, report["curve"], report["state"]))
             tune.report({**metrics, "step": step, "number": number, "replayed": False})
     except Exception as error:
         ray.get(ledger.set_fault.remote(number, f"{type(error).__name__}: {getattr(error, 'cause', None) or error}"))

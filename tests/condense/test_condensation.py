@@ -92,7 +92,12 @@ def test_a_pass_over_the_pool_takes_no_frequency_twice(small_task, pool, count, 
     size = max(pool, count)
     assert all(len(t) == size for t in r.frequencies.values())
     for _ in range(passes):
-        taken = torch.cat([r.next_frequencies() for _ in range(size // count)])
+        chosen = []
+        for _ in range(size // count):
+            chosen.append(r.next_frequencies())
+            assert r.next_frequencies() is chosen[-1]  # the same until the step is taken
+            r.step += 1
+        taken = torch.cat(chosen)
         assert len(taken.unique()) == len(taken) == size // count * count
         assert taken.max() < size
 
@@ -188,6 +193,7 @@ def test_steps_are_those_of_torchs_optimiser_on_the_plain_loss(small_task, modal
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             falling = 0.5 * (1 + math.cos(math.pi * step / 10))
             group["lr"] = rate * (falling if h.schedule == "cosine" else 1.0)
+        twin.step += 1
         optimizer.zero_grad()
         (total * (1 if h.scaling == "paper" else len(twin.labels))).backward()
         optimizer.step()

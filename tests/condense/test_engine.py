@@ -14,8 +14,9 @@ from torch import Tensor
 from condense.condensation import Condensation
 from condense.config import Hyperparameters
 from condense.embeddings import Embedded, Task
-from condense.engine import Engine, held_out_accuracy, probe_accuracy, synthetic_features, validate
+from condense.engine import Engine
 from condense.evaluate import accuracy, train_probes
+from condense.validation import held_out_accuracy, probe_accuracy, synthetic_features, validate
 
 PAIR, TRIPLE = ("vision", "audio"), ("text", "depth", "imu")
 STEPS = 6  # of the longest path

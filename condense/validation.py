@@ -1,0 +1,69 @@
+"""How good the replicas' items are: linear probes on their embeddings, those of all replicas trained together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from condense.condensation import Condensation, Divergence
+from condense.embeddings import Embedded, Task
+from condense.evaluate import accuracy, pad, train_probes
+from condense.objective import TERMS
+
+
+@torch.no_grad()
+def synthetic_features(replicas: Sequence[Condensation]) -> list[Tensor]:
+    """Embeddings of each replica's items, all modalities side by side: (C * dpc, M * D) each, in one encoder pass."""
+    features: list[list[Tensor]] = [[] for _ in replicas]
+    by_encoder: dict[tuple[int, str], list[int]] = {}
+    for i, replica in enumerate(replicas):
+        for m in replica.inputs:
+            by_encoder.setdefault((id(replica.task.encoder), m), []).append(i)
+    for (_, m), members in by_encoder.items():
+        inputs = torch.cat([replicas[i].inputs[m] for i in members])
+        embedded = replicas[members[0]].task.encoder.embed(m, inputs)
+        for i, part in zip(members, embedded.split([len(replicas[i].inputs[m]) for i in members]), strict=True):
+            features[i].append(part)
+    return [torch.cat(parts, 1) for parts in features]
+
+
+def validate(replicas: Sequence[Condensation], head_seeds: Sequence[int] = (0,)) -> list[float]:
+    """Validation accuracy of a probe trained on each replica's items (mean over heads); probes are trained together.
+
+    NaN where an embedding is not finite: such a replica has diverged (in its last step, if no loss has shown it yet).
+    """
+    scores = [float("nan")] * len(replicas)
+    features = synthetic_features(replicas)
+    by_task: dict[int, list[int]] = {}
+    for i, replica in enumerate(replicas):
+        if bool(features[i].isfinite().all()):
+            by_task.setdefault(id(replica.task), []).append(i)
+        elif replica.divergence is None:
+            replica.divergence = Divergence(replica.step + 1, TERMS[0])
+    for members in by_task.values():
+        task: Task = replicas[members[0]].task
+        x, y, w = pad([features[i] for i in members], [replicas[i].labels for i in members])
+        probes = train_probes(x, y, w, task.dataset.num_classes, head_seeds)
+        right = accuracy(probes, task.validation.features, task.validation.labels).overall.mean(1)
+        for i, value in zip(members, right.tolist(), strict=True):
+            scores[i] = value
+    return scores
+
+
+def probe_accuracy(train: Embedded, held_out: Embedded, num_classes: int, head_seeds: Sequence[int] = (0,)) -> float:
+    """Accuracy on `held_out` of a probe trained on all of `train`."""
+    probes = train_probes(train.features[None], train.labels[None], None, num_classes, head_seeds)
+    return accuracy(probes, held_out.features, held_out.labels).overall.mean().item()
+
+
+def held_out_accuracy(replicas: Sequence[Condensation], held_out: Sequence[Embedded]) -> list[float]:
+    """As `validate`, on other data: `held_out[i]` for `replicas[i]`."""
+    features = synthetic_features(replicas)
+    return [
+        probe_accuracy(Embedded({"all": x}, r.labels), data, r.task.dataset.num_classes)
+        if bool(x.isfinite().all())
+        else float("nan")
+        for x, r, data in zip(features, replicas, held_out, strict=True)
+    ]

@@ -1,0 +1,270 @@
+"""What an engine does for its members: tasks, replicas, steps, reports, exports. No Ray and no threads in here.
+
+A member is a trial, or a setting that is being confirmed: replicas for tasks x seeds, which step and report together.
+`search.engine_actor` calls this from one thread.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from condense.baselines import selection_accuracies
+from condense.condensation import Condensation
+from condense.config import Hyperparameters, TaskConfig
+from condense.data.media import preview
+from condense.embeddings import Embedded, Task
+from condense.engine import Engine
+from condense.export import draw_overview, export
+from condense.retrieval import alignment_warnings
+from condense.store import Store
+from condense.tasks import load_task, load_test, task_key
+from condense.validation import held_out_accuracy, probe_accuracy, validate
+from search.engine_actor import UnknownMember
+from search.state import pack_states, unpack_states
+
+Answer = Callable[[dict[str, Any] | None, Exception | None], None]  # a report, or why there is none
+
+
+@dataclass
+class Member:
+    """The replicas of one trial (or of one confirmed setting): tasks x seeds."""
+
+    replicas: list[Condensation]
+    lease: float | None  # seconds that it may be silent; None: for ever
+    heard: float  # when it last called, or was answered
+    target: int = 0  # the step to go to
+    answer: Answer | None = None  # for who waits until it is there
+
+    @property
+    def step(self) -> int:
+        return self.replicas[0].step
+
+    @property
+    def diverged(self) -> bool:
+        return any(r.divergence is not None for r in self.replicas)
+
+    def tell(self, report: dict[str, Any] | None, error: Exception | None = None) -> None:
+        """Answers who waits."""
+        if self.answer is not None:
+            answer, self.answer = self.answer, None
+            self.heard = time.monotonic()
+            answer(report, error)
+
+
+class Members:
+    """All members of one device, over one `condense.engine.Engine`. Times are of `time.monotonic`."""
+
+    def __init__(self, device: torch.device, store: Store, budget: int | None = None) -> None:
+        self.device, self.store = device, store
+        self.engine = Engine(budget)
+        self.members: dict[str, Member] = {}
+        self.replica_steps = 0
+        # Where the time went.
+        self.seconds: dict[str, float] = dict.fromkeys(("steps", "validation", "joins"), 0.0)
+        self._tasks: dict[str, Task] = {}
+        self._full: dict[str, float] = {}  # task -> validation accuracy of the full data
+        self._tests: dict[str, Embedded] = {}
+
+    # Steps ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def busy(self) -> list[Member]:
+        """Those that somebody waits for."""
+        return [m for m in self.members.values() if m.answer is not None]
+
+    def step(self) -> None:
+        """One step of every busy member, or the reports that are due. What fails in one member is told to that one."""
+        busy = self.busy
+        if not any(m.step >= m.target or m.diverged for m in busy):
+            with self._clock("steps"):
+                failures = self.engine.step([r for m in busy for r in m.replicas])
+            self.replica_steps += sum(len(m.replicas) for m in busy) - len(failures)
+            failed = {id(failure.replica): failure.error for failure in failures}
+            for member in busy:
+                error = next((failed[id(r)] for r in member.replicas if id(r) in failed), None)
+                if error is not None:  # its replicas may be at different steps now: it has to join again
+                    self.drop(member, error)
+        due = [m for m in self.busy if m.step >= m.target or m.diverged]
+        if due:
+            with self._clock("validation"):
+                reports = self._reports(due)
+            for member, report in zip(due, reports, strict=True):
+                member.tell(report)
+
+    def drop_silent(self) -> None:
+        """Forgets members whose lease is over: a process that was killed never says good-bye."""
+        now = time.monotonic()
+        for member in list(self.members.values()):
+            if member.lease is not None and member.answer is None and now - member.heard > member.lease:
+                self.drop(member, UnknownMember("it was silent for longer than its lease"))
+
+    def drop(self, member: Member, error: Exception) -> None:
+        """Forgets a member, and tells who waits for it why."""
+        for name in [name for name, other in self.members.items() if other is member]:
+            del self.members[name]
+        for replica in member.replicas:
+            self.engine.leave(replica)
+        member.tell(None, error)
+
+    @contextmanager
+    def _clock(self, kind: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[kind] += time.perf_counter() - started
+
+    # Calls ---------------------------------------------------------------------------------------------------------
+
+    def join(
+        self,
+        name: str,
+        tasks: Sequence[dict[str, Any]],
+        hyperparameters: dict[str, Any],
+        seeds: Sequence[int],
+        total_steps: int,
+        state: bytes | None,
+        lease: float | None,
+    ) -> int:
+        """See `EngineActor.join`."""
+        self.leave(name)
+        parsed = Hyperparameters.model_validate(hyperparameters)
+        replicas = []
+        with self._clock("joins"):
+            for config in tasks:
+                key, task_config, task = self._task(config)
+                for seed in seeds:
+                    replica = Condensation(task, task_config.dpc, task_config.initialization, parsed, seed, total_steps)
+                    replica.key = key
+                    replicas.append(replica)
+            if state is not None:
+                for replica, own in zip(replicas, unpack_states(state), strict=True):
+                    replica.load_state_dict(own)
+        self.members[name] = Member(replicas, lease, time.monotonic())
+        return replicas[0].step
+
+    def advance(self, name: str, steps: int, answer: Answer) -> None:
+        """Lets a member take `steps` more; `answer` gets its report. Raises UnknownMember."""
+        member = self.members.get(name)
+        if member is None:
+            raise UnknownMember(name)
+        if member.answer is not None:
+            raise RuntimeError(f"{name} is being advanced already")
+        member.target, member.answer = member.step + steps, answer
+
+    def leave(self, name: str) -> None:
+        """See `EngineActor.leave`."""
+        member = self.members.get(name)
+        if member is not None:
+            self.drop(member, RuntimeError(f"{name} has left"))
+
+    def describe(self, config: dict[str, Any]) -> dict[str, Any]:
+        """See `EngineActor.describe`."""
+        key, parsed, task = self._task(config)
+        task.dataset.check_class_sizes(parsed.dpc)
+        return {
+            "dataset": task.dataset.name,
+            "modalities": list(task.modalities),
+            "class_names": list(task.dataset.class_names),
+            "items": {"condense": len(task.condense.labels), "validation": len(task.validation.labels)},
+            "full_accuracy": self._full[key],
+            "warnings": alignment_warnings(task.validation.embeddings, task.validation.labels),
+            "fingerprints": {"dataset": task.dataset.fingerprint, "encoder": task.encoder.fingerprint},
+            "device": str(self.device),
+        }
+
+    def finals(self, name: str) -> dict[str, Any]:
+        """See `EngineActor.finals`."""
+        replicas = self.members[name].replicas
+        return {"accuracies": held_out_accuracy(replicas, [self._test(r.key) for r in replicas])}
+
+    def baselines(self, config: dict[str, Any], seeds: Sequence[int]) -> dict[str, list[float]]:
+        """See `EngineActor.baselines`."""
+        key, parsed, task = self._task(config)
+        return selection_accuracies(task, self._test(key), parsed.dpc, seeds)
+
+    def export(self, name: str, position: int, folder: str, record: dict[str, Any]) -> None:
+        """See `EngineActor.export`."""
+        replica, inputs = self._items(name, position)
+        export(Path(folder), inputs, replica.labels.cpu(), dataset=replica.task.dataset, record=record)
+
+    def overview(self, name: str, position: int) -> bytes:
+        """See `EngineActor.overview`."""
+        replica, inputs = self._items(name, position)
+        buffer = io.BytesIO()
+        draw_overview(inputs, replica.labels.cpu(), replica.task.dataset).save(buffer, "png")
+        return buffer.getvalue()
+
+    def previews(self, name: str, position: int, most: int) -> list[dict[str, Any]]:
+        """See `EngineActor.previews`."""
+        replica, inputs = self._items(name, position)
+        dataset = replica.task.dataset
+        cards = []
+        for i, label in enumerate(replica.labels.tolist()):
+            if i % replica.dpc < most:
+                items = {m: preview(dataset.specs[m], x[i]) for m, x in inputs.items()}
+                cards.append(
+                    {
+                        "label": dataset.class_names[label],
+                        "index": i,
+                        "items": {m: {k.lstrip("."): v for k, v in files.items()} for m, files in items.items()},
+                    }
+                )
+        return cards
+
+    # Inside --------------------------------------------------------------------------------------------------------
+
+    def _reports(self, due: list[Member]) -> list[dict[str, Any]]:
+        losses = [[self.engine.losses_of(r) for r in m.replicas] for m in due]
+        accuracies = iter(validate([r for m in due for r in m.replicas]))
+        reports = []
+        for member, own in zip(due, losses, strict=True):
+            values = [next(accuracies) for _ in member.replicas]
+            first = next((r for r in member.replicas if r.divergence), None)
+            steps = min(len(x) for x in own)
+            mean = torch.stack([x[:steps].double() for x in own]).mean(0)
+            reports.append(
+                {
+                    "step": member.step,
+                    "accuracies": values,
+                    "shares": [v / self._full[r.key] for v, r in zip(values, member.replicas, strict=True)],
+                    "curve": {
+                        "step": list(range(member.step - steps + 1, member.step + 1)),
+                        **{
+                            name: mean[:, i].tolist()
+                            for i, name in enumerate(("loss/uni", "loss/cross", "loss/joint", "loss"))
+                        },
+                    },
+                    "divergence": None
+                    if first is None or first.divergence is None
+                    else {"step": first.divergence.step, "term": first.divergence.term, "seed": first.seed},
+                    "state": pack_states([r.state_dict() for r in member.replicas]),
+                }
+            )
+        return reports
+
+    def _task(self, config: dict[str, Any]) -> tuple[str, TaskConfig, Task]:
+        parsed = TaskConfig.model_validate(config)
+        key = task_key(parsed)
+        if key not in self._tasks:
+            task = load_task(parsed, self.store, self.device)
+            self._full[key] = probe_accuracy(task.condense, task.validation, task.dataset.num_classes)
+            self._tasks[key] = task
+        return key, parsed, self._tasks[key]
+
+    def _test(self, key: str) -> Embedded:
+        if key not in self._tests:
+            self._tests[key] = load_test(self._tasks[key], self.store)
+        return self._tests[key]
+
+    def _items(self, name: str, position: int) -> tuple[Condensation, dict[str, torch.Tensor]]:
+        replica = self.members[name].replicas[position]
+        return replica, {m: x.detach().cpu() for m, x in replica.inputs.items()}
