@@ -31,6 +31,14 @@ class Need:
     each: int
 
 
+@dataclass
+class Part:
+    """Replicas that go through together; laid out at their first step."""
+
+    replicas: list[Condensation]
+    pack: Pack | None = None
+
+
 @dataclass(frozen=True)
 class Failure:
     """A replica that could not take a step, and why. The others have taken theirs."""
@@ -45,7 +53,7 @@ class Engine:
     def __init__(self, budget: int | None = None) -> None:
         """`budget`: bytes that a pass may take; by default what the device has left, less a margin."""
         self._budget = budget
-        self._packs: dict[tuple[int, ...], list[Pack]] = {}
+        self._parts: dict[tuple[int, ...], list[Part]] = {}  # of the last company
         self._history: dict[int, list[Tensor]] = {}
         self._needs: dict[Shape, Need] = {}
         self._ceiling: dict[int, int] = {}  # id of an encoder -> bytes: what turned out to be too much, halved
@@ -55,10 +63,10 @@ class Engine:
         """One step of each of `replicas` that has not diverged. Returns those that could not."""
         live = [r for r in replicas if r.divergence is None]
         failures = []
-        for pack in self._packs_of(live):
-            failures += self._step(pack)
+        for part in self._parts_of(live):
+            failures += self._step(part)
         if failures:
-            self._packs.clear()
+            self._parts.clear()
         return failures
 
     def run(self, replicas: Sequence[Condensation], steps: int) -> dict[int, Tensor]:
@@ -87,45 +95,47 @@ class Engine:
     def leave(self, replica: Condensation) -> None:
         """Forgets a replica; its tensors become its own again."""
         self._history.pop(id(replica), None)
-        self._packs.clear()
+        self._parts.clear()
         for tensors in (replica.inputs, replica.velocity, replica.square):
             for name in tensors:
                 tensors[name] = tensors[name].clone()
 
     # One step, whatever happens ------------------------------------------------------------------------------------
 
-    def _step(self, pack: Pack) -> list[Failure]:
-        """A pack's step. One that is too large is taken in halves, and one in which something fails as well, until the
+    def _step(self, part: Part) -> list[Failure]:
+        """A part's step. One that is too large is taken in halves, and one in which something fails as well, until the
         replica that fails is alone. Nothing is lost: a pass changes nothing, and the update needs no memory to speak of.
         """
-        first = pack.replicas[0]
-        at_once = self._at_once.get(_shape(first)) if len(pack.replicas) == 1 else None
-        error = self._try(pack, at_once)
+        replicas, first = part.replicas, part.replicas[0]
+        at_once = self._at_once.get(_shape(first)) if len(replicas) == 1 else None
+        error = self._try(part, at_once)
         if error is None:
             return []
-        if pack.torn:
-            return [Failure(replica, error) for replica in pack.replicas]
+        if part.pack is not None and part.pack.torn:
+            return [Failure(replica, error) for replica in replicas]
         starved = memory.is_out_of_memory(error)
         if starved and first.task.device.type == "cuda":
             torch.cuda.empty_cache()
-        if len(pack.replicas) > 1:
+        if len(replicas) > 1:
             if starved:
-                self._ceiling[id(pack.encoder)] = sum(self._needs[_shape(r)].each for r in pack.replicas) // 2
-            middle = len(pack.replicas) // 2
-            halves = pack.replicas[:middle], pack.replicas[middle:]
-            self._packs.clear()
-            return [failure for half in halves for failure in self._step(Pack(half))]
-        items = max(len(x) for x in pack.inputs.values())
+                needs = [self._needs[_shape(r)] for r in replicas]
+                bytes_of_half = sum(need.each for need in needs) // 2
+                self._ceiling[id(first.task.encoder)] = max(need.fixed for need in needs) + bytes_of_half
+            middle = len(replicas) // 2
+            self._parts.clear()
+            return [failure for half in (replicas[:middle], replicas[middle:]) for failure in self._step(Part(half))]
+        items = max(len(x) for x in first.inputs.values())
         if not starved or at_once == 1:
             return [Failure(first, error)]
         self._at_once[_shape(first)] = max(1, min(at_once or items, items) // 2)
-        return self._step(pack)
+        return self._step(part)
 
-    def _try(self, pack: Pack, at_once: int | None) -> Exception | None:
-        """A pack's step, or why there was none."""
+    def _try(self, part: Part, at_once: int | None) -> Exception | None:
+        """A part's step, or why there was none."""
         try:
-            done = pack.gradients(at_once)
-            pack.update(done.gradients)
+            part.pack = part.pack or Pack(part.replicas)
+            done = part.pack.gradients(at_once)
+            part.pack.update(done.gradients)
         except Exception as error:
             # A traceback holds the tensors of the pass, which is what there is no memory for.
             return error.with_traceback(None) if memory.is_out_of_memory(error) else error
@@ -136,18 +146,18 @@ class Engine:
 
     # Which replicas go together ------------------------------------------------------------------------------------
 
-    def _packs_of(self, replicas: Sequence[Condensation]) -> list[Pack]:
-        """Packs for exactly these replicas; made anew when replicas come, go, or get their normaliser."""
+    def _parts_of(self, replicas: Sequence[Condensation]) -> list[Part]:
+        """Parts of exactly these replicas; made anew when replicas come, go, or get their normaliser."""
         key = tuple(id(r) for r in replicas) + tuple(r.step == 0 for r in replicas)
-        if key not in self._packs:
-            self._packs = {}  # a replica's tensors are views of one pack at a time
+        if key not in self._parts:
+            self._parts = {}  # a replica's tensors are views of one pack at a time
             by_encoder: dict[int, list[Condensation]] = {}
             for replica in replicas:
                 by_encoder.setdefault(id(replica.task.encoder), []).append(replica)
-            self._packs = {key: [Pack(part) for same in by_encoder.values() for part in self._parts(same)]}
-        return self._packs[key]
+            self._parts = {key: [Part(part) for same in by_encoder.values() for part in self._divide(same)]}
+        return self._parts[key]
 
-    def _parts(self, replicas: Sequence[Condensation]) -> Iterable[list[Condensation]]:
+    def _divide(self, replicas: Sequence[Condensation]) -> Iterable[list[Condensation]]:
         """Replicas of one encoder, divided so that each part fits into the budget; those of a kind stay together."""
         by_shape: dict[Shape, list[Condensation]] = {}
         for replica in replicas:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -105,3 +106,32 @@ def test_lost_processes(begun: Begun, whole_search: tuple[Path, SearchProcess]) 
     assert begun.search.finish() == 0, begun.search.said()
     assert re.search("Traceback", begun.search.said()) is None
     check_same_search(begun.output, whole_search[0])
+
+
+def test_eight_trials_in_one_engine_lose_a_process_and_their_engine(
+    tmp_path: Path, start: Callable[..., SearchProcess], write_space: Callable[..., Path]
+) -> None:
+    """ASHA stops some; one trial's process and the engine are killed: complete, nothing lost, nothing double."""
+    space = write_space(
+        tmp_path, trials=16, max_concurrent=8, steps=60, report_every=10, scheduler={"name": "asha", "grace_steps": 20}
+    )
+    output = tmp_path / "out"
+    search = start("--space", space, "--output", output)
+    search.until(lambda: sum(reports(output, f"{i:05d}") > 0 for i in range(16)) >= 3)
+    search.descendants("ray::ImplicitFunc")[0].kill()
+    search.until(lambda: len(results(output)) >= 4)
+    before = results(output)
+    (engine,) = search.descendants("ray::EngineActor")
+    engine.kill()
+    assert search.finish() == 0, search.said()
+    assert re.search("Traceback", search.said()) is None
+
+    assert before.items() <= results(output).items()
+    rows = table(output)
+    assert [row["number"] for row in rows] == list(range(16))
+    assert {row["status"] for row in rows} == {"completed", "pruned"}
+    for row in rows:  # every step once, also where a trial went on from an earlier one
+        lines = (output / "trials" / f"{int(row['number']):05d}" / "progress.jsonl").read_text().splitlines()
+        steps = [step for line in lines for step in json.loads(line)["curve"]["step"]]
+        assert steps == [float(step) for step in range(1, int(row["steps"]) + 1)]
+    check_mlflow(output, report_every=10)

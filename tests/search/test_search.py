@@ -46,7 +46,7 @@ class Logged:
         return str(mlflow.artifacts.load_text(f"{run.info.artifact_uri}/{path}"))
 
 
-def check_mlflow(output: Path) -> Logged:
+def check_mlflow(output: Path, report_every: int = SMALL["report_every"]) -> Logged:
     """Every trial of the ledger is in MLflow exactly once, ended as it did, with its whole curve."""
     logged, rows = Logged(output), table(output)
     assert (logged.parent.info.status, logged.parent.data.tags["status"]) == ("FINISHED", "completed")
@@ -63,7 +63,7 @@ def check_mlflow(output: Path) -> Logged:
         for name in LOSSES:
             assert sorted(logged.points(int(row["number"]), name)) == list(range(1, int(row["steps"]) + 1))
         scores = logged.points(int(row["number"]), "score")
-        assert sorted(scores) == list(range(SMALL["report_every"], int(row["steps"]) + 1, SMALL["report_every"]))
+        assert sorted(scores) == list(range(report_every, int(row["steps"]) + 1, report_every))
         assert scores[max(scores)] == pytest.approx(row["score"])
         config = yaml.safe_load(logged.text(run, "config.yaml"))
         assert config["lambda_cross"] == pytest.approx(row["lambda_cross"])

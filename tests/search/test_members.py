@@ -1,0 +1,168 @@
+"""Members of an engine: they step and report together, and what happens to one is told to that one only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ENCODER
+
+from condense.store import Store
+from search.engine_actor import UnknownMember
+from search.members import Members
+from search.state import unpack_states
+
+H: dict[str, Any] = {"num_frequencies": 8, "frequency_pool": 16, "learning_rate": 0.5}
+
+
+class Answers:
+    """What a member was told."""
+
+    def __init__(self) -> None:
+        self.reports: list[dict[str, Any]] = []
+        self.errors: list[Exception] = []
+
+    def __call__(self, report: dict[str, Any] | None, error: Exception | None) -> None:
+        if error is not None:
+            self.errors.append(error)
+        if report is not None:
+            self.reports.append(report)
+
+    @property
+    def done(self) -> bool:
+        return bool(self.reports or self.errors)
+
+
+@pytest.fixture
+def task(small_data: Path) -> dict[str, Any]:
+    return {"dataset": {"name": "tensors", "path": str(small_data)}, "encoder": ENCODER, "dpc": 1}
+
+
+@pytest.fixture
+def join(tmp_path: Path, task: dict[str, Any]) -> Callable[..., Members]:
+    """(members or None, name, options) -> with this member in it: two seeds of one task."""
+
+    def add(
+        members: Members | None, name: str, state: bytes | None = None, lease: float | None = None, **options: Any
+    ) -> Members:
+        members = members or Members(torch.device("cpu"), Store(tmp_path / "store"))
+        members.join(name, [task], {**H, **options}, [0, 1], 6, state, lease)
+        return members
+
+    return add
+
+
+def advance(members: Members, steps: dict[str, int]) -> dict[str, Answers]:
+    """Lets each take so many steps; what they were told."""
+    answers = {name: Answers() for name in steps}
+    for name, count in steps.items():
+        members.advance(name, count, answers[name])
+    for _ in range(100):
+        if all(answer.done for answer in answers.values()):
+            return answers
+        members.step()
+    raise AssertionError("no answer")
+
+
+def test_a_report_is_the_same_in_any_company_and_after_a_pause(join: Callable[..., Members]) -> None:
+    alone = advance(join(None, "a"), {"a": 6})["a"].reports[0]
+
+    members = join(None, "a")
+    join(members, "b", frequency_scale=2.0)
+    first = advance(members, {"a": 2, "b": 4})["a"].reports[0]
+    assert (first["step"], first["curve"]["step"]) == (2, [1, 2])
+    members.leave("b")
+    state = first["state"]
+    members.leave("a")
+    join(members, "a", state=state)
+    assert members.members["a"].step == 2
+    join(members, "c", learning_rate=3.0)
+    second = advance(members, {"a": 4, "c": 6})["a"].reports[0]
+    assert second["step"] == 6
+    assert first["curve"]["loss"] + second["curve"]["loss"] == pytest.approx(alone["curve"]["loss"], rel=1e-4)
+    assert second["accuracies"] == pytest.approx(alone["accuracies"])
+    for here, there in zip(unpack_states(second["state"]), unpack_states(alone["state"]), strict=True):
+        for m, x in here["inputs"].items():
+            assert torch.allclose(x, there["inputs"][m], atol=1e-4)
+
+
+def test_a_loss_that_is_not_finite_is_told_to_its_member(join: Callable[..., Members]) -> None:
+    members = join(None, "good")
+    join(members, "bad", learning_rate=1e39)
+    told = advance(members, {"good": 6, "bad": 6})
+    assert told["bad"].reports[0]["divergence"] == {"step": 2, "term": "uni", "seed": 0}
+    assert told["good"].reports[0]["divergence"] is None
+    assert told["good"].reports[0]["step"] == 6
+
+
+def test_what_fails_in_one_member_is_told_to_that_one(join: Callable[..., Members]) -> None:
+    members = join(None, "good")
+    join(members, "bad")
+    members.members["bad"].replicas[1].frequencies["vision"] = torch.zeros(3, 3)  # does not fit anything
+    told = advance(members, {"good": 6, "bad": 6})
+    assert len(told["bad"].errors) == 1
+    assert told["bad"].reports == []
+    assert told["good"].reports[0]["step"] == 6
+    assert set(members.members) == {"good"}
+
+
+def test_bad_requests_disturb_nobody(join: Callable[..., Members], task: dict[str, Any]) -> None:
+    members = join(None, "good")
+    waiting = Answers()
+    members.advance("good", 4, waiting)
+    members.step()
+    with pytest.raises(UnknownMember):
+        members.advance("nobody", 1, Answers())
+    with pytest.raises(ValueError, match="lambda_cross"):
+        members.join("bad", [task], {**H, "lambda_cross": -1}, [0], 6, None, None)
+    with pytest.raises(RuntimeError, match="already"):
+        members.advance("good", 1, Answers())
+    members.leave("nobody")
+    for _ in range(4):
+        members.step()
+    assert waiting.reports[0]["step"] == 4
+
+
+def test_who_leaves_while_somebody_waits_is_told(join: Callable[..., Members]) -> None:
+    members = join(None, "a")
+    waiting = Answers()
+    members.advance("a", 4, waiting)
+    members.leave("a")
+    assert "has left" in str(waiting.errors[0])
+    assert members.busy == []
+
+
+def test_a_lease_runs_out_only_in_silence(join: Callable[..., Members], monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr("search.members.time.monotonic", lambda: clock[0])
+    members = join(None, "driver's")
+    join(members, "silent", lease=60.0)
+    join(members, "waiting", lease=60.0)
+    waiting = Answers()
+    members.advance("waiting", 6, waiting)
+    clock[0] += 59
+    members.drop_silent()
+    assert set(members.members) == {"driver's", "silent", "waiting"}
+    clock[0] += 2
+    members.drop_silent()
+    assert set(members.members) == {"driver's", "waiting"}
+    while not waiting.done:
+        members.step()
+    clock[0] += 59  # counted from the report
+    members.drop_silent()
+    assert "waiting" in members.members
+    clock[0] += 2
+    members.drop_silent()
+    assert set(members.members) == {"driver's"}
+    with pytest.raises(UnknownMember):
+        members.advance("waiting", 1, Answers())
+
+
+def test_time_is_accounted_for(join: Callable[..., Members]) -> None:
+    members = join(None, "a")
+    advance(members, {"a": 6})
+    assert all(seconds > 0 for seconds in members.seconds.values())
+    assert members.replica_steps == 12
