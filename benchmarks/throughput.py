@@ -40,7 +40,8 @@ from condense.validation import validate  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 TRIALS = 8  # at a time
-SEARCH = {"dpc": 10, "steps": 100, "report_every": 25, "concurrent": 4}  # quickstart in the size of a search in earnest
+# quickstart in the size of a search in earnest, with early stopping at half of the steps as there
+SEARCH = {"dpc": 10, "steps": 200, "report_every": 50, "concurrent": 4}
 SETTING = Hyperparameters(lambda_cross=0.3, lambda_joint=0.3, frequency_scale=0.5, learning_rate=10.0)
 
 
@@ -103,6 +104,7 @@ def search_seconds(folder: Path, trials: int) -> tuple[float, list[dict[str, Any
     command += ["--set", f"trials={trials}", "--set", "confirmation.top_k=1", "--set", "confirmation.seeds=2"]
     command += ["--set", f"tasks.0.dpc={SEARCH['dpc']}", "--set", f"steps={SEARCH['steps']}"]
     command += ["--set", f"report_every={SEARCH['report_every']}", "--set", f"max_concurrent={SEARCH['concurrent']}"]
+    command += ["--set", f"scheduler.grace_steps={SEARCH['steps'] // 2}"]
     done = subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"the search failed: {done.stdout}{done.stderr}")

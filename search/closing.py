@@ -19,8 +19,9 @@ import ray
 from condense.baseline_settings import MMD_LEARNING_RATES, mmd
 from search.ledger import Ledger, TrialRecord
 from search.robust import per_seed_means, robust_score
+from search.seat import Seat
 from search.space import Space, confirmation_seeds
-from search.trainable import Plan, Seat
+from search.trainable import Plan
 
 MMD_SEEDS = 3
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.metadata
 import logging
 import os
 import socket
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,32 +87,27 @@ class Search:
         ledger = Ledger.open(request.output, space.model_dump(mode="json"), resume=request.resume, versions=versions)
         with contextlib.closing(ledger), ThreadPoolExecutor(1) as pool:
             checked = pool.submit(check_tracking, request.tracking_uri)  # beside the start of Ray: seconds each
+            loaded = pool.submit(importlib.import_module, "search.sampling")  # Tune and Optuna: also seconds
             with ray_session(request.address):
                 checked.result()
-                return self._with_ray(ledger)
+                return self._with_ray(ledger, loaded)
 
-    def _with_ray(self, ledger: Ledger) -> int:
+    def _with_ray(self, ledger: Ledger, loaded: Future[Any]) -> int:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         from search.broker import Broker
-        from search.tracking import MlflowTracker
-        from search.trainable import Plan, Seat
+        from search.seat import Seat
 
         space = self.space
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         broker = ray.remote(Broker).options(num_cpus=0, scheduling_strategy=here).remote()
         keeper = ray.remote(Ledger).options(num_cpus=0, scheduling_strategy=here).remote(ledger.output)
-        plan = Plan(
-            [task.model_dump(mode="json") for task in space.tasks],
-            replica_seeds(space),
-            space.report_steps,
-            space.robust.k,
-        )
+        configs = [task.model_dump(mode="json") for task in space.tasks]
         self.say(f"{space.name}: {space.trials} trials x {space.seeds} seeds, into {shown(ledger.output)}")
         preparing = time.monotonic()
         seat = Seat.here(broker, "preparation")
-        tasks: list[dict[str, Any]] = [fetch(seat.engine.describe.remote(task)) for task in plan.tasks]
+        tasks: list[dict[str, Any]] = [fetch(seat.engine.describe.remote(task)) for task in configs]
         check_learning_rates(space, tasks)
         for task in tasks:
             self.say(
@@ -121,6 +117,11 @@ class Search:
             for warning in task["warnings"]:
                 self.say(f"warning: {warning}")
         self.say(f"data, encoder and embeddings ready after {time.monotonic() - preparing:.0f} s")
+        loaded.result()  # two threads that import the same package get in each other's way
+        from search.tracking import MlflowTracker
+        from search.trainable import Plan
+
+        plan = Plan(configs, replica_seeds(space), space.report_steps, space.robust.k)
         tracker = MlflowTracker(self.request.tracking_uri, "condensation", ledger.search_id, space.name)
         tracker.start(
             {"space": space.name, "seeds": space.seeds, "steps": space.steps, "sampler": space.sampler.name},

@@ -12,7 +12,7 @@ import ray
 from conftest import ENCODER
 
 from search.broker import Broker
-from search.trainable import Seat
+from search.seat import Seat
 
 pytestmark = pytest.mark.slow
 H: dict[str, Any] = {"num_frequencies": 8, "frequency_pool": 16, "learning_rate": 0.5}

@@ -1,0 +1,91 @@
+"""A member's side of an engine: joining, advancing, and joining again after what happens to engines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+
+from search.engine_actor import LEASE, UnknownMember
+
+ATTEMPTS = 5  # engines that may die one after the other before a member gives up
+
+
+class Seat:
+    """A member's place in its device's engine; taken again in a new engine if the old one died."""
+
+    def __init__(self, broker: Any, member: str, node: str, gpu: str) -> None:
+        self.broker, self.member, self.node, self.gpu = broker, member, node, gpu
+        self.incarnation, self.engine = ray.get(broker.get.remote(node, gpu))
+        self._arguments: tuple[Any, ...] = ()
+        self._state: bytes | None = None  # at step `self.step`
+        self._pending: Any = None
+        self.step = self._target = 0
+        try:
+            ray.get(self.engine.work_done.remote())
+        except ray.exceptions.RayActorError:  # it died when nobody was looking
+            self.renew()
+
+    @staticmethod
+    def here(broker: Any, member: str) -> Seat:
+        """On this process's node, and on the GPU that Ray gave it, if any."""
+        gpus = ray.get_gpu_ids()
+        return Seat(broker, member, ray.get_runtime_context().get_node_id(), str(gpus[0]) if gpus else "")
+
+    def join(
+        self,
+        tasks: Sequence[dict[str, Any]],
+        hyperparameters: dict[str, Any],
+        seeds: Sequence[int],
+        total_steps: int,
+        state: bytes | None = None,
+    ) -> None:
+        """See `EngineActor.join`."""
+        self._arguments, self._state = (list(tasks), hyperparameters, list(seeds), total_steps), state
+        self.step = self._join()
+
+    def start(self, target: int) -> None:
+        """Lets the engine go on to step `target`; `report` waits for it."""
+        self._target = target
+        self._pending = self.engine.advance.remote(self.member, target - self.step)
+
+    def report(self) -> dict[str, Any]:
+        """The report at the step that was started for; see `EngineActor.advance`.
+
+        If the engine dies, or has forgotten this member, it joins again where its last report was.
+        """
+        for more in reversed(range(ATTEMPTS)):
+            try:
+                report: dict[str, Any] = ray.get(self._pending)
+                self.step, self._state = report["step"], report["state"]
+                return report
+            except ray.exceptions.RayActorError:
+                if not more:
+                    raise
+                self.renew()
+            except UnknownMember:
+                if not more:
+                    raise
+            self._again()
+        raise AssertionError("unreachable")
+
+    def _again(self) -> None:
+        try:
+            self._join()
+        except ray.exceptions.RayActorError:
+            return  # the next one's `ray.get` meets it, and counts
+        finally:
+            self.start(self._target)
+
+    def _join(self) -> int:
+        joined = self.engine.join.remote(self.member, *self._arguments, self._state, LEASE)
+        return int(ray.get(joined))
+
+    def renew(self) -> None:
+        """After the engine's death: takes the next one. The caller joins again."""
+        self.incarnation, self.engine = ray.get(self.broker.get.remote(self.node, self.gpu, self.incarnation))
+
+    def leave(self) -> None:
+        """Gives the place up, without waiting."""
+        self.engine.leave.remote(self.member)
