@@ -3,7 +3,7 @@
 python benchmarks/accuracy.py --json accuracy.json
 
 Methods: real items (random, herding, k-center), MMD and AVDD-style with learning rates tuned here on validation, the
-paper's default setting, and ours (settings found by a search: benchmarks/settings/). All in the same engine, from the
+paper's default setting, and ours (`choose_settings.py`, by the same rule). All in the same engine, from the
 same start, for the same number of steps. Seeds here are nobody's else: no search and no tuning saw them.
 Test data is opened once, after everything has been chosen and condensed.
 """
@@ -22,10 +22,11 @@ from statistics import fmean, median
 from typing import Any
 
 import torch
+from judge import condensed, judge
 from provenance import provenance
 
 from condense.baseline_settings import MMD_LEARNING_RATES, avdd, mmd
-from condense.comparison import Comparison, Sample, as_json, compare, share_of
+from condense.comparison import CONVNET_STEPS, Comparison, Sample, as_json, compare, share_of
 from condense.condensation import Condensation
 from condense.config import CondensationConfig, Hyperparameters
 from condense.data.dataset import MemorySplit
@@ -40,7 +41,7 @@ from condense.validation import probe_accuracy, validate
 ROOT = Path(__file__).resolve().parent
 SETTINGS = [ROOT / "settings" / f"dpc_{dpc}.yaml" for dpc in (1, 5, 10, 20)]
 FIRST_SEED, FIRST_TUNING_SEED = 3_000_000_000, 2_000_000_000  # a search's seeds are below 1,000,010,000
-TUNING_SEEDS = 3
+TUNING_SEEDS = 2
 VALIDATE_EVERY = 5  # steps, of the curves that the speed claim is read from
 PAPER_DEFAULT = Hyperparameters(
     scaling="paper",
@@ -110,24 +111,22 @@ def replica_of(task: Task, config: CondensationConfig, hyperparameters: Hyperpar
 
 
 def tune(
-    task: Task,
+    validation: Comparison,
     config: CondensationConfig,
     make: Callable[[float], Hyperparameters],
     rates: Sequence[float],
     seeds: Sequence[int],
 ) -> tuple[Hyperparameters, dict[float, float]]:
-    """The setting whose learning rate is best on validation, and rate -> mean validation accuracy.
+    """The setting whose learning rate is best on validation, by the rule that chose ours (`judge`), and rate -> its value.
 
     Where the best one is at the end of the grid, the grid grows there: a baseline deserves its optimum.
     """
     accuracies: dict[float, float] = {}
     missing = list(rates)
     while missing:
-        replicas = [replica_of(task, config, make(rate), seed) for rate in missing for seed in seeds]
-        Engine().run(replicas, config.steps)
-        values = [value if math.isfinite(value) else 0.0 for value in validate(replicas)]
-        for i, rate in enumerate(missing):
-            accuracies[rate] = fmean(values[i * len(seeds) : (i + 1) * len(seeds)])
+        sets = condensed(validation.task, config, [make(rate) for rate in missing], seeds)
+        for rate, verdict in zip(missing, judge(validation, sets), strict=True):
+            accuracies[rate] = verdict.value
         best = max(accuracies, key=lambda rate: accuracies[rate])
         low, high = min(accuracies), max(accuracies)
         missing = []
@@ -256,6 +255,7 @@ def benchmark(options: argparse.Namespace) -> dict[str, Any]:
     say("reading data and encoder")
     tasks = {dpc: load_task(config, store, device) for dpc, config in list(configs.items())[-1:]}
     task = next(iter(tasks.values()))  # of the largest dpc: checks that every class has as many items
+    validation = Comparison(task, store, 10 if options.quick else CONVNET_STEPS, held_out="validation")
     runs: dict[int, dict[str, Run]] = {}
     tuned: dict[int, dict[str, dict[float, float]]] = {}
     for dpc, config in configs.items():
@@ -264,7 +264,7 @@ def benchmark(options: argparse.Namespace) -> dict[str, Any]:
         # The published scaling is of mean losses, ours of sums over items: the same grid, in its units.
         per_item = [rate * task.dataset.num_classes * dpc for rate in MMD_LEARNING_RATES]
         for name, make, rates in (("mmd", mmd, MMD_LEARNING_RATES), ("avdd", avdd, per_item)):
-            chosen[name], tuned[dpc][name] = tune(task, config, make, rates, tuning_seeds)
+            chosen[name], tuned[dpc][name] = tune(validation, config, make, rates, tuning_seeds)
             say(f"{dpc} per class: {name} tuned, learning rate {chosen[name].learning_rate:g}")
         chosen |= {"paper_default": PAPER_DEFAULT, "ours": config.hyperparameters}
         runs[dpc] = {name: condense(task, config, setting, seeds) for name, setting in chosen.items()}

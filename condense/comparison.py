@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -67,16 +67,26 @@ class Sample:
 
 
 class Comparison:
-    """The protocols on one task. To make one opens the test split: all choices must have been made."""
+    """The protocols on one task. To make one opens the test split: all choices must have been made.
 
-    def __init__(self, task: Task, store: Store, convnet_steps: int = CONVNET_STEPS) -> None:
-        self.task, self.store, self.convnet_steps = task, store, convnet_steps
-        self.test = load_test(task, store)
+    Choices themselves are made with one on `validation`; then read validation for test below.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        store: Store,
+        convnet_steps: int = CONVNET_STEPS,
+        held_out: Literal["test", "validation"] = "test",
+    ) -> None:
+        self.task, self.store, self.convnet_steps, self.held_out = task, store, convnet_steps, held_out
+        self.test = load_test(task, store) if held_out == "test" else task.validation
 
     @functools.cached_property
     def test_items(self) -> MemorySplit:
         """The test split's inputs, on the device."""
-        return self._load(self.task.dataset.open_test())
+        dataset = self.task.dataset
+        return self._load(dataset.open_test() if self.held_out == "test" else dataset.validation)
 
     def embed(self, items: MemorySplit) -> Embedded:
         """What `probe` and `retrieval` take. Raises FloatingPointError if an item is not finite."""
@@ -122,6 +132,7 @@ class Comparison:
                 "specs": {m: spec.describe() for m, spec in self.task.dataset.specs.items()},
                 "protocol": {**_convnet_defaults(), "steps": self.convnet_steps},
                 "seed": seed,
+                **({} if self.held_out == "test" else {"held_out": self.held_out}),
             }
             for seed in seeds
         }

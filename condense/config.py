@@ -66,6 +66,9 @@ class TinyEncoder(Strict):
     image_channels: Literal[1, 3] = Field(1, description="channels of a vision input")
     epochs: int = Field(10, ge=1, description="passes over the condense split in pretraining")
     seed: int = Field(0, ge=0)
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the towers; embeddings and losses are float32 in any case"
+    )
 
 
 EncoderConfig = Annotated[TinyEncoder, Field(discriminator=None)]

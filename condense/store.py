@@ -22,15 +22,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from condense.cache_folder import default_folder
+
 log = logging.getLogger(__name__)
-
-
-def default_folder() -> Path:
-    """`$CONDENSE_CACHE`, or the user's cache folder."""
-    chosen = os.environ.get("CONDENSE_CACHE")
-    if chosen:
-        return Path(chosen).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser().absolute() / "condense"
+Fetch = Callable[[str, str], bytes | None]  # kind, file name -> the file's content, or None
 
 
 def hash_of(key: Mapping[str, Any]) -> str:
@@ -52,8 +47,10 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
 class Store:
     """Tensors on disk by content address; safe for several processes on one file system."""
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, fetch: Fetch | None = None) -> None:
+        """`fetch`: asked for what is missing here, before it is made; what it gives is checked like any file."""
         self.folder = default_folder() if folder is None else folder
+        self.fetch = fetch
 
     def path(self, kind: str, key: Mapping[str, Any]) -> Path:
         return self.folder / kind / f"{hash_of(key)}.safetensors"
@@ -80,15 +77,8 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         metadata = {"checksum": checksum(whole), "key": json.dumps(key, sort_keys=True)}
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-        os.close(handle)
-        try:
+        with _replacing(path) as temporary:
             save_file(whole, temporary, metadata)
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
 
     def get_or_make(
         self, kind: str, key: Mapping[str, Any], make: Callable[[], Mapping[str, Tensor]]
@@ -101,7 +91,7 @@ class Store:
         if found is not None:
             return found
         with self._alone(self.path(kind, key)):
-            found = self.get(kind, key)
+            found = self.get(kind, key) or self._fetched(kind, key)
             if found is None:
                 self.put(kind, key, make())
                 found = self.get(kind, key)
@@ -109,9 +99,33 @@ class Store:
             raise RuntimeError(f"{self.path(kind, key)} cannot be read back after it was written")
         return found
 
+    def _fetched(self, kind: str, key: Mapping[str, Any]) -> dict[str, Tensor] | None:
+        path = self.path(kind, key)
+        content = None if self.fetch is None else self.fetch(kind, path.name)
+        if content is None:
+            return None
+        with _replacing(path) as temporary:
+            temporary.write_bytes(content)
+        return self.get(kind, key)
+
     @contextlib.contextmanager
     def _alone(self, path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path.with_suffix(".lock"), "w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A name to write to; what stands there at the end is moved to `path`, durably."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

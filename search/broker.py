@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from condense.cache_folder import default_folder, read_entry
 from condense.process import environment
 from search.engine_actor import EngineActor
 
@@ -28,6 +29,8 @@ class Broker:
     def __init__(self, threads: int | None = None, idle: float = IDLE) -> None:
         """`threads`: of each engine (default: the cores that it may use). `idle`: seconds before an idle one ends."""
         self.threads, self.idle = threads, idle
+        context = ray.get_runtime_context()
+        self.node, self.handle = context.get_node_id(), context.current_actor
         self.engines: dict[Device, tuple[int, Any]] = {}
         self.made: dict[Device, int] = {}  # how many there have been
         self.lock = threading.Lock()
@@ -56,8 +59,12 @@ class Broker:
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
                 runtime_env={"env_vars": variables},
             )
-            .remote(self.threads)
+            .remote(self.threads, None if node == self.node else self.handle)
         )
+
+    def entry(self, kind: str, name: str) -> bytes | None:
+        """A file of this node's cache, for the engines of others: what is expensive is made once in a cluster."""
+        return read_entry(default_folder(), kind, name)
 
     def accounts(self) -> dict[Device, dict[str, float]]:
         """Device -> `EngineActor.account`."""

@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+import ray
+
 from condense.process import prepare_process
 
 LEASE = 120.0  # seconds that a trial may be silent between two reports
@@ -27,15 +29,17 @@ class UnknownMember(Exception):
 class EngineActor:
     """Runs on the node whose device it uses. See `condense.engine.Engine` for what is shared."""
 
-    def __init__(self, threads: int | None) -> None:
+    def __init__(self, threads: int | None, broker: Any = None) -> None:
+        """`broker`: asked for cache entries that this node lacks (`Broker.entry`)."""
         prepare_process()
         import torch
 
         from condense.store import Store
         from search.members import Members
 
-        self.threads = threads or len(os.sched_getaffinity(0))
-        self.members = Members(torch.device("cuda" if torch.cuda.is_available() else "cpu"), Store())
+        self.threads = threads or default_threads(len(os.sched_getaffinity(0)))
+        fetch = None if broker is None else (lambda kind, name: ray.get(broker.entry.remote(kind, name)))
+        self.members = Members(torch.device("cuda" if torch.cuda.is_available() else "cpu"), Store(fetch=fetch))
         self.inbox: queue.Queue[tuple[Callable[[], Any], Future[Any]]] = queue.Queue()
         self.started = self.last_used = time.monotonic()
         threading.Thread(target=self._serve, daemon=True, name="engine").start()
@@ -155,3 +159,9 @@ class EngineActor:
             except BaseException as error:
                 done.set_exception(error)
             self.last_used = time.monotonic()
+
+
+def default_threads(cores: int) -> int:
+    """Threads of an engine on a CPU with so many cores. They work in step, so that one which has to share its core keeps
+    all others waiting: where there are cores to spare, one is left to the driver, Ray and the trials' own processes."""
+    return cores - 1 if cores > 4 else cores

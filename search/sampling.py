@@ -292,6 +292,7 @@ class SpaceSearcher(OptunaSearch):
             known = self._trials()[number]
             if self._distributions.keys() <= known.params.keys():
                 return {name: known.params[name] for name in self._distributions}
+            self.study._thread_local.cached_all_trials = None  # as `ask` does: a sampler must see what was told since
             trial = optuna.trial.Trial(self.study, known._trial_id)
         frozen = self._trials()[number]
         values = {}

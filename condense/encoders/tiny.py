@@ -46,7 +46,8 @@ def tiny_specs(config: TinyEncoder) -> dict[str, InputSpec]:
 
 
 class Tower(nn.Module):
-    """(n, *shape) -> (n, dim) of unit norm. 2-d convolutions over (c, h, w), 1-d over (c, t); text is (length, channels)."""
+    """(n, *shape) -> (n, dim) float32 of unit norm. 2-d convolutions over (c, h, w), 1-d over (c, t); text is
+    (length, channels)."""
 
     def __init__(self, spec: InputSpec, width: int, dim: int) -> None:
         super().__init__()
@@ -69,7 +70,8 @@ class Tower(nn.Module):
         x = inputs.transpose(1, 2) if self.text else inputs
         # The layout that the head reads, whatever the convolutions' is: a ReLU's gradient is slow between two layouts.
         features = F.relu(self.body(x).contiguous())
-        return F.normalize(self.head(self.pool(features).flatten(1)), dim=1)
+        output: Tensor = self.head(self.pool(features).flatten(1))
+        return F.normalize(output.float() if output.dtype == torch.bfloat16 else output, dim=1)
 
 
 class TinyTowers(nn.Module):
@@ -81,11 +83,12 @@ class TinyTowers(nn.Module):
         self.dim = config.dim
         self.output_scale = dict.fromkeys(specs, 1.0)
         self.fingerprint = ""
+        self.precision: torch.dtype | None = None  # of the towers, if it is not the inputs'
         self.towers = nn.ModuleDict({name: Tower(spec, config.width, config.dim) for name, spec in specs.items()})
         initialize(self.towers, torch.Generator().manual_seed(config.seed))
 
     def embed(self, modality: str, inputs: Tensor) -> Tensor:
-        output: Tensor = self.towers[modality](inputs)
+        output: Tensor = self.towers[modality](inputs if self.precision is None else inputs.to(self.precision))
         return output
 
 
@@ -106,7 +109,7 @@ def build_tiny(config: TinyEncoder, dataset: Dataset, store: Store | None = None
         encoder = TinyTowers(config, dataset.specs)
     key = {
         "version": VERSION,
-        "config": config.model_dump(mode="json"),
+        "config": config.model_dump(mode="json", exclude={"precision"}),  # pretraining is in float32
         "specs": {name: spec.describe() for name, spec in dataset.specs.items()},
         "pretrained_on": dataset.fingerprint if config.pretraining == "contrastive" else None,
     }
@@ -114,6 +117,10 @@ def build_tiny(config: TinyEncoder, dataset: Dataset, store: Store | None = None
         store = store or Store()
         encoder.load_state_dict(store.get_or_make("tiny", key, lambda: _pretrain(encoder, config, dataset)))
     encoder.fingerprint = hash_of(key)
+    if config.precision != "float32":
+        encoder.fingerprint = hash_of({**key, "precision": config.precision})
+        encoder.precision = getattr(torch, config.precision)
+        encoder.to(encoder.precision)
     # Channels last: the CPU's convolutions then need no copies into layouts of their own.
     frozen = encoder.requires_grad_(False).eval()
     return frozen.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

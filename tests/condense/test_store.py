@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from condense.store import Store, checksum, default_folder, hash_of
+from condense.cache_folder import default_folder, read_entry
+from condense.store import Store, checksum, hash_of
 
 KEY = {"dataset": "a", "size": [1, 2], "nested": {"x": 1.5, "y": None}}
 
@@ -234,3 +235,38 @@ def test_processes_that_ask_at_once_make_it_once(tmp_path, whole_file):
             assert {whole for whole, _ in answers} == {True}
             assert len({digest for _, digest in answers}) == 1
             assert len((folder / "calls").read_text().splitlines()) == 1
+
+
+# From another node ----------------------------------------------------------------------------------------------------
+
+
+def test_what_another_has_is_fetched_and_not_made(tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    Store(there).put("kind", KEY, content())
+    make = Counted()
+    found = Store(here, lambda kind, name: read_entry(there, kind, name)).get_or_make("kind", KEY, make)
+    assert same(found, content())
+    assert make.calls == 0
+    assert same(Store(here).get_or_make("kind", KEY, make), content())
+    assert make.calls == 0
+    assert {p.suffix for p in (here / "kind").iterdir()} == {".safetensors", ".lock"}
+
+
+@pytest.mark.parametrize("sent", [None, b"", b"nonsense", b"torn"])
+def test_what_cannot_be_fetched_whole_is_made(tmp_path, sent):
+    here, there = tmp_path / "here", Store(tmp_path / "there")
+    there.put("kind", KEY, content())
+    if sent == b"torn":
+        sent = there.path("kind", KEY).read_bytes()[:-3]
+    make = Counted()
+    assert same(Store(here, lambda kind, name: sent).get_or_make("kind", KEY, make), content())
+    assert make.calls == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("kind", "../../etc/passwd"), ("..", "0" * 32 + ".safetensors"), ("kind", "a.safetensors"), ("", "")],
+)
+def test_only_entries_are_given_away(tmp_path, kind, name):
+    with pytest.raises(ValueError, match="not an entry"):
+        read_entry(tmp_path, kind, name)

@@ -197,3 +197,22 @@ def test_text_tower_reads_positions_as_time():
     assert tower(x[:, :40]).shape == (2, 8)
     assert not torch.allclose(tower(x), tower(x.flip(1)))
     assert F.cosine_similarity(tower(x), tower(x)).min() > 0.999
+
+
+def test_bfloat16_towers_give_float32_embeddings_near_those_of_float32(small_dataset):
+    dataset = small_dataset(("vision", "audio", "text", "imu"))
+    config = TinyEncoder(pretraining="none", dim=8, width=4, image_size=8)
+    exact, low = (build_tiny(config.model_copy(update={"precision": p}), dataset) for p in ("float32", "bfloat16"))
+    assert exact.fingerprint != low.fingerprint
+    for m, x in dataset.condense.load(range(6)).items():
+        leaves = [x.clone().requires_grad_() for _ in range(2)]
+        embedded = [encoder.embed(m, leaf) for encoder, leaf in zip((exact, low), leaves, strict=True)]
+        assert embedded[1].dtype == torch.float32
+        assert torch.allclose(embedded[1].norm(dim=1), torch.ones(6), atol=1e-6)
+        assert (embedded[0] * embedded[1]).sum(1).min() > 0.999, m
+        toward = torch.randn(8, generator=torch.Generator().manual_seed(1))
+        g = [
+            torch.autograd.grad((e @ toward).sum(), leaf)[0].flatten() for e, leaf in zip(embedded, leaves, strict=True)
+        ]
+        assert g[1].dtype == torch.float32
+        assert torch.cosine_similarity(g[0], g[1], dim=0) > 0.98, m

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,11 @@ from typing import Any
 import pytest
 import ray
 from conftest import ENCODER
+from ray.cluster_utils import Cluster
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from safetensors import safe_open
 
+from condense.store import Store
 from search.broker import Broker
 from search.seat import Seat
 
@@ -100,3 +105,41 @@ def test_an_engine_without_members_ends(session: str, seat: Callable[..., Seat])
     assert again.incarnation == 2
     again.start(2)
     assert again.report()["step"] == 2
+
+
+@pytest.fixture
+def two_nodes(tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """A cluster of two nodes with a cache of its own each; their ids, the driver's first."""
+    ray.shutdown()
+    cluster = Cluster()
+    nodes = [
+        cluster.add_node(num_cpus=1, include_dashboard=False, env_vars={"CONDENSE_CACHE": str(tmp_path / name)})
+        for name in ("head", "worker")
+    ]
+    ray.init(address=cluster.address, logging_level=40)
+    cluster.wait_for_nodes()
+    yield nodes[0].node_id, nodes[1].node_id
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def test_what_one_node_has_embedded_reaches_the_others(
+    two_nodes: tuple[str, str], tmp_path: Path, small_data: Path
+) -> None:
+    task = {"dataset": {"name": "tensors", "path": str(small_data)}, "encoder": ENCODER, "dpc": 1}
+    head, worker = two_nodes
+    here = NodeAffinitySchedulingStrategy(head, soft=False)
+    broker = ray.remote(Broker).options(num_cpus=0, scheduling_strategy=here).remote()
+    full = [ray.get(Seat(broker, "a", head, "").engine.describe.remote(task))["full_accuracy"]]
+    entries = sorted((tmp_path / "head").glob("embeddings/*.safetensors"))
+    assert len(entries) == 2
+    store = Store(tmp_path / "head")
+    for entry in entries:  # so that what is computed again would differ from what is passed on
+        with safe_open(entry, framework="pt") as file:
+            key = json.loads(file.metadata()["key"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        store.put("embeddings", key, {**tensors, "vision": tensors["vision"].roll(1, 1)})
+    full.append(ray.get(Seat(broker, "b", worker, "").engine.describe.remote(task))["full_accuracy"])
+    for entry in entries:
+        assert (tmp_path / "worker/embeddings" / entry.name).read_bytes() == entry.read_bytes()
+    assert full[1] == pytest.approx(full[0], abs=0.05)

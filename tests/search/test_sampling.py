@@ -38,7 +38,6 @@ def make_space(sampler: str = "tpe", trials: int = 12, *overrides: str) -> Space
         f"trials={trials}",
         "seeds=2",
         f"sampler={{name: {sampler}, startup_trials: 4}}",
-        "scheduler.grace_steps=15",
     ]
     return load_space("quickstart", [*own, *overrides])
 

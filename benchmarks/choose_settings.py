@@ -1,0 +1,103 @@
+"""Our settings for `accuracy.py`: a grid, judged on validation (`judge.py`); writes benchmarks/settings/dpc_*.yaml.
+
+python benchmarks/choose_settings.py --json choices.json
+
+Every point is condensed with a few seeds and probed. Of each learning rate, the best few then train ConvNets, too.
+"""
+
+from __future__ import annotations
+
+from condense.process import prepare_process
+
+prepare_process()
+
+import argparse  # noqa: E402  (what is above must come before torch)
+import itertools  # noqa: E402
+import json  # noqa: E402
+import sys  # noqa: E402
+import time  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+import torch  # noqa: E402
+import yaml  # noqa: E402
+from judge import condensed, judge, probes  # noqa: E402
+from provenance import provenance  # noqa: E402
+
+from condense.comparison import Comparison  # noqa: E402
+from condense.config import CondensationConfig, Hyperparameters  # noqa: E402
+from condense.store import Store  # noqa: E402
+from condense.tasks import load_task  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent
+RATES = (0.3, 1.0, 3.0, 10.0, 30.0)
+SCALES = (0.2, 0.4, 0.8, 1.6)
+LAMBDAS = (0.02, 0.2, 1.0)  # of the cross- and the joint-modal term, together
+SEEDS = (1_500_000_000, 1_500_000_001)  # no search's, and not those of `accuracy.py`
+FINALISTS = 2  # per learning rate
+STEPS = 100
+
+
+def choose(config: CondensationConfig, validation: Comparison) -> tuple[Hyperparameters, list[dict[str, Any]]]:
+    """The best point for a budget, and all finalists with their verdicts."""
+    grid = [
+        Hyperparameters(lambda_cross=weight, lambda_joint=weight, frequency_scale=scale, learning_rate=rate)
+        for rate, scale, weight in itertools.product(RATES, SCALES, LAMBDAS)
+    ]
+    sets = condensed(validation.task, config, grid, SEEDS)
+    found = probes(validation, sets)
+    finalists = [
+        i
+        for rate in RATES
+        for i in sorted((i for i, h in enumerate(grid) if h.learning_rate == rate), key=lambda i: -found[i])[:FINALISTS]
+    ]
+    verdicts = judge(validation, [sets[i] for i in finalists])
+    table = [
+        {
+            "learning_rate": grid[i].learning_rate,
+            "frequency_scale": grid[i].frequency_scale,
+            "lambda_cross": grid[i].lambda_cross,
+            "probe": verdict.probe,
+            "convnet": verdict.convnet,
+            "value": verdict.value,
+        }
+        for i, verdict in zip(finalists, verdicts, strict=True)
+    ]
+    best = max(range(len(finalists)), key=lambda k: verdicts[k].value)
+    return grid[finalists[best]], table
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--budgets", type=int, nargs="+", default=[1, 5, 10, 20], metavar="DPC")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all verdicts there")
+    options = parser.parse_args()
+    store, figures = Store(), provenance()
+    task = load_task(CondensationConfig(dpc=max(options.budgets)), store, torch.device("cpu"))
+    validation = Comparison(task, store, held_out="validation")
+    for dpc in options.budgets:
+        started = time.monotonic()
+        config = CondensationConfig(dpc=dpc, steps=STEPS)
+        chosen, table = choose(config, validation)
+        figures[f"dpc_{dpc}"] = table
+        print(
+            f"\n{dpc} per class ({time.monotonic() - started:.0f} s)\n\n| rate | sigma | lambda | probe | ConvNet | mean |"
+        )
+        print("| ---: " * 6 + "|")
+        for e in table:
+            print(
+                f"| {e['learning_rate']:g} | {e['frequency_scale']:g} | {e['lambda_cross']:g} "
+                f"| {100 * e['probe']:.1f} | {100 * e['convnet']:.1f} | {100 * e['value']:.1f} |",
+                flush=True,
+            )
+        written = config.model_copy(update={"hyperparameters": chosen, "seed": 5005})
+        text = yaml.safe_dump(written.model_dump(mode="json", exclude_none=True), sort_keys=False)
+        head = "# Written by: python benchmarks/choose_settings.py\n"
+        (ROOT / "settings" / f"dpc_{dpc}.yaml").write_text(head + text, encoding="utf-8")
+    if options.json is not None:
+        options.json.write_text(json.dumps(figures, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

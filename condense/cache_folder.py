@@ -1,0 +1,28 @@
+"""Where what is expensive to make is kept. Imports nothing heavy: the light processes of a search read it, too."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+KIND = re.compile(r"[a-z_]+")
+NAME = re.compile(r"[0-9a-f]{32}\.safetensors")
+
+
+def default_folder() -> Path:
+    """`$CONDENSE_CACHE`, or the user's cache folder."""
+    chosen = os.environ.get("CONDENSE_CACHE")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser().absolute() / "condense"
+
+
+def read_entry(folder: Path, kind: str, name: str) -> bytes | None:
+    """The file of an entry of `condense.store.Store`; None if it is not there. Raises ValueError for any other file."""
+    if not (KIND.fullmatch(kind) and NAME.fullmatch(name)):
+        raise ValueError(f"not an entry of a store: {kind}/{name}")
+    try:
+        return (folder / kind / name).read_bytes()
+    except FileNotFoundError:
+        return None
