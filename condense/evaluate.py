@@ -32,6 +32,7 @@ from torch import Tensor
 
 WEIGHT_DECAY = 1e-3
 TOLERANCE = 1e-7  # nats above the minimum at which a probe counts as trained
+NEWTON_SIZE = 128  # unknowns of a probe up to which its Hessian is factorised
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def train_probes(
     the principal axes of X: rotated there once, every step is a cheap, preconditioned one. Nesterov momentum restarts
     whenever it points uphill (O'Donoghue & Candes 2015). A probe stops by itself as soon as strong convexity proves
     it within TOLERANCE of its minimum, |gradient|^2 / (2 * weight_decay), so it does not depend on its neighbours.
+    Where C * r is small, Newton's method gets there in a tenth of the steps, and in less time.
     At most `steps` steps. Memory: about 3 times the features, also for full data (200,000 x 2,048: 5 GB).
 
     Raises ValueError on shapes that do not fit, a set without weight, or labels outside 0 .. C-1.
@@ -96,7 +98,6 @@ def train_probes(
     axes, size = _principal_axes(x, weights)  # (R, d+1, r), (R, r)
     z = x @ axes  # (R, N, r): the same items in these axes
     wz = z * weights.unsqueeze(2)  # (R, N, r)
-    zt = z.mT  # (R, r, N)
     target = torch.nn.functional.one_hot(labels.masked_fill(~present, 0), C).float()  # (R, N, C)
     pull = (target.mT @ wz).unsqueeze(2)  # (R, C, 1, r): the labels' part of the gradient
     step_size = (1.0 / (size / 2 + weight_decay))[:, None, None]  # (R, 1, 1, r)
@@ -104,31 +105,14 @@ def train_probes(
     start = torch.stack([_initial_head(seed, d, C) for seed in head_seeds], 1).to(x.device)  # (C, H, d+1)
     # What a start has outside the span of the items is 0 at the minimum and changes no logit of theirs: dropped.
     u = (start.flatten(0, 1) @ axes).view(R, C, H, -1)  # (R, C, H, r)
-    ahead = u
-    pull = pull.expand_as(u).reshape(R, C * H, -1)
-    coefficient = _nesterov(steps).to(x.device)
-    since = torch.zeros(R, H, dtype=torch.int64, device=x.device)  # steps since the momentum started (anew)
-    active = torch.ones(R, 1, H, 1, device=x.device)  # 1 or 0
-    taken = 0
-    while taken < steps and bool(active.any()):
-        for _ in range(min(8, steps - taken)):  # to look costs as much as a step on a small set, and waits for a GPU
-            probability = torch.bmm(ahead.view(R, C * H, -1), zt).view(R, C, -1).softmax(1)  # (R, C, H * N)
-            gradient = torch.baddbmm(
-                ahead.view(R, C * H, -1), probability.view(R, C * H, -1), wz, beta=weight_decay
-            ).sub_(pull)
-            gradient = gradient.view(R, C, H, -1)
-            moved = torch.addcmul(ahead, gradient, step_size, value=-1).sub_(u).mul_(active)
-            u = u + moved
-            since.masked_fill_((gradient * moved).sum((1, 3)) > 0, 0)  # uphill
-            ahead = torch.addcmul(u, moved, coefficient[since].view(R, 1, H, 1))
-            since.add_(1)
-            taken += 1
-        gap = gradient.square().sum((1, 3), keepdim=True) / (2 * weight_decay)
-        active = active * (gap > TOLERANCE)
+    if C * u.shape[3] <= NEWTON_SIZE:
+        u, taken, converged = _newton(u, z, weights, target, weight_decay, steps)
+    else:
+        u, taken, converged = _accelerated(u, z, wz, pull, step_size, weight_decay, steps)
     head = torch.einsum("rkj,rchj->rhkc", axes, u)  # (R, H, d+1, C), for the standardised features
     weight = head[:, :, :d] / scale[:, None, None, None]
     bias = head[:, :, d] - torch.einsum("rk,rhkc->rhc", mean, weight)
-    return Probes(weight, bias, taken, active[:, 0, :, 0] == 0)
+    return Probes(weight, bias, taken, converged)
 
 
 @torch.no_grad()
@@ -213,6 +197,91 @@ def _principal_axes(
     seen = size > 1e-10 * size[:, -1:]
     inverse = torch.where(seen, size, 1.0).rsqrt() * seen
     return ((scaled.mT @ left) * inverse.unsqueeze(1)).float(), (size * seen).float()
+
+
+def _accelerated(
+    u: Tensor,  # (R, C, H, r) where to start
+    z: Tensor,  # (R, N, r)
+    wz: Tensor,  # (R, N, r)
+    pull: Tensor,  # (R, C, 1, r)
+    step_size: Tensor,  # (R, 1, 1, r)
+    weight_decay: float,
+    steps: int,
+) -> tuple[Tensor, int, Tensor]:
+    """Accelerated gradient descent: the heads, steps taken, (R, H) whether each is trained."""
+    R, C, H, _ = u.shape
+    zt = z.mT  # (R, r, N)
+    ahead = u
+    pull = pull.expand_as(u).reshape(R, C * H, -1)
+    coefficient = _nesterov(steps).to(z.device)
+    since = torch.zeros(R, H, dtype=torch.int64, device=z.device)  # steps since the momentum started (anew)
+    active = torch.ones(R, 1, H, 1, device=z.device)  # 1 or 0
+    taken = 0
+    while taken < steps and bool(active.any()):
+        for _ in range(min(8, steps - taken)):  # to look costs as much as a step on a small set, and waits for a GPU
+            probability = torch.bmm(ahead.view(R, C * H, -1), zt).view(R, C, -1).softmax(1)  # (R, C, H * N)
+            gradient = torch.baddbmm(
+                ahead.view(R, C * H, -1), probability.view(R, C * H, -1), wz, beta=weight_decay
+            ).sub_(pull)
+            gradient = gradient.view(R, C, H, -1)
+            moved = torch.addcmul(ahead, gradient, step_size, value=-1).sub_(u).mul_(active)
+            u = u + moved
+            since.masked_fill_((gradient * moved).sum((1, 3)) > 0, 0)  # uphill
+            ahead = torch.addcmul(u, moved, coefficient[since].view(R, 1, H, 1))
+            since.add_(1)
+            taken += 1
+        gap = gradient.square().sum((1, 3), keepdim=True) / (2 * weight_decay)
+        active = active * (gap > TOLERANCE)
+    return u, taken, active[:, 0, :, 0] == 0
+
+
+def _newton(
+    u: Tensor,  # (R, C, H, r) where to start
+    z: Tensor,  # (R, N, r)
+    weights: Tensor,  # (R, N), each set's sum 1
+    target: Tensor,  # (R, N, C) one-hot
+    weight_decay: float,
+    steps: int,
+) -> tuple[Tensor, int, Tensor]:
+    """Newton's method in float64, each step halved until the objective falls enough (Armijo); as `_accelerated`.
+
+    The Hessian is sum_i w_i (diag(p_i) - p_i p_i') x z_i z_i' + weight_decay, of C * r rows.
+    """
+    R, C, H, r = u.shape
+    at = u.permute(0, 2, 1, 3).double()  # (R, H, C, r)
+    x, w, y = z.double().unsqueeze(1), weights.double()[:, None, :, None], target.double().unsqueeze(1)  # (R, 1, N, .)
+    unit = weight_decay * torch.eye(C * r, dtype=torch.float64, device=u.device)
+
+    def value(at: Tensor) -> tuple[Tensor, Tensor]:
+        """The objective (R, H), and log-probabilities (R, H, N, C)."""
+        logp = (x @ at.mT).log_softmax(3)
+        return -(w * y * logp).sum((2, 3)) + weight_decay / 2 * at.square().sum((2, 3)), logp
+
+    now, logp = value(at)
+    taken = 0
+    while True:
+        p = logp.exp()
+        gradient = (w * (p - y)).mT @ x + weight_decay * at  # (R, H, C, r)
+        converged = gradient.square().sum((2, 3)) / (2 * weight_decay) <= TOLERANCE  # (R, H)
+        if taken == steps or bool(converged.all()):
+            return at.permute(0, 2, 1, 3).float(), taken, converged
+        moved = (w.sqrt() * p).unsqueeze(4) * x.unsqueeze(3)  # (R, H, N, C, r)
+        hessian = unit - moved.flatten(3).mT @ moved.flatten(3)
+        blocks = torch.einsum("rhnc,rhnk,rhnl->rhckl", w * p, x.expand(R, H, -1, r), x.expand(R, H, -1, r))
+        hessian.view(R, H, C, r, C, r).diagonal(dim1=2, dim2=4).add_(blocks.permute(0, 1, 3, 4, 2))
+        step = torch.cholesky_solve(gradient.view(R, H, -1, 1), torch.linalg.cholesky(hessian)).view_as(gradient)
+        step = step.masked_fill(converged[:, :, None, None], 0.0)
+        enough = 1e-4 * (gradient * step).sum((2, 3))  # (R, H)
+        size = torch.ones_like(now)
+        for _ in range(30):
+            ahead = at - size[:, :, None, None] * step
+            then, logp = value(ahead)
+            short = then > now - size * enough
+            if not bool(short.any()):
+                break
+            size = torch.where(short, size / 2, size)
+        at, now = ahead, then
+        taken += 1
 
 
 @functools.cache

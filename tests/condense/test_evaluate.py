@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -13,6 +14,14 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from condense.evaluate import Probes, accuracy, as_share, pad, train_probes
+
+
+@pytest.fixture(autouse=True, scope="module", params=[400, 0], ids=["newton", "accelerated"])
+def _method(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Both ways to the minimum, whatever the size."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("condense.evaluate.NEWTON_SIZE", request.param)
+        yield
 
 
 def clusters(seed: int, n: int, d: int, num_classes: int, common: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
