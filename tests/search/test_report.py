@@ -304,6 +304,7 @@ def confirmed(mean: float, low: float, high: float, **more: Any) -> dict[str, An
         (confirmed(0.1, 0.05, 0.15, shrinkage={"mean": -0.02}), "its score in the search was 0.020 lower, so"),
         ({"recommended": {"a": 1}, "confirmation": {"recommended": {"mean": 0.9, "n": 1}}}, "On 1 fresh seed the"),
         ({"recommended": {"a": 1}, "confirmation": {"recommended": {"mean": None}}}, "Not confirmed yet"),
+        (confirmed(0.1, 0.05, 0.15, default={"mean": None}), "; the normalised default has no score: not every loss"),
         ({"recommended": None}, "There is no recommendation"),
     ],
 )
