@@ -6,8 +6,10 @@ device has memory for. Replicas join and leave between steps; none of them is di
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -17,10 +19,13 @@ from condense.condensation import Condensation, Divergence
 from condense.objective import TERMS
 from condense.pack import Group, Pack
 
+LEAST_PART = 2**23  # bytes of activations: in less than that, threads would only fight for the interpreter
 LEAST_BUDGET = 2**28  # bytes: a host that is short of memory at the moment is not worked at item by item
 
 
 Shape = tuple[object, ...]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -50,9 +55,16 @@ class Failure:
 class Engine:
     """Steps any number of replicas on one device. Not thread-safe: one thread at a time."""
 
-    def __init__(self, budget: int | None = None) -> None:
-        """`budget`: bytes that a pass may take; by default what the device has left, less a margin."""
+    def __init__(self, budget: int | None = None, workers: int | None = None) -> None:
+        """`budget`: bytes that a pass may take; by default what the device has left, less a margin.
+
+        `workers`: on a CPU, threads that step parts of the company side by side, each part on one core; by default
+        PyTorch's number of threads. Layers this small gain little from more than one core, and threads inside an
+        operation wait for the slowest of them, which other processes keep from running time and again.
+        """
         self._budget = budget
+        self._workers = torch.get_num_threads() if workers is None else workers
+        self._pool: ThreadPoolExecutor | None = None
         self._parts: dict[tuple[int, ...], list[Part]] = {}  # of the last company
         self._history: dict[int, list[Tensor]] = {}
         self._needs: dict[Shape, Need] = {}
@@ -62,12 +74,20 @@ class Engine:
     def step(self, replicas: Sequence[Condensation]) -> list[Failure]:
         """One step of each of `replicas` that has not diverged. Returns those that could not."""
         live = [r for r in replicas if r.divergence is None]
-        failures = []
-        for part in self._parts_of(live):
-            failures += self._step(part)
+        failures = [failure for of in self.each(self._step, self._parts_of(live)) for failure in of]
         if failures:
             self._parts.clear()
         return failures
+
+    def each(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        """`work` on each item, by this engine's workers if there are several items of work for a CPU."""
+        if self._workers < 2 or len(items) < 2 or torch.cuda.is_available():
+            return [work(item) for item in items]
+        if self._pool is None:
+            threads = torch.get_num_threads()
+            self._pool = ThreadPoolExecutor(self._workers, "engine-worker", lambda: torch.set_num_threads(1))
+            torch.set_num_threads(threads)
+        return list(self._pool.map(work, items))
 
     def run(self, replicas: Sequence[Condensation], steps: int) -> dict[int, Tensor]:
         """`steps` steps of each; returns position in `replicas` -> its losses, as `losses_of`. Raises what fails."""
@@ -165,9 +185,11 @@ class Engine:
         for shape, same in by_shape.items():
             if shape not in self._needs:
                 self._needs[shape] = self._profile(same)
-        most = self._budget_of(replicas[0])
+        total = sum(self._needs[shape].each * len(same) for shape, same in by_shape.items())
+        sides = self._side_by_side(replicas, total)
+        most = self._budget_of(replicas[0]) // sides
         part: list[Condensation] = []
-        taken = fixed = 0
+        done = taken = fixed = 0
         for shape, same in by_shape.items():
             need = self._needs[shape]
             if need.fixed + need.each > most:
@@ -175,12 +197,19 @@ class Engine:
                 share = max(0, most - need.fixed) / need.each
                 self._at_once.setdefault(shape, max(1, int(items * share)))
             for replica in same:
-                if part and max(fixed, need.fixed) + taken + need.each > most:
+                next_side = done * sides // total > (done - taken) * sides // total
+                if part and (next_side or max(fixed, need.fixed) + taken + need.each > most):
                     yield part
                     part, taken, fixed = [], 0, 0
                 part.append(replica)
-                taken, fixed = taken + need.each, max(fixed, need.fixed)
+                done, taken, fixed = done + need.each, taken + need.each, max(fixed, need.fixed)
         yield part
+
+    def _side_by_side(self, replicas: Sequence[Condensation], total: int) -> int:
+        """Into how many parts of about the same size a CPU's work is divided; `total`: bytes that one pass would take."""
+        if replicas[0].task.device.type != "cpu":
+            return 1
+        return max(1, min(self._workers, len(replicas), total // LEAST_PART))
 
     def _budget_of(self, replica: Condensation) -> int:
         given = self._budget

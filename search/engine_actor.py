@@ -39,7 +39,8 @@ class EngineActor:
 
         self.threads = threads or default_threads(len(os.sched_getaffinity(0)))
         fetch = None if broker is None else (lambda kind, name: ray.get(broker.entry.remote(kind, name)))
-        self.members = Members(torch.device("cuda" if torch.cuda.is_available() else "cpu"), Store(fetch=fetch))
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.members = Members(device, Store(fetch=fetch), self.threads)
         self.inbox: queue.Queue[tuple[Callable[[], Any], Future[Any]]] = queue.Queue()
         self.started = self.last_used = time.monotonic()
         threading.Thread(target=self._serve, daemon=True, name="engine").start()

@@ -6,6 +6,7 @@ A member is a trial, or a setting that is being confirmed: replicas for tasks x 
 
 from __future__ import annotations
 
+import functools
 import io
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -62,9 +63,10 @@ class Member:
 class Members:
     """All members of one device, over one `condense.engine.Engine`. Times are of `time.monotonic`."""
 
-    def __init__(self, device: torch.device, store: Store, budget: int | None = None) -> None:
+    def __init__(self, device: torch.device, store: Store, workers: int = 1) -> None:
+        """`workers`: of the engine, on a CPU."""
         self.device, self.store = device, store
-        self.engine = Engine(budget)
+        self.engine = Engine(workers=workers)
         self.members: dict[str, Member] = {}
         self.replica_steps = 0
         # Where the time went.
@@ -137,14 +139,15 @@ class Members:
         """See `EngineActor.join`."""
         self.leave(name)
         parsed = Hyperparameters.model_validate(hyperparameters)
-        replicas = []
+        replicas: list[Condensation] = []
         with self._clock("joins"):
             for config in tasks:
-                key, task_config, task = self._task(config)
-                for seed in seeds:
-                    replica = Condensation(task, task_config.dpc, task_config.initialization, parsed, seed, total_steps)
+                key, of, task = self._task(config)
+                make = functools.partial(Condensation, task, of.dpc, of.initialization, parsed, total_steps=total_steps)
+                made = self.engine.each(make, list(seeds))
+                for replica in made:
                     replica.key = key
-                    replicas.append(replica)
+                replicas += made
             if state is not None:
                 for replica, own in zip(replicas, unpack_states(state), strict=True):
                     replica.load_state_dict(own)

@@ -174,7 +174,9 @@ def verdict(report: Mapping[str, Any]) -> str:
             )
     failed = [k for k in ("paper_default", "default") if k in confirmation and measurement(confirmation[k]) is None]
     if failed:
-        text += f"; the {' and the '.join(label(k) for k in failed)} {'have' if len(failed) > 1 else 'has'} no score: not"
+        text += (
+            f"; the {' and the '.join(label(k) for k in failed)} {'have' if len(failed) > 1 else 'has'} no score: not"
+        )
         text += " every loss was finite"
     return text + shrinkage(confirmation) + "."
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -80,6 +80,14 @@ def alone(small_task) -> list[list[tuple[dict[str, Tensor], Tensor]]]:
     return paths
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _small_parts() -> Iterator[None]:
+    """These replicas are so small that workers would not divide them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("condense.engine.LEAST_PART", 10_000)
+        yield
+
+
 # What may happen to a replica between two steps. Most of the time nothing does.
 happenings = st.lists(
     st.dictionaries(
@@ -92,11 +100,16 @@ happenings = st.lists(
 )
 
 
-@given(schedule=happenings, most=st.integers(1, 40), budget=st.none() | st.integers(10_000, 2_000_000))
+@given(
+    schedule=happenings,
+    most=st.integers(1, 40),
+    budget=st.none() | st.integers(10_000, 2_000_000),
+    workers=st.integers(1, 3),
+)
 @settings(max_examples=12)
-def test_twenty_replicas_whatever_happens_to_some(small_task, alone, schedule, most, budget):
+def test_twenty_replicas_whatever_happens_to_some(small_task, alone, schedule, most, budget, workers):
     tasks = {m: limited(small_task(m), most) for m in (PAIR, TRIPLE)}
-    engine = Engine(budget)
+    engine = Engine(budget, workers)
     cast = {i: of_twenty(i, tasks) for i in range(len(TWENTY))}
     losses = {i: torch.empty(0, 4) for i in cast}
     expected_to_fail: set[int] = set()
@@ -210,6 +223,23 @@ def test_packs_fit_into_the_budget(small_task):
     assert sizes(Engine(need.fixed + 5 * need.each), cast) == [5, 5, 2]
     assert sizes(Engine(need.fixed + 12 * need.each), cast) == [12]
     assert sizes(Engine(1), cast) == [1] * 12
+
+
+def test_workers_share_the_work(small_task):
+    cast = cast_of(small_task(), 12)
+    assert sizes(Engine(workers=2), cast) == [6, 6]
+    assert sizes(Engine(workers=5), cast) == pytest.approx([2.4] * 5, abs=0.7)
+    one = Engine(workers=1)
+    assert sizes(one, cast) == [12]
+    (need,) = one._needs.values()
+    assert sizes(Engine(2 * (need.fixed + 4 * need.each), 2), cast) == [4, 2, 4, 2]  # two at a time fit
+
+
+def test_workers_take_every_item_once_and_pass_errors_on():
+    engine = Engine(workers=3)
+    assert engine.each(lambda x: x * x, range(20)) == [x * x for x in range(20)]
+    with pytest.raises(ZeroDivisionError):
+        engine.each(lambda x: 1 / x, [1, 0, 2])
 
 
 def test_memory_of_a_pass_is_linear_in_its_replicas(small_task):
