@@ -70,12 +70,12 @@ def work(searcher: SpaceSearcher, ledger: Ledger, scheduler: Any, trial_id: str)
     loaded = ledger.load(number)
     result: dict[str, Any] = {}
     for step in STEPS:
-        if loaded is None or step > loaded[0]:
-            ledger.save(number, step, {"score": score_of(config, step), "step": step}, None, b"state")
         if number == 5 and step == 40:
             ledger.set_fault(number, "as planned")
             searcher.on_trial_complete(trial_id, error=True)
             return True
+        if loaded is None or step > loaded[0]:
+            ledger.save(number, step, {"score": score_of(config, step), "step": step}, None, b"state")
         result = {"step": step, "score": score_of(config, step)}
         if scheduler.on_trial_result(None, trial, result) == "STOP":
             break
@@ -171,7 +171,7 @@ def test_states_values_and_attributes_in_the_study(tmp_path: Path) -> None:
         assert trial.params == record.params
         assert trial.intermediate_values == {step: s for step, s in scores.items() if math.isfinite(s)}
         assert trial.user_attrs["ray_trial_id"] == f"t{trial.number}"
-    assert (records[5].error, records[5].steps) == ("as planned", 40)
+    assert (records[5].error, records[5].steps) == ("as planned", 20)
     assert records[6].error == "the score is nan at step 60"
     # The published default is no point of the space: it is run and recorded, and no sampler sees it.
     assert records[0].config["scaling"] == "paper"
