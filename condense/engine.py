@@ -63,8 +63,9 @@ class Engine:
         operation wait for the slowest of them, which other processes keep from running time and again.
         """
         self._budget = budget
-        self._workers = torch.get_num_threads() if workers is None else workers
+        self.workers = torch.get_num_threads() if workers is None else workers
         self._pool: ThreadPoolExecutor | None = None
+        self._pool_size = 0
         self._parts: dict[tuple[int, ...], list[Part]] = {}  # of the last company
         self._history: dict[int, list[Tensor]] = {}
         self._needs: dict[Shape, Need] = {}
@@ -81,11 +82,13 @@ class Engine:
 
     def each(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """`work` on each item, by this engine's workers if there are several items of work for a CPU."""
-        if self._workers < 2 or len(items) < 2 or torch.cuda.is_available():
+        if self.workers < 2 or len(items) < 2 or torch.cuda.is_available():
             return [work(item) for item in items]
-        if self._pool is None:
-            threads = torch.get_num_threads()
-            self._pool = ThreadPoolExecutor(self._workers, "engine-worker", lambda: torch.set_num_threads(1))
+        if self._pool is None or self._pool_size != self.workers:
+            if self._pool is not None:
+                self._pool.shutdown()
+            threads, self._pool_size = torch.get_num_threads(), self.workers
+            self._pool = ThreadPoolExecutor(self.workers, "engine-worker", lambda: torch.set_num_threads(1))
             torch.set_num_threads(threads)
         return list(self._pool.map(work, items))
 
@@ -209,7 +212,7 @@ class Engine:
         """Into how many parts of about the same size a CPU's work is divided; `total`: bytes that one pass would take."""
         if replicas[0].task.device.type != "cpu":
             return 1
-        return max(1, min(self._workers, len(replicas), total // LEAST_PART))
+        return max(1, min(self.workers, len(replicas), total // LEAST_PART))
 
     def _budget_of(self, replica: Condensation) -> int:
         given = self._budget

@@ -121,7 +121,7 @@ class Search:
         from search.tracking import MlflowTracker
         from search.trainable import Plan
 
-        plan = Plan(configs, replica_seeds(space), space.report_steps, space.robust.k)
+        plan = Plan(configs, replica_seeds(space), space.report_steps, space.robust.k, space.resources.cpus_per_trial)
         tracker = MlflowTracker(self.request.tracking_uri, "condensation", ledger.search_id, space.name)
         tracker.start(
             {"space": space.name, "seeds": space.seeds, "steps": space.steps, "sampler": space.sampler.name},
@@ -176,10 +176,10 @@ class Search:
         scheduler = build_scheduler(space)
         prefill(scheduler, ledger.history())
         display = Display(space, past)
-        resources = {"CPU": space.resources.cpus_per_trial, "GPU": space.resources.gpus_per_trial}
+        resources = space.resources.of_trial(ray.cluster_resources().get("CPU", 1), space.max_concurrent)
         trainable = tune.with_parameters(run_trial, broker=broker, ledger=keeper, plan=plan)
         tuner = tune.Tuner(
-            tune.with_resources(trainable, {name: amount for name, amount in resources.items() if amount}),
+            tune.with_resources(trainable, resources),
             tune_config=tune.TuneConfig(
                 num_samples=-1,  # the searcher knows when it is done
                 search_alg=searcher,

@@ -60,12 +60,16 @@ class EngineActor:
         total_steps: int,
         state: bytes | None,
         lease: float | None = None,
+        cpus: float | None = None,
     ) -> int:
         """Adds replicas (tasks x seeds), at `state` if given; returns the step they are at. Joining twice starts anew.
 
-        With a `lease`, a member that is silent for so many seconds is dropped; it may join again.
+        With a `lease`, a member that is silent for so many seconds is dropped; it may join again. `cpus`:
+        what it has been granted; a CPU's engine uses what its members have, all cores if one of them does not say.
         """
-        return self._do(lambda: self.members.join(member, tasks, hyperparameters, seeds, total_steps, state, lease))
+        return self._do(
+            lambda: self.members.join(member, tasks, hyperparameters, seeds, total_steps, state, lease, cpus)
+        )
 
     def advance(self, member: str, steps: int) -> dict[str, Any]:
         """Takes `steps` steps and validates; a report with the state to continue from (`search.trainable`).
@@ -139,6 +143,9 @@ class EngineActor:
             busy = self.members.busy
             if not busy:
                 continue
+            if (threads := self.members.cores(self.threads)) != torch.get_num_threads():
+                torch.set_num_threads(threads)
+                self.members.engine.workers = threads
             try:
                 self.members.step()
             except Exception as error:  # a report that failed: the trials hear of it, and start again

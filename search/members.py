@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -41,6 +42,7 @@ class Member:
     replicas: list[Condensation]
     lease: float | None  # seconds that it may be silent; None: for ever
     heard: float  # when it last called, or was answered
+    cpus: float | None = None  # granted; None: it does not say
     target: int = 0  # the step to go to
     answer: Answer | None = None  # for who waits until it is there
 
@@ -101,6 +103,12 @@ class Members:
             for member, report in zip(due, reports, strict=True):
                 member.tell(report)
 
+    def cores(self, most: int) -> int:
+        """How many cores the members have been granted together; `most` if one of them does not say."""
+        granted = [m.cpus for m in self.members.values()]
+        known = [cpus for cpus in granted if cpus is not None]
+        return most if len(known) < len(granted) else max(1, min(most, math.ceil(sum(known) - 1e-6)))
+
     def drop_silent(self) -> None:
         """Forgets members whose lease is over: a process that was killed never says good-bye."""
         now = time.monotonic()
@@ -135,6 +143,7 @@ class Members:
         total_steps: int,
         state: bytes | None,
         lease: float | None,
+        cpus: float | None = None,
     ) -> int:
         """See `EngineActor.join`."""
         self.leave(name)
@@ -151,7 +160,7 @@ class Members:
             if state is not None:
                 for replica, own in zip(replicas, unpack_states(state), strict=True):
                     replica.load_state_dict(own)
-        self.members[name] = Member(replicas, lease, time.monotonic())
+        self.members[name] = Member(replicas, lease, time.monotonic(), cpus)
         return replicas[0].step
 
     def advance(self, name: str, steps: int, answer: Answer) -> None:

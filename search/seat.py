@@ -20,6 +20,7 @@ class Seat:
         self.incarnation, self.engine = ray.get(broker.get.remote(node, gpu))
         self._arguments: tuple[Any, ...] = ()
         self._state: bytes | None = None  # at step `self.step`
+        self._cpus: float | None = None
         self._pending: Any = None
         self.step = self._target = 0
         try:
@@ -40,9 +41,11 @@ class Seat:
         seeds: Sequence[int],
         total_steps: int,
         state: bytes | None = None,
+        cpus: float | None = None,
     ) -> None:
         """See `EngineActor.join`."""
         self._arguments, self._state = (list(tasks), hyperparameters, list(seeds), total_steps), state
+        self._cpus = cpus
         self.step = self._join()
 
     def start(self, target: int) -> None:
@@ -79,7 +82,7 @@ class Seat:
             self.start(self._target)
 
     def _join(self) -> int:
-        joined = self.engine.join.remote(self.member, *self._arguments, self._state, LEASE)
+        joined = self.engine.join.remote(self.member, *self._arguments, self._state, LEASE, self._cpus)
         return int(ray.get(joined))
 
     def renew(self) -> None:

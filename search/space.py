@@ -82,10 +82,23 @@ class Confirmation(Strict):
 
 
 class Resources(Strict):
-    """What a trial's own process reserves; the work is done by the engine, which all trials of a device share."""
+    """What a trial reserves. The work is done by the engine that all trials of a device share."""
 
-    cpus_per_trial: float = Field(0.25, gt=0, description="logical CPUs; small, since a trial waits for its engine")
+    cpus_per_trial: float | None = Field(
+        None,
+        gt=0,
+        description="logical CPUs; an engine on a CPU uses what its trials have. Left out: all there are, divided by "
+        "`max_concurrent`; with a GPU, a quarter of one",
+    )
     gpus_per_trial: float = Field(0.0, ge=0, le=1, description="share of a GPU: 0, or 1/k for k trials on each GPU")
+
+    def of_trial(self, cluster_cpus: float, max_concurrent: int) -> dict[str, float]:
+        """What Ray is asked for, per trial. Ray takes whole numbers above 1."""
+        cpus = self.cpus_per_trial
+        if cpus is None:
+            cpus = 0.25 if self.gpus_per_trial else cluster_cpus / max_concurrent
+            cpus = float(int(cpus)) if cpus > 1 else max(0.01, int(cpus * 1000) / 1000)
+        return {"CPU": cpus} | ({"GPU": self.gpus_per_trial} if self.gpus_per_trial else {})
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ class Plan:
     seeds: list[int]
     report_steps: list[int]
     k: float
+    cpus: float | None  # what a trial has been granted, if the user has said how much
 
 
 def summarize(report: dict[str, Any], plan: Plan, seconds: float) -> dict[str, float]:
@@ -66,7 +67,7 @@ def run_trial(config: dict[str, Any], *, broker: Any, ledger: Any, plan: Plan) -
     started = time.monotonic()
     seat = Seat.here(broker, f"trial {number}")
     try:
-        seat.join(plan.tasks, hyperparameters, plan.seeds, plan.report_steps[-1], state)
+        seat.join(plan.tasks, hyperparameters, plan.seeds, plan.report_steps[-1], state, plan.cpus)
         seat.start(left[0])
         for step, following in zip(left, [*left[1:], None], strict=True):
             report = seat.report()

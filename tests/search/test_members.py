@@ -166,3 +166,16 @@ def test_time_is_accounted_for(join: Callable[..., Members]) -> None:
     advance(members, {"a": 6})
     assert all(seconds > 0 for seconds in members.seconds.values())
     assert members.replica_steps == 12
+
+
+@pytest.mark.parametrize(
+    ("granted", "cores"), [((0.5, 0.5), 1), ((0.5, 1.0), 2), ((0.25,), 1), ((3.0, 3.0, 3.0), 8), ((0.5, None), 8)]
+)
+def test_cores_are_those_that_members_have_been_granted(
+    join: Callable[..., Members], task: dict[str, Any], granted: tuple[float | None, ...], cores: int
+) -> None:
+    members = join(None, "0")
+    members.leave("0")
+    for i, cpus in enumerate(granted):
+        members.join(str(i), [task], H, [0], 6, None, None, cpus)
+    assert members.cores(8) == cores

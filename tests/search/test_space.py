@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from condense.config import Hyperparameters
 from condense.errors import UserError
-from search.space import SEED_BLOCK, Space, confirmation_seeds, load_space, replica_seeds
+from search.space import SEED_BLOCK, Resources, Space, confirmation_seeds, load_space, replica_seeds
 
 FLOATS = ("lambda_cross", "lambda_joint", "frequency_scale", "learning_rate", "learning_rate_vision", "alpha")
 INTEGERS = ("num_frequencies", "frequency_pool")
@@ -260,3 +260,21 @@ def test_every_field_is_described() -> None:
     own = ("Dimension", "Robust", "Sampler", "Scheduler", "Confirmation", "Resources")
     for model in (schema, *(schema["$defs"][name] for name in own)):
         assert all("description" in field for field in model["properties"].values())
+
+
+@pytest.mark.parametrize(
+    ("given", "cluster", "concurrent", "expected"),
+    [
+        ({}, 2, 4, {"CPU": 0.5}),
+        ({}, 64, 4, {"CPU": 16.0}),
+        ({}, 14, 4, {"CPU": 3.0}),  # Ray takes whole numbers above 1
+        ({}, 1, 3, {"CPU": 0.333}),
+        ({}, 1, 1000, {"CPU": 0.01}),
+        ({"cpus_per_trial": 2}, 64, 4, {"CPU": 2.0}),
+        ({"gpus_per_trial": 0.25}, 64, 4, {"CPU": 0.25, "GPU": 0.25}),
+    ],
+)
+def test_what_a_trial_reserves(
+    given: dict[str, float], cluster: float, concurrent: int, expected: dict[str, float]
+) -> None:
+    assert Resources(**given).of_trial(cluster, concurrent) == expected
