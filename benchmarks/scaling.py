@@ -103,10 +103,12 @@ def memory_per_extra_trial() -> dict[str, float]:
         gc.collect()
         used.append(process.memory_info().rss)
     own = replicas[0]
+    (need,) = engine._needs.values()
     tensors = [*own.inputs.values(), *own.velocity.values(), *own.frequencies.values(), *own.phi_real.values()]
     return {
         "memory_per_extra_trial_mb": (used[1] - used[0]) / 32 / 1e6,
         "state_of_a_trial_mb": sum(x.numel() * x.element_size() for x in tensors) / 1e6,
+        "activations_of_a_trial_mb": need.each / 1e6,
     }
 
 
@@ -144,7 +146,8 @@ def main() -> int:
     figures |= suggest_ms(options.trials)
     print(f"step time, 200,000 over 2,000 real items: {figures['step_time_ratio']:.3f}")
     print(f"one more trial: {figures['memory_per_extra_trial_mb']:.1f} MB", end="")
-    print(f" (its own tensors: {figures['state_of_a_trial_mb']:.1f} MB; the rest are activations)")
+    print(f" (its own tensors: {figures['state_of_a_trial_mb']:.1f} MB; activations, as the ", end="")
+    print(f"engine reckons: {figures['activations_of_a_trial_mb']:.1f} MB)")
     print(f"a proposal after {options.trials:,} trials: {figures['suggest_ms']:.0f} ms", end="")
     print(f" (at the start: {figures['suggest_ms_at_the_start']:.0f} ms)")
     if options.json is not None:

@@ -19,6 +19,7 @@ prepare_process()
 import argparse  # noqa: E402  (what is above must come before torch)
 import json  # noqa: E402
 import os  # noqa: E402
+import re  # noqa: E402
 import subprocess  # noqa: E402
 import sys  # noqa: E402
 import tempfile  # noqa: E402
@@ -97,14 +98,15 @@ def compare_rates(store: Store, seconds: float, rounds: int) -> dict[str, Any]:
     return figures
 
 
-def search_seconds(folder: Path, trials: int) -> tuple[float, list[dict[str, Any]]]:
-    """Seconds from the start of `search/run.py` to its last trial's end; what each trial was and did."""
+def search_seconds(folder: Path, trials: int) -> tuple[float, list[dict[str, Any]], float]:
+    """Seconds from the start of `search/run.py` to its last trial's end; what each trial was and did; the time that the
+    engine spent on validation over that on steps."""
     started = time.time()
     command = [sys.executable, str(ROOT / "search" / "run.py"), "--space", "quickstart", "--output", str(folder)]
     command += ["--set", f"trials={trials}", "--set", "confirmation.top_k=1", "--set", "confirmation.seeds=2"]
     command += ["--set", f"tasks.0.dpc={SEARCH['dpc']}", "--set", f"steps={SEARCH['steps']}"]
     command += ["--set", f"report_every={SEARCH['report_every']}", "--set", f"max_concurrent={SEARCH['concurrent']}"]
-    command += ["--set", f"scheduler.grace_steps={SEARCH['steps'] // 2}"]
+    command += ["--set", f"scheduler.grace_steps={SEARCH['steps'] // 2}", "--verbose"]
     done = subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"the search failed: {done.stdout}{done.stderr}")
@@ -114,7 +116,10 @@ def search_seconds(folder: Path, trials: int) -> tuple[float, list[dict[str, Any
         {"config": of["config"], "seeds": of["seeds"], "steps": result["steps"]}
         for of, result in zip(known, results, strict=True)
     ]
-    return max(result["finished"] for result in results) - started, trials_done
+    spent = re.search(r"steps ([0-9.]+) s, validation ([0-9.]+) s", done.stderr)
+    assert spent is not None
+    seconds = max(result["finished"] for result in results) - started
+    return seconds, trials_done, float(spent[2]) / float(spent[1])
 
 
 def bare(file: Path) -> None:
@@ -144,11 +149,12 @@ def bare(file: Path) -> None:
 
 def search_overhead(trials: int, rounds: int) -> dict[str, Any]:
     """Both sides, in turn; the search's steps are its own, as early stopping left them."""
-    searches, bares = [], []
+    searches, bares, shares = [], [], []
     with tempfile.TemporaryDirectory() as name:
         for turn in range(rounds):
-            seconds, done = search_seconds(Path(name) / f"search_{turn}", trials)
+            seconds, done, share = search_seconds(Path(name) / f"search_{turn}", trials)
             searches.append(seconds)
+            shares.append(share)
             file = Path(name) / "work.json"
             file.write_text(json.dumps({"trials": done, **SEARCH}))
             started = time.perf_counter()
@@ -161,6 +167,7 @@ def search_overhead(trials: int, rounds: int) -> dict[str, Any]:
         "bare_seconds": bares,
         "trials": trials,
         "replica_steps": replica_steps,
+        "validation_over_steps": shares,
         "search_overhead": median(s / b for s, b in zip(searches, bares, strict=True)),
     }
 
@@ -200,7 +207,8 @@ def main() -> int:
         print(
             f"\na search of {options.trials} trials x 3 seeds: {whole:.1f} s; the bare engine: {engine:.1f} s; ", end=""
         )
-        print(f"search_overhead {figures['search_overhead']:.2f}")
+        print(f"search_overhead {figures['search_overhead']:.2f}", end="; ")
+        print(f"validation took {100 * median(figures['validation_over_steps']):.1f} % of the steps' time")
     if options.json is not None:
         options.json.write_text(json.dumps(figures, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return 0
