@@ -135,8 +135,10 @@ def bare(file: Path) -> None:
             h = Hyperparameters.model_validate(trial["config"])
             members = [Condensation(task, config.dpc, "herding", h, seed, work["steps"]) for seed in trial["seeds"]]
             running.append((trial["steps"], members))
-        engine.step([replica for _, members in running for replica in members])
-        due = [m for _, m in running if m[0].step % work["report_every"] == 0 or m[0].step == work["steps"]]
+        every = work["report_every"]  # as far as no trial reports: the bare engine waits for nobody in between
+        steps = min(min(every - m[0].step % every, total - m[0].step) for total, m in running)
+        engine.step([replica for _, members in running for replica in members], steps)
+        due = [m for total, m in running if m[0].step % every == 0 or m[0].step == total]
         if due:
             validate([replica for members in due for replica in members])
         for steps, members in list(running):

@@ -124,6 +124,7 @@ class Condensation:
             "generator": self.generator.get_state(),
             "order": self._order.clone(),
             "position": self._position,
+            "chosen": None if self._chosen is None or self._chosen[0] < self.step else self._chosen[1].clone(),
             "divergence": None if self.divergence is None else [self.divergence.step, self.divergence.term],
         }
 
@@ -147,7 +148,9 @@ class Condensation:
         self.step = state["step"]
         self.normalizer = state["normalizer"].to(self.task.device, copy=True)
         self.generator.set_state(state["generator"])
-        self._order, self._position, self._chosen = state["order"].clone(), state["position"], None
+        self._order, self._position = state["order"].clone(), state["position"]
+        chosen = state.get("chosen")  # drawn for the coming step already; younger than STATE_VERSION
+        self._chosen = None if chosen is None else (self.step, chosen.clone())
         self.divergence = None if state["divergence"] is None else Divergence(*state["divergence"])
 
 

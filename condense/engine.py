@@ -6,6 +6,7 @@ device has memory for. Replicas join and leave between steps; none of them is di
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -72,10 +73,16 @@ class Engine:
         self._ceiling: dict[int, int] = {}  # id of an encoder -> bytes: what turned out to be too much, halved
         self._at_once: dict[Shape, int] = {}  # items at once, where a single replica is too much
 
-    def step(self, replicas: Sequence[Condensation]) -> list[Failure]:
-        """One step of each of `replicas` that has not diverged. Returns those that could not."""
+    def step(self, replicas: Sequence[Condensation], steps: int = 1) -> list[Failure]:
+        """`steps` steps of each of `replicas` that has not diverged. Returns those that could not.
+
+        With several steps a CPU's workers need not wait for each other after every one.
+        """
         live = [r for r in replicas if r.divergence is None]
-        failures = [failure for of in self.each(self._step, self._parts_of(live)) for failure in of]
+        if not live or steps < 1:
+            return []
+        work = functools.partial(self._steps, steps=steps)
+        failures = [failure for of in self.each(work, self._parts_of(live)) for failure in of]
         if failures:
             self._parts.clear()
         return failures
@@ -94,9 +101,8 @@ class Engine:
 
     def run(self, replicas: Sequence[Condensation], steps: int) -> dict[int, Tensor]:
         """`steps` steps of each; returns position in `replicas` -> its losses, as `losses_of`. Raises what fails."""
-        for _ in range(steps):
-            for failure in self.step(replicas):
-                raise failure.error
+        for failure in self.step(replicas, steps):
+            raise failure.error
         return {i: self.losses_of(r) for i, r in enumerate(replicas)}
 
     def losses_of(self, replica: Condensation) -> Tensor:
@@ -125,17 +131,28 @@ class Engine:
 
     # One step, whatever happens ------------------------------------------------------------------------------------
 
-    def _step(self, part: Part) -> list[Failure]:
-        """A part's step. One that is too large is taken in halves, and one in which something fails as well, until the
-        replica that fails is alone. Nothing is lost: a pass changes nothing, and the update needs no memory to speak of.
+    def _steps(self, part: Part, steps: int) -> list[Failure]:
+        failures: list[Failure] = []
+        pieces = [part]
+        for _ in range(steps):
+            outcomes = [self._step(piece) for piece in pieces]
+            failures += [failure for failed, _ in outcomes for failure in failed]
+            pieces = [piece for _, left in outcomes for piece in left]
+        return failures
+
+    def _step(self, part: Part) -> tuple[list[Failure], list[Part]]:
+        """A part's step: what failed, and the parts to go on with.
+
+        One that is too large is taken in halves, and one in which something fails as well, until the replica that fails
+        is alone. Nothing is lost: a pass changes nothing, and the update needs no memory to speak of.
         """
         replicas, first = part.replicas, part.replicas[0]
         at_once = self._at_once.get(_shape(first)) if len(replicas) == 1 else None
         error = self._try(part, at_once)
         if error is None:
-            return []
+            return [], [part]
         if part.pack is not None and part.pack.torn:
-            return [Failure(replica, error) for replica in replicas]
+            return [Failure(replica, error) for replica in replicas], []
         starved = memory.is_out_of_memory(error)
         if starved and first.task.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -146,10 +163,11 @@ class Engine:
                 self._ceiling[id(first.task.encoder)] = max(need.fixed for need in needs) + bytes_of_half
             middle = len(replicas) // 2
             self._parts.clear()
-            return [failure for half in (replicas[:middle], replicas[middle:]) for failure in self._step(Part(half))]
+            one, other = self._step(Part(replicas[:middle])), self._step(Part(replicas[middle:]))
+            return one[0] + other[0], one[1] + other[1]
         items = max(len(x) for x in first.inputs.values())
         if not starved or at_once == 1:
-            return [Failure(first, error)]
+            return [Failure(first, error)], []
         self._at_once[_shape(first)] = max(1, min(at_once or items, items) // 2)
         return self._step(part)
 

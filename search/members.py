@@ -32,6 +32,7 @@ from condense.validation import held_out_accuracy, probe_accuracy, validate
 from search.engine_actor import UnknownMember
 from search.state import pack_states, unpack_states
 
+PATIENCE = 0.25  # seconds that a call may have to wait for steps that are being taken
 Answer = Callable[[dict[str, Any] | None, Exception | None], None]  # a report, or why there is none
 
 
@@ -71,6 +72,7 @@ class Members:
         self.engine = Engine(workers=workers)
         self.members: dict[str, Member] = {}
         self.replica_steps = 0
+        self._at_a_time = 1  # steps between two looks at what has been asked for
         # Where the time went.
         self.seconds: dict[str, float] = dict.fromkeys(("steps", "validation", "joins"), 0.0)
         self._tasks: dict[str, Task] = {}
@@ -85,12 +87,16 @@ class Members:
         return [m for m in self.members.values() if m.answer is not None]
 
     def step(self) -> None:
-        """One step of every busy member, or the reports that are due. What fails in one member is told to that one."""
+        """Some steps of every busy member, and the reports that are due. What fails in one member is told to that one."""
         busy = self.busy
         if not any(m.step >= m.target or m.diverged for m in busy):
-            with self._clock("steps"):
-                failures = self.engine.step([r for m in busy for r in m.replicas])
-            self.replica_steps += sum(len(m.replicas) for m in busy) - len(failures)
+            steps = min([self._at_a_time, *(m.target - m.step for m in busy)])
+            started = time.perf_counter()
+            failures = self.engine.step([r for m in busy for r in m.replicas], steps)
+            taken = time.perf_counter() - started
+            self.seconds["steps"] += taken
+            self._at_a_time = max(1, min(2 * steps, int(PATIENCE / taken * steps)))
+            self.replica_steps += steps * (sum(len(m.replicas) for m in busy) - len(failures))
             failed = {id(failure.replica): failure.error for failure in failures}
             for member in busy:
                 error = next((failed[id(r)] for r in member.replicas if id(r) in failed), None)

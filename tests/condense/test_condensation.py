@@ -96,6 +96,9 @@ def test_a_pass_over_the_pool_takes_no_frequency_twice(small_task, pool, count, 
         for _ in range(size // count):
             chosen.append(r.next_frequencies())
             assert r.next_frequencies() is chosen[-1]  # the same until the step is taken
+            twin = replica(small_task(), num_frequencies=count, frequency_pool=pool)
+            twin.load_state_dict(r.state_dict())
+            assert torch.equal(twin.next_frequencies(), chosen[-1])
             r.step += 1
         taken = torch.cat(chosen)
         assert len(taken.unique()) == len(taken) == size // count * count
