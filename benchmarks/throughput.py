@@ -17,6 +17,7 @@ from condense.process import prepare_process
 prepare_process()
 
 import argparse  # noqa: E402  (what is above must come before torch)
+import functools  # noqa: E402
 import json  # noqa: E402
 import os  # noqa: E402
 import re  # noqa: E402
@@ -133,7 +134,8 @@ def bare(file: Path) -> None:
         while waiting and len(running) < work["concurrent"]:
             trial = waiting.pop(0)
             h = Hyperparameters.model_validate(trial["config"])
-            members = [Condensation(task, config.dpc, "herding", h, seed, work["steps"]) for seed in trial["seeds"]]
+            make = functools.partial(Condensation, task, config.dpc, "herding", h, total_steps=work["steps"])
+            members = engine.each(make, trial["seeds"])
             running.append((trial["steps"], members))
         every = work["report_every"]  # as far as no trial reports: the bare engine waits for nobody in between
         steps = min(min(every - m[0].step % every, total - m[0].step) for total, m in running)
