@@ -83,11 +83,13 @@ class Search:
         prepare_environment()
         space, request = self.space, self.request
         check_data(space)
+        if request.address not in (None, "local"):
+            check_address(str(request.address))
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}
         ledger = Ledger.open(request.output, space.model_dump(mode="json"), resume=request.resume, versions=versions)
         with contextlib.closing(ledger), ThreadPoolExecutor(1) as pool:
             checked = pool.submit(check_tracking, request.tracking_uri)  # beside the start of Ray: seconds each
-            loaded = pool.submit(importlib.import_module, "search.sampling")  # Tune and Optuna: also seconds
+            loaded = pool.submit(load_tune, after=checked)
             with ray_session(request.address):
                 checked.result()
                 return self._with_ray(ledger, loaded)
@@ -205,6 +207,12 @@ class Search:
             spent = ", ".join(f"{kind} {amount:.1f} s" for kind, amount in seconds.items())
             log.info("engine on node %s%s: %s", node[:8], f", GPU {gpu}" if gpu else "", spent)
         return left(ledger, space) == 0
+
+
+def load_tune(after: Future[Any]) -> None:
+    """Imports Tune and Optuna, which takes seconds, unless what was to be done before has failed."""
+    if after.exception() is None:
+        importlib.import_module("search.sampling")
 
 
 def left(ledger: Ledger, space: Space) -> int:
