@@ -149,7 +149,7 @@ class Condensation:
         self.normalizer = state["normalizer"].to(self.task.device, copy=True)
         self.generator.set_state(state["generator"])
         self._order, self._position = state["order"].clone(), state["position"]
-        chosen = state.get("chosen")  # drawn for the coming step already; younger than STATE_VERSION
+        chosen = state.get("chosen")  # what was drawn for the coming step; not every checkpoint has it
         self._chosen = None if chosen is None else (self.step, chosen.clone())
         self.divergence = None if state["divergence"] is None else Divergence(*state["divergence"])
 

@@ -37,6 +37,10 @@ class Need:
     each: int
 
 
+UNKNOWN = Need(0, 1)  # no pass could be measured, for another reason than memory
+ALONE = Need(0, 2**62)  # one replica is more than the device has memory for
+
+
 @dataclass
 class Part:
     """Replicas that go through together; laid out at their first step."""
@@ -157,8 +161,8 @@ class Engine:
         if starved and first.task.device.type == "cuda":
             torch.cuda.empty_cache()
         if len(replicas) > 1:
-            if starved:
-                needs = [self._needs[_shape(r)] for r in replicas]
+            needs = [self._needs[_shape(r)] for r in replicas]
+            if starved and UNKNOWN not in needs:
                 bytes_of_half = sum(need.each for need in needs) // 2
                 self._ceiling[id(first.task.encoder)] = max(need.fixed for need in needs) + bytes_of_half
             middle = len(replicas) // 2
@@ -240,16 +244,20 @@ class Engine:
 
     def _profile(self, replicas: Sequence[Condensation]) -> Need:
         """Measures what a pass of one replica and of two of a shape takes; more are extrapolated from that."""
-        taken = []
+        taken: list[int] = []
         for some in (replicas[:1], replicas[:2]):
             try:
                 with memory.measured(replicas[0].task.device) as peak:
                     Pack(some).gradients()
-            except Exception:  # whatever it is, the step itself will meet it, and knows what to do
+            except Exception as error:  # the step itself will meet it, and knows what to do
+                if not taken and memory.is_out_of_memory(error):
+                    items = max(len(x) for x in replicas[0].inputs.values())
+                    self._at_once[_shape(replicas[0])] = max(1, items // 2)
+                    return ALONE
                 break
             taken.append(peak.bytes)
         if not taken:
-            return Need(0, 1)
+            return UNKNOWN
         one, two = taken[0], taken[-1]
         each = max(1, two - one) if len(replicas) > 1 and len(taken) > 1 else max(1, one)
         return Need(max(0, one - each), each)

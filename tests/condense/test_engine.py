@@ -48,16 +48,18 @@ def of_cast(small_task: Any, i: int) -> Condensation:
 @pytest.fixture(scope="module")
 def alone(small_task) -> list[list[tuple[dict[str, Tensor], Tensor]]]:
     """Per member of the cast and number of steps: its inputs, and the losses so far, in an engine of its own."""
-    paths = []
-    for i in range(len(CAST)):
-        r, engine = of_cast(small_task, i), Engine()
-        path, losses = [({m: x.clone() for m, x in r.inputs.items()}, torch.empty(0, 4))], torch.empty(0, 4)
-        for _ in range(STEPS):
-            engine.step([r])
-            losses = torch.cat([losses, engine.losses_of(r)])
-            path.append(({m: x.clone() for m, x in r.inputs.items()}, losses))
-        paths.append(path)
-    return paths
+    return [path_alone(of_cast(small_task, i)) for i in range(len(CAST))]
+
+
+def path_alone(r: Condensation) -> list[tuple[dict[str, Tensor], Tensor]]:
+    """Per number of steps: the inputs, and the losses so far, in an engine of its own."""
+    engine, losses = Engine(), torch.empty(0, 4)
+    path = [({m: x.clone() for m, x in r.inputs.items()}, losses)]
+    for _ in range(STEPS):
+        engine.step([r])
+        losses = torch.cat([losses, engine.losses_of(r)])
+        path.append(({m: x.clone() for m, x in r.inputs.items()}, losses))
+    return path
 
 
 def assert_same_path(r: Condensation, losses: Tensor, expected: tuple[dict[str, Tensor], Tensor]) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_engine import CAST, PAIR, STEPS, TRIPLE, assert_same_path, replica
+from test_engine import CAST, PAIR, STEPS, TRIPLE, assert_same_path, path_alone, replica
 from torch import Tensor
 
 from condense import memory
@@ -68,16 +68,7 @@ def of_twenty(i: int, tasks: dict[tuple[str, ...], Task]) -> Condensation:
 def alone(small_task) -> list[list[tuple[dict[str, Tensor], Tensor]]]:
     """Per replica and number of steps: its inputs, and the losses so far, in an engine of its own."""
     tasks = {m: small_task(m) for m in (PAIR, TRIPLE)}
-    paths = []
-    for i in range(len(TWENTY)):
-        r, engine = of_twenty(i, tasks), Engine()
-        path, losses = [({m: x.clone() for m, x in r.inputs.items()}, torch.empty(0, 4))], torch.empty(0, 4)
-        for _ in range(STEPS):
-            engine.step([r])
-            losses = torch.cat([losses, engine.losses_of(r)])
-            path.append(({m: x.clone() for m, x in r.inputs.items()}, losses))
-        paths.append(path)
-    return paths
+    return [path_alone(of_twenty(i, tasks)) for i in range(len(TWENTY))]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -183,6 +174,20 @@ def test_a_replica_that_is_too_large_goes_through_in_parts(small_task):
     assert max(task.encoder.batches) <= 4
     (plain,) = cast_of(small_task(), 1, dpc=5)
     assert_same_path(r, losses, (plain.inputs, Engine().run([plain], 4)[0]))
+
+
+def test_replicas_that_are_too_large_do_not_slow_the_others_down(small_task):
+    task = limited(small_task(), 6)
+    large, small = cast_of(task, 3, dpc=5), cast_of(task, 4)  # of 15 and of 3 items
+    engine = Engine()
+    engine.run([*large, *small], 3)
+    task.encoder.batches.clear()
+    engine.run(small, 1)
+    assert set(task.encoder.batches) <= {3, 6}  # not item by item
+    for r, seed in zip(large, range(3), strict=True):
+        plain = replica(small_task(), 5, seed=seed, learning_rate=0.1)
+        Engine().run([plain], 3)
+        assert_same_path(r, torch.empty(0, 4), (plain.inputs, torch.empty(0, 4)))
 
 
 def test_no_memory_for_a_single_item_is_that_replicas_failure(small_task):
