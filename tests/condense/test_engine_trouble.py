@@ -180,7 +180,8 @@ def test_replicas_that_are_too_large_do_not_slow_the_others_down(small_task):
     task = limited(small_task(), 6)
     large, small = cast_of(task, 3, dpc=5), cast_of(task, 4)  # of 15 and of 3 items
     engine = Engine()
-    engine.run([*large, *small], 3)
+    engine.run(large, 3)
+    engine.run(small, 3)
     task.encoder.batches.clear()
     engine.run(small, 1)
     assert set(task.encoder.batches) <= {3, 6}  # not item by item
