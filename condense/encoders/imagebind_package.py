@@ -39,7 +39,7 @@ _said: set[str] = set()
 class DropPath(nn.Module):
     """Stochastic depth (Huang et al. 2016): in training a residual branch is left out per item, else scaled by 1 / kept.
 
-    Stands in for timm's class of this name, and draws the same numbers. Frozen towers never get to that.
+    Stands in for timm's class of this name. Frozen towers are never in training.
     """
 
     def __init__(self, drop_prob: float = 0.0) -> None:
