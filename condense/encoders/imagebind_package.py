@@ -96,13 +96,10 @@ def _make_bare_package() -> None:
     if "imagebind" in sys.modules:
         return
     found = importlib.util.find_spec("imagebind")  # looks for it, does not import it
-    locations = None if found is None else found.submodule_search_locations
-    folders = [str(folder) for folder in locations or ()]
-    if not any((Path(folder) / "models" / "imagebind_model.py").is_file() for folder in folders):
+    folders = [] if found is None else found.submodule_search_locations or []
+    if found is None or not any((Path(folder) / "models" / "imagebind_model.py").is_file() for folder in folders):
         raise UserError(f"encoder imagebind: the package `imagebind` is not installed: {INSTALL}")
-    bare = ModuleType("imagebind", "The installed package without its __init__; made by condense.")
-    bare.__path__ = folders
-    sys.modules["imagebind"] = bare
+    sys.modules["imagebind"] = importlib.util.module_from_spec(found)  # made, but not executed
 
 
 @contextlib.contextmanager
