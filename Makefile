@@ -41,5 +41,6 @@ $(READY): pyproject.toml constraints.txt
 	@echo "setting up .venv (some minutes; torch is large)"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test,imagebind]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps imagebind-packaged
 	@touch $@

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from condense.errors import UserError
 
@@ -71,7 +71,48 @@ class TinyEncoder(Strict):
     )
 
 
-EncoderConfig = Annotated[TinyEncoder, Field(discriminator=None)]
+class ImageBindEncoder(Strict):
+    """ImageBind (Girdhar et al. 2023): six modalities in one space. Needs the `imagebind` package and its checkpoint."""
+
+    name: Literal["imagebind"] = "imagebind"
+    checkpoint: Path | None = Field(
+        None, description="imagebind_huge.pth; `python -m condense download imagebind --to FILE` fetches it"
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the towers; embeddings and losses are float32 in any case"
+    )
+    audio_clips: int = Field(1, ge=1, le=10, description="clips of 2 s per sound; their embeddings are averaged")
+    size: Literal["huge", "small"] = Field(
+        "huge", description="`small`: a few narrow layers of the same classes, for tests; random without a checkpoint"
+    )
+    random_weights: bool = Field(False, description="no checkpoint, for benchmarks: embeddings mean nothing")
+    seed: int = Field(0, ge=0, description="of random weights")
+
+    @model_validator(mode="after")
+    def _check_checkpoint(self) -> ImageBindEncoder:
+        if self.random_weights and self.checkpoint is not None:
+            raise ValueError("`random_weights` must not be given together with a `checkpoint`")
+        if self.checkpoint is None and self.size == "huge" and not self.random_weights:
+            raise ValueError(
+                "`checkpoint` is missing: the file imagebind_huge.pth, which "
+                "`python -m condense download imagebind --to FILE` fetches"
+            )
+        return self
+
+
+def _encoder_name(value: Any) -> Any:
+    """Which encoder a configuration is of: `tiny` where nothing else is said."""
+    return value.get("name", "tiny") if isinstance(value, dict) else getattr(value, "name", None)
+
+
+EncoderConfig = Annotated[
+    Annotated[TinyEncoder, Tag("tiny")] | Annotated[ImageBindEncoder, Tag("imagebind")],
+    Discriminator(
+        _encoder_name,
+        custom_error_type="encoder_name",
+        custom_error_message="`name` must be one of tiny, imagebind",
+    ),
+]
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -138,7 +179,9 @@ def explain(error: ValidationError, source: str) -> str:
     """The first thing wrong with a configuration, as one line naming file, key, value and rule."""
     problems = error.errors(include_url=False)
     first = problems[0]
-    key = ".".join(str(part) for part in first["loc"]) or "the file"
+    place = first["loc"]  # after `dataset` and `encoder` pydantic puts the name, which is no key of the file
+    parts = [part for i, part in enumerate(place) if i == 0 or place[i - 1] not in ("dataset", "encoder")]
+    key = ".".join(map(str, parts)) or "the file"
     if first["type"] == "extra_forbidden":
         text = f"{source}: unknown key `{key}`"
     elif first["type"] == "missing":

@@ -13,22 +13,24 @@ from condense.errors import UserError
 def load_config(path: Path, overrides: Sequence[str] = ()) -> CondensationConfig:
     """`path` with `key=value` overrides (`dpc=5`, `hyperparameters.learning_rate=3`; values are YAML).
 
-    A dataset's path is taken relative to the YAML's folder, in an override relative to the current one.
+    Paths of a dataset and of a checkpoint are relative to the YAML's folder, in an override to the current one.
     Raises UserError, one line, for anything wrong in the file or in an override.
     """
     content = read_yaml(path)
-    _make_path_absolute(content, path.parent)
+    make_paths_absolute(content, path.parent)
     for override in overrides:
         _apply(content, override)
-    _make_path_absolute(content, Path.cwd())
+    make_paths_absolute(content, Path.cwd())
     return validate(CondensationConfig, content, " ".join([str(path), *(["with", *overrides] if overrides else [])]))
 
 
-def _make_path_absolute(content: dict[str, Any], folder: Path) -> None:
-    dataset = content.get("dataset")
-    if isinstance(dataset, dict) and isinstance(dataset.get("path"), str):
-        path = Path(dataset["path"])
-        dataset["path"] = str((folder / (path.expanduser() if path.parts[:1] == ("~",) else path)).resolve())
+def make_paths_absolute(content: dict[str, Any], folder: Path) -> None:
+    """In place, of a task: what of its dataset and its encoder is a path."""
+    for part, key in (("dataset", "path"), ("encoder", "checkpoint")):
+        node = content.get(part)
+        if isinstance(node, dict) and isinstance(node.get(key), str):
+            path = Path(node[key])
+            node[key] = str((folder / (path.expanduser() if path.parts[:1] == ("~",) else path)).resolve())
 
 
 def _apply(content: dict[str, Any], override: str) -> None:

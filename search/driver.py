@@ -283,9 +283,11 @@ def check_address(address: str) -> None:
 def check_data(space: Space) -> None:
     """Raises UserError for a data file that is not there: better now than after Ray has been started."""
     for i, task in enumerate(space.tasks):
-        path = getattr(task.dataset, "path", None)
-        if path is not None and not path.exists():
-            raise UserError(f"{path}: no such file (tasks.{i}.dataset.path)")
+        named = {"dataset.path": getattr(task.dataset, "path", None)}
+        named["encoder.checkpoint"] = getattr(task.encoder, "checkpoint", None)
+        for key, path in named.items():
+            if path is not None and not path.exists():
+                raise UserError(f"{path}: no such file (tasks.{i}.{key})")
 
 
 @contextlib.contextmanager

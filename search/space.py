@@ -18,6 +18,7 @@ from pydantic import Field, StrictFloat, ValidationError, field_validator, model
 import spaces
 from condense.config import Hyperparameters, Strict, TaskConfig, explain, parse_yaml, read_yaml
 from condense.errors import UserError
+from condense.overrides import make_paths_absolute
 
 # Seeds of one search lie in its own block of this many: the trials' in the first half, the confirmation's in the
 # second. So they are disjoint by construction, within a search and between searches with other seeds.
@@ -256,10 +257,8 @@ def _find(name_or_path: str) -> Path:
 def _absolute_paths(content: dict[str, Any], folder: Path) -> None:
     tasks = content.get("tasks")
     for task in tasks if isinstance(tasks, list) else []:
-        dataset = task.get("dataset") if isinstance(task, dict) else None
-        if isinstance(dataset, dict) and isinstance(dataset.get("path"), str):
-            path = Path(dataset["path"])
-            dataset["path"] = str((folder / (path.expanduser() if path.parts[:1] == ("~",) else path)).resolve())
+        if isinstance(task, dict):
+            make_paths_absolute(task, folder)
 
 
 def _apply(content: dict[str, Any], override: str) -> None:

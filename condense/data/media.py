@@ -20,6 +20,7 @@ from scipy.signal import resample_poly
 from torch import Tensor
 
 from condense.data.inputs import ArraySpec, ImageSpec, InputSpec, LogMelSpec, TextSpec, mel_filters
+from condense.data.tokens import TokenSpec
 from condense.errors import UserError
 
 PREVIEW_SIDE = 128  # pixels: what an image preview's short side is enlarged to, at least
@@ -43,11 +44,14 @@ COLOURS = np.array(  # evenly spaced anchors of the magma map (CC0): lightness g
 def read_item(spec: InputSpec, value: str, folder: Path) -> Tensor:
     """The item that a cell of a manifest stands for: (*spec.shape) float32, in the units of `spec`.
 
-    `value` is the text itself for `TextSpec`, else a file's path, relative to `folder`. Raises UserError, naming
+    `value` is the text itself for `TextSpec` and `TokenSpec`, else a file's path, relative to `folder`. Raises UserError, naming
     `value`, if the file is missing, empty, in another format or of another shape, or holds NaN or infinity.
     """
     if isinstance(spec, TextSpec):
         return _encode_text(spec, value)
+    if isinstance(spec, TokenSpec):
+        _check_text(value)
+        return spec.item(value)
     if isinstance(spec, ImageSpec):
         kind = "PNG or JPEG"
     elif isinstance(spec, LogMelSpec):
@@ -143,8 +147,7 @@ def _read_array(spec: ArraySpec, path: Path) -> Tensor:
 
 def _encode_text(spec: TextSpec, text: str) -> Tensor:
     """UTF-8 bytes through the codebook, then END, then zeros; a long text loses whole characters before END."""
-    if not text.strip():
-        raise UserError("the text is empty")
+    _check_text(text)
     if "\0" in text:
         raise UserError("the text holds a NUL character, which marks the end of a text")
     length, dim = spec.shape
@@ -154,8 +157,15 @@ def _encode_text(spec: TextSpec, text: str) -> Tensor:
     return item
 
 
-def decode_text(spec: TextSpec, item: Tensor) -> str:
-    """(length, dim) -> the nearest codebook byte of each position, up to END; what is no UTF-8 becomes U+FFFD."""
+def _check_text(text: str) -> None:
+    if not text.strip():
+        raise UserError("the text is empty")
+
+
+def decode_text(spec: TextSpec | TokenSpec, item: Tensor) -> str:
+    """(length, dim) -> the nearest codebook byte, or token, of each position, up to the end; what is no UTF-8: U+FFFD."""
+    if isinstance(spec, TokenSpec):
+        return spec.text(item)
     nearest = torch.cdist(item.float(), spec.codebook).argmin(dim=1).tolist()
     if spec.END in nearest:
         nearest = nearest[: nearest.index(spec.END)]
@@ -168,7 +178,7 @@ def preview(spec: InputSpec, item: Tensor) -> dict[str, bytes]:
     Images: `.png`. Log-mel spectrograms: `.png` and `.wav` (`to_wave`, its peak at 0.9). Text: `.txt`. Arrays: `.png`
     if (1 or 3, H, W), else `.csv` (a line per index of all dimensions but the last), or `.npy` if that would be long.
     """
-    if isinstance(spec, TextSpec):
+    if isinstance(spec, TextSpec | TokenSpec):
         return {".txt": decode_text(spec, item).encode()}
     image = picture(spec, item)
     if image is None:

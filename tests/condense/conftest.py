@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -75,3 +77,23 @@ def spoken_digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, St
     """The embedded dataset at its smallest (one pair per image), made anew, and the store that it is kept in."""
     store = Store(tmp_path_factory.mktemp("store"))
     return load_spoken_digits(SpokenDigits(pairs_per_image=1), tiny_specs(TinyEncoder()), store), store
+
+
+@pytest.fixture(scope="session")
+def official() -> Any:
+    """The official model with seeded weights that are not those of any initialisation, in evaluation mode."""
+    from condense.encoders import imagebind
+
+    model = imagebind.random_model("small", seed=7).eval()
+    generator = torch.Generator().manual_seed(8)
+    for parameter in model.parameters():
+        if parameter.ndim:
+            parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return model.requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(official: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("imagebind") / "small.pth"
+    torch.save(official.state_dict(), path)
+    return path

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from condense.config import Hyperparameters
 from condense.errors import UserError
+from search.driver import check_data
 from search.space import SEED_BLOCK, Resources, Space, confirmation_seeds, load_space, replica_seeds
 
 FLOATS = ("lambda_cross", "lambda_joint", "frequency_scale", "learning_rate", "learning_rate_vision", "alpha")
@@ -235,6 +236,17 @@ def test_paths_are_relative_to_the_yaml_and_in_overrides_to_the_current_folder(
     assert load_space(path).tasks[0].dataset.path == tmp_path / "data/mine.csv"  # type: ignore[union-attr]
     space = load_space(path, ["tasks.0.dataset.path=tmp/other.csv"])
     assert space.tasks[0].dataset.path == Path("/tmp/other.csv").resolve()  # type: ignore[union-attr]
+
+
+def test_a_checkpoint_is_looked_for_before_anything_is_started(tmp_path: Path) -> None:
+    dataset = {"name": "spoken_digits"}
+    encoder = {"name": "imagebind", "checkpoint": "huge.pth"}
+    space = load_space(write(tmp_path, minimal(tasks=[{"dataset": dataset, "encoder": encoder}])))
+    with pytest.raises(UserError) as caught:
+        check_data(space)
+    assert str(caught.value) == f"{tmp_path / 'huge.pth'}: no such file (tasks.0.encoder.checkpoint)"
+    (tmp_path / "huge.pth").touch()
+    check_data(space)
 
 
 def test_hyperparameters_are_the_fixed_and_the_proposed_values(tmp_path: Path) -> None:

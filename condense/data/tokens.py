@@ -1,0 +1,78 @@
+"""Text as the embeddings of its tokens: what a text tower sees after its first layer, and where text is synthesised.
+
+Tokens are whole numbers, which have no gradient; rows of the tower's frozen embedding table are points of a space that
+has. A real text is the rows of its tokens: start, the text, end, then padding. A synthetic one begins there and moves.
+
+The tower reads its output at the end token, so the place of the end must outlast the optimiser. It is the last position
+that does not hold the padding's row, exactly: attention is causal, so what comes after the end has a gradient of
+exactly 0 and never moves. An item without any padding ends at its last position.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from condense.data.inputs import InputSpec
+
+
+class Tokenizer(Protocol):
+    """Text to tokens and back, without start, end and padding."""
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def decode(self, tokens: Sequence[int]) -> str: ...
+
+
+def end_positions(items: Tensor, padding: Tensor) -> Tensor:
+    """(n, length, width), (width,) -> (n,) int64: where each text ends."""
+    used = (items != padding).any(2).flip(1)  # (n, length), from the last position to the first
+    return items.shape[1] - 1 - used.int().argmax(1)  # of equal values, argmax takes the first
+
+
+@dataclass(frozen=True)
+class TokenSpec(InputSpec):
+    """Text as embedded tokens: shape = (length, width). The range is one that no table comes near.
+
+    What is large is opened when it is first asked for; the functions that do so must be picklable.
+    """
+
+    source: str  # identity of the table: which model, which weights
+    start: int
+    end: int
+    padding: int
+    open_table: Callable[[], Tensor] = dataclasses.field(compare=False, repr=False)  # (vocabulary, width) float32
+    open_tokenizer: Callable[[], Tokenizer] = dataclasses.field(compare=False, repr=False)
+
+    def describe(self) -> dict[str, Any]:
+        fields = ("modality", "shape", "low", "high", "source", "start", "end", "padding")
+        return {"kind": type(self).__name__, **{name: getattr(self, name) for name in fields}}
+
+    def tokens(self, text: str) -> Tensor:
+        """(length,) int64. A long text is cut before the end token, which is always there."""
+        length = self.shape[0]
+        inner = [token for token in self.open_tokenizer().encode(text) if token not in (self.start, self.end)]
+        tokens = [self.start, *inner[: length - 2], self.end]
+        return torch.tensor(tokens + [self.padding] * (length - len(tokens)))
+
+    def item(self, text: str) -> Tensor:
+        """(length, width) float32: the rows of the text's tokens."""
+        return self.open_table()[self.tokens(text)]
+
+    def nearest(self, item: Tensor) -> list[int]:
+        """(length, width) -> the token whose row is nearest (Euclidean) at each position, up to the end of the text."""
+        table = self.open_table()
+        item = item.detach().float().cpu()
+        end = int(end_positions(item[None], table[self.padding])[0])
+        # The argmin of |x - t|^2 is that of |t|^2 - 2 x t. (`torch.cdist` would hold the same matrix, and be slower.)
+        return (table.square().sum(1) - 2 * item[: end + 1] @ table.T).argmin(1).tolist()
+
+    def text(self, item: Tensor) -> str:
+        """(length, width) -> the text of the nearest tokens, without start and end."""
+        tokens = [token for token in self.nearest(item) if token not in (self.start, self.end)]
+        return self.open_tokenizer().decode(tokens).strip()
