@@ -71,7 +71,26 @@ class TinyEncoder(Strict):
     )
 
 
-EncoderConfig = Annotated[TinyEncoder, Field(discriminator=None)]
+class TransformersEncoder(Strict):
+    """CLIP or SigLIP (vision, text) or CLAP (audio, text) from the transformers library."""
+
+    name: Literal["transformers"]
+    model: str = Field(min_length=1, description="folder of a saved model, or a model's name on the Hugging Face hub")
+    download: bool = Field(False, description="fetch a model that is not in the Hugging Face cache yet")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the towers; embeddings and losses are float32 in any case"
+    )
+
+
+class PythonEncoder(Strict):
+    """An encoder of one's own: a Python file with `specs(options)` and `build(options, dataset)`; see docs/encoders.md."""
+
+    name: Literal["python"]
+    path: Path = Field(description="the file; it is run")
+    options: dict[str, Any] = Field({}, description="handed to both of its functions")
+
+
+EncoderConfig = Annotated[TinyEncoder | TransformersEncoder | PythonEncoder, Field(discriminator="name")]
 
 Positive = Annotated[float, Field(gt=0)]
 

@@ -22,6 +22,8 @@ from condense.errors import UserError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+BILINEAR, BICUBIC = 2, 3  # Pillow's numbers of its resampling filters
+
 
 @dataclass(frozen=True)
 class InputSpec:
@@ -101,6 +103,10 @@ class ImageSpec(InputSpec):
         high = max((1.0 - m) / s for m, s in zip(mean, std, strict=True))
         return ImageSpec(modality, (channels, side, side), low, high, mean, std)
 
+    def fit(self, image: Image) -> Image:
+        """Any size -> (side, side). Short side to `side` (bicubic), then the centre square."""
+        return resized_centre(image, self.shape[1], BICUBIC)
+
     def normalize(self, pixels: Tensor) -> Tensor:
         """(..., channels, side, side) in [0, 1] -> model units."""
         mean = torch.tensor(self.mean)[:, None, None]
@@ -112,6 +118,15 @@ class ImageSpec(InputSpec):
         mean = torch.tensor(self.mean)[:, None, None]
         std = torch.tensor(self.std)[:, None, None]
         return (item * std + mean).clamp(0, 1)
+
+
+def resized_centre(image: Image, side: int, resampling: int) -> Image:
+    """Short side to `side`, then the centre square; the roundings are torchvision's. `resampling` is Pillow's number."""
+    short = min(image.size)
+    width, height = (side if length == short else int(side * length / short) for length in image.size)
+    image = image.resize((width, height), resampling)
+    left, top = round((width - side) / 2), round((height - side) / 2)
+    return image.crop((left, top, left + side, top + side))
 
 
 @dataclass(frozen=True)

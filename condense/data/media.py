@@ -94,7 +94,7 @@ def check_file(path: Path, value: str) -> None:
 
 
 def _read_image(spec: ImageSpec, path: Path) -> Tensor:
-    channels, side, _ = spec.shape
+    channels, height, width = spec.shape
     with Image.open(path, formats=("PNG", "JPEG")) as opened:
         image: Image.Image = ImageOps.exif_transpose(opened)
         if image.mode.startswith("I;16"):  # Pillow clips 16-bit grey to 255 when it converts
@@ -102,17 +102,8 @@ def _read_image(spec: ImageSpec, path: Path) -> Tensor:
         elif "transparency" in image.info:  # a palette's transparency would be a warning
             image = image.convert("RGBA")
         image = image.convert("L" if channels == 1 else "RGB")
-    pixels = np.array(resized_centre(image, side, Image.Resampling.BICUBIC), dtype=np.float32) / 255
-    return spec.normalize(torch.from_numpy(pixels.reshape(side, side, channels)).permute(2, 0, 1)).contiguous()
-
-
-def resized_centre(image: Image.Image, side: int, resampling: Image.Resampling) -> Image.Image:
-    """Short side to `side`, then the centre square; the roundings are torchvision's."""
-    short = min(image.size)
-    width, height = (side if length == short else int(side * length / short) for length in image.size)
-    image = image.resize((width, height), resampling)
-    left, top = round((width - side) / 2), round((height - side) / 2)
-    return image.crop((left, top, left + side, top + side))
+    pixels = np.array(spec.fit(image), dtype=np.float32) / 255
+    return spec.normalize(torch.from_numpy(pixels.reshape(height, width, channels)).permute(2, 0, 1)).contiguous()
 
 
 def _read_log_mel(spec: LogMelSpec, path: Path) -> Tensor:

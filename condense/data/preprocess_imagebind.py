@@ -30,8 +30,8 @@ from PIL import Image
 from torch import Tensor
 
 from condense.data import kaldi
-from condense.data.inputs import FileSpec, ImageSpec, InputSpec, WaveSpec
-from condense.data.media import read_numbers, resized_centre, spectrogram_picture, wav_file
+from condense.data.inputs import BILINEAR, FileSpec, ImageSpec, InputSpec, WaveSpec, resized_centre
+from condense.data.media import read_numbers, spectrogram_picture, wav_file
 from condense.data.waves import read_wave, resample
 from condense.errors import UserError
 
@@ -150,7 +150,7 @@ class MapSpec(FileSpec):
             with Image.open(path, formats=("PNG", "JPEG")) as opened:
                 measured = self._from_image(opened)
         image = Image.fromarray(np.ascontiguousarray(measured, dtype=np.float32))
-        pixels = np.asarray(resized_centre(image, self.shape[1], Image.Resampling.BILINEAR), dtype=np.float32)
+        pixels = np.asarray(resized_centre(image, self.shape[1], BILINEAR), dtype=np.float32)
         return self._scaled(torch.from_numpy(pixels.copy())[None])
 
     def _from_array(self, array: np.ndarray) -> np.ndarray:
