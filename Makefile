@@ -36,11 +36,11 @@ clean:
 	find condense search spaces tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 # The environment is made anew when what belongs in it changes. torch comes first and by itself: then nothing that
-# depends on it has a say in which torch that is.
+# depends on it has a say in which torch that is. ImageBind comes without its dependencies, which are of 2022.
 $(READY): pyproject.toml constraints.txt
 	@echo "setting up .venv (some minutes; torch is large)"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test,imagebind]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test,imagebind,transformers]"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps imagebind-packaged
 	@touch $@

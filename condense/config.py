@@ -81,7 +81,9 @@ class ImageBindEncoder(Strict):
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the towers; embeddings and losses are float32 in any case"
     )
-    audio_clips: int = Field(1, ge=1, le=10, description="clips of 2 s per sound; their embeddings are averaged")
+    audio_clips: int = Field(
+        3, ge=1, le=10, description="clips of 2 s per sound, spread over it; their embeddings are averaged"
+    )
     size: Literal["huge", "small"] = Field(
         "huge", description="`small`: a few narrow layers of the same classes, for tests; random without a checkpoint"
     )
@@ -100,17 +102,39 @@ class ImageBindEncoder(Strict):
         return self
 
 
+class TransformersEncoder(Strict):
+    """CLIP or SigLIP (vision, text) or CLAP (audio, text) from the transformers library."""
+
+    name: Literal["transformers"]
+    model: str = Field(min_length=1, description="folder of a saved model, or a model's name on the Hugging Face hub")
+    download: bool = Field(False, description="fetch a model that is not in the Hugging Face cache yet")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the towers; embeddings and losses are float32 in any case"
+    )
+
+
+class PythonEncoder(Strict):
+    """An encoder of one's own: a Python file with `specs(options)` and `build(options, dataset)`; see docs/encoders.md."""
+
+    name: Literal["python"]
+    path: Path = Field(description="the file; it is run")
+    options: dict[str, Any] = Field({}, description="handed to both of its functions")
+
+
 def _encoder_name(value: Any) -> Any:
     """Which encoder a configuration is of: `tiny` where nothing else is said."""
     return value.get("name", "tiny") if isinstance(value, dict) else getattr(value, "name", None)
 
 
 EncoderConfig = Annotated[
-    Annotated[TinyEncoder, Tag("tiny")] | Annotated[ImageBindEncoder, Tag("imagebind")],
+    Annotated[TinyEncoder, Tag("tiny")]
+    | Annotated[ImageBindEncoder, Tag("imagebind")]
+    | Annotated[TransformersEncoder, Tag("transformers")]
+    | Annotated[PythonEncoder, Tag("python")],
     Discriminator(
         _encoder_name,
         custom_error_type="encoder_name",
-        custom_error_message="`name` must be one of tiny, imagebind",
+        custom_error_message="`name` must be one of tiny, imagebind, transformers, python",
     ),
 ]
 

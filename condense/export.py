@@ -30,9 +30,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from condense.data.dataset import Dataset
-from condense.data.inputs import InputSpec, TextSpec
+from condense.data.inputs import InputSpec, WrittenSpec
 from condense.data.media import decode_text, picture, preview
-from condense.data.tokens import TokenSpec
 from condense.errors import UserError
 
 TENSORS, RECORD = "condensed.safetensors", "condensed.json"
@@ -273,7 +272,7 @@ def _thumbnail(spec: InputSpec, item: Tensor, width: int) -> Image.Image:
         return image.convert("RGB").resize((width, THUMBNAIL), resampling)
     tile = Image.new("RGB", (width, THUMBNAIL), TILE)
     draw = ImageDraw.Draw(tile)
-    if isinstance(spec, TextSpec | TokenSpec):
+    if isinstance(spec, WrittenSpec):
         font = ImageFont.load_default(11)
         text = _drawable(decode_text(spec, item))
         for line in range((THUMBNAIL - 8) // 14):

@@ -25,12 +25,14 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> CondensationConfig
 
 
 def make_paths_absolute(content: dict[str, Any], folder: Path) -> None:
-    """In place, of a task: what of its dataset and its encoder is a path."""
-    for part, key in (("dataset", "path"), ("encoder", "checkpoint")):
+    """In place, of a task: what of its dataset and its encoder is a path. A model's name is one if there is such a folder."""
+    for part, key in (("dataset", "path"), ("encoder", "checkpoint"), ("encoder", "path"), ("encoder", "model")):
         node = content.get(part)
         if isinstance(node, dict) and isinstance(node.get(key), str):
             path = Path(node[key])
-            node[key] = str((folder / (path.expanduser() if path.parts[:1] == ("~",) else path)).resolve())
+            path = (folder / (path.expanduser() if path.parts[:1] == ("~",) else path)).resolve()
+            if key != "model" or path.is_dir():
+                node[key] = str(path)
 
 
 def _apply(content: dict[str, Any], override: str) -> None:

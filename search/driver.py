@@ -284,7 +284,8 @@ def check_data(space: Space) -> None:
     """Raises UserError for a data file that is not there: better now than after Ray has been started."""
     for i, task in enumerate(space.tasks):
         named = {"dataset.path": getattr(task.dataset, "path", None)}
-        named["encoder.checkpoint"] = getattr(task.encoder, "checkpoint", None)
+        for key in ("checkpoint", "path"):
+            named[f"encoder.{key}"] = getattr(task.encoder, key, None)
         for key, path in named.items():
             if path is not None and not path.exists():
                 raise UserError(f"{path}: no such file (tasks.{i}.{key})")

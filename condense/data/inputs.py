@@ -10,11 +10,19 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from condense.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+BILINEAR, BICUBIC = 2, 3  # Pillow's numbers of its resampling filters
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,52 @@ class InputSpec:
     def describe(self) -> dict[str, Any]:
         """JSON-able; part of the fingerprint of cached embeddings."""
         return {"kind": type(self).__name__, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class FileSpec(InputSpec):
+    """Base of inputs that bring their own reading and showing; `condense/data/media.py` does the rest."""
+
+    kind: ClassVar[str]  # of the files that it reads, for messages: "WAV or FLAC"
+
+    def read(self, path: Path) -> Tensor:
+        """The item in a file: (*shape) float32. Raises anything, UserError with a message without the file's name."""
+        raise NotImplementedError
+
+    def picture(self, item: Tensor) -> Image | None:
+        """`item` (*shape) as an image, one pixel per value; None if it is not one."""
+        return None
+
+    def preview(self, item: Tensor) -> dict[str, bytes]:
+        """File suffix -> content of what is shown besides the picture, or in its place."""
+        return {}
+
+
+class WaveSpec(InputSpec):
+    """Base of inputs that are made from a mono clip of sound."""
+
+    sample_rate: int  # Hz
+
+    @property
+    def num_samples(self) -> int:
+        """Length of the clip that `from_wave` takes."""
+        raise NotImplementedError
+
+    def from_wave(self, wave: Tensor) -> Tensor:
+        """(..., num_samples) in [-1, 1] at `sample_rate` -> (..., *shape)."""
+        raise NotImplementedError
+
+
+class WrittenSpec(InputSpec):
+    """Base of inputs that are text in a continuous space."""
+
+    def encode(self, text: str) -> Tensor:
+        """(*shape) float32. Raises UserError for a text that it cannot take."""
+        raise NotImplementedError
+
+    def decode(self, item: Tensor) -> str:
+        """The text that is nearest to `item` (*shape)."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -49,6 +103,10 @@ class ImageSpec(InputSpec):
         high = max((1.0 - m) / s for m, s in zip(mean, std, strict=True))
         return ImageSpec(modality, (channels, side, side), low, high, mean, std)
 
+    def fit(self, image: Image) -> Image:
+        """Any size -> (side, side). Short side to `side` (bicubic), then the centre square."""
+        return resized_centre(image, self.shape[1], BICUBIC)
+
     def normalize(self, pixels: Tensor) -> Tensor:
         """(..., channels, side, side) in [0, 1] -> model units."""
         mean = torch.tensor(self.mean)[:, None, None]
@@ -62,8 +120,17 @@ class ImageSpec(InputSpec):
         return (item * std + mean).clamp(0, 1)
 
 
+def resized_centre(image: Image, side: int, resampling: int) -> Image:
+    """Short side to `side`, then the centre square; the roundings are torchvision's. `resampling` is Pillow's number."""
+    short = min(image.size)
+    width, height = (side if length == short else int(side * length / short) for length in image.size)
+    image = image.resize((width, height), resampling)
+    left, top = round((width - side) / 2), round((height - side) / 2)
+    return image.crop((left, top, left + side, top + side))
+
+
 @dataclass(frozen=True)
-class LogMelSpec(InputSpec):
+class LogMelSpec(WaveSpec):
     """Log-mel spectrogram of a mono clip, standardised. shape = (1, num_mels, num_frames), time running right.
 
     Power of a Hann-windowed short-time Fourier transform, triangular filters on the mel scale
@@ -123,7 +190,7 @@ def mel_filters(num_mels: int, n_fft: int, sample_rate: int, low_hz: float, high
 
 
 @dataclass(frozen=True)
-class TextSpec(InputSpec):
+class TextSpec(WrittenSpec):
     """Text as embedded bytes: shape = (length, dim). Synthetic text lives in this continuous space.
 
     Byte b at a position is row b of a fixed random codebook; text ends with END and is padded with zeros.
@@ -141,3 +208,20 @@ class TextSpec(InputSpec):
         """(256, dim) embeddings of the byte values."""
         generator = torch.Generator().manual_seed(self.seed)
         return torch.randn(256, self.shape[1], generator=generator).clamp(self.low, self.high)
+
+    def encode(self, text: str) -> Tensor:
+        """UTF-8 bytes through the codebook, then END, then zeros; a long text loses whole characters before END."""
+        if "\0" in text:
+            raise UserError("the text holds a NUL character, which marks the end of a text")
+        length, dim = self.shape
+        encoded = text.encode()[: length - 1].decode(errors="ignore").encode() + bytes([self.END])
+        item = torch.zeros(length, dim)
+        item[: len(encoded)] = self.codebook[torch.tensor(list(encoded))]
+        return item
+
+    def decode(self, item: Tensor) -> str:
+        """The nearest codebook byte of each position, up to END; what is no UTF-8 becomes U+FFFD."""
+        nearest = torch.cdist(item.float(), self.codebook).argmin(dim=1).tolist()
+        if self.END in nearest:
+            nearest = nearest[: nearest.index(self.END)]
+        return bytes(nearest).decode(errors="replace")

@@ -19,8 +19,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy.signal import resample_poly
 from torch import Tensor
 
-from condense.data.inputs import ArraySpec, ImageSpec, InputSpec, LogMelSpec, TextSpec, mel_filters
-from condense.data.tokens import TokenSpec
+from condense.data.inputs import ArraySpec, FileSpec, ImageSpec, InputSpec, LogMelSpec, WrittenSpec, mel_filters
+from condense.data.waves import griffin_lim, power_of_mel, read_wave
 from condense.errors import UserError
 
 PREVIEW_SIDE = 128  # pixels: what an image preview's short side is enlarged to, at least
@@ -44,15 +44,14 @@ COLOURS = np.array(  # evenly spaced anchors of the magma map (CC0): lightness g
 def read_item(spec: InputSpec, value: str, folder: Path) -> Tensor:
     """The item that a cell of a manifest stands for: (*spec.shape) float32, in the units of `spec`.
 
-    `value` is the text itself for `TextSpec` and `TokenSpec`, else a file's path, relative to `folder`. Raises UserError, naming
+    `value` is the text itself for a `WrittenSpec`, else a file's path, relative to `folder`. Raises UserError, naming
     `value`, if the file is missing, empty, in another format or of another shape, or holds NaN or infinity.
     """
-    if isinstance(spec, TextSpec):
+    if isinstance(spec, WrittenSpec):
         return _encode_text(spec, value)
-    if isinstance(spec, TokenSpec):
-        _check_text(value)
-        return spec.item(value)
-    if isinstance(spec, ImageSpec):
+    if isinstance(spec, FileSpec):
+        kind = spec.kind
+    elif isinstance(spec, ImageSpec):
         kind = "PNG or JPEG"
     elif isinstance(spec, LogMelSpec):
         kind = "WAV or FLAC"
@@ -63,7 +62,9 @@ def read_item(spec: InputSpec, value: str, folder: Path) -> Tensor:
     path = folder / value
     check_file(path, value)
     try:
-        if isinstance(spec, ImageSpec):
+        if isinstance(spec, FileSpec):
+            item = spec.read(path)
+        elif isinstance(spec, ImageSpec):
             item = _read_image(spec, path)
         elif isinstance(spec, LogMelSpec):
             item = _read_log_mel(spec, path)
@@ -93,8 +94,7 @@ def check_file(path: Path, value: str) -> None:
 
 
 def _read_image(spec: ImageSpec, path: Path) -> Tensor:
-    """Short side to `side` (bicubic), then the centre square; the roundings are torchvision's."""
-    channels, side, _ = spec.shape
+    channels, height, width = spec.shape
     with Image.open(path, formats=("PNG", "JPEG")) as opened:
         image: Image.Image = ImageOps.exif_transpose(opened)
         if image.mode.startswith("I;16"):  # Pillow clips 16-bit grey to 255 when it converts
@@ -102,24 +102,14 @@ def _read_image(spec: ImageSpec, path: Path) -> Tensor:
         elif "transparency" in image.info:  # a palette's transparency would be a warning
             image = image.convert("RGBA")
         image = image.convert("L" if channels == 1 else "RGB")
-    short = min(image.size)
-    width, height = (side if length == short else int(side * length / short) for length in image.size)
-    image = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = round((width - side) / 2), round((height - side) / 2)
-    pixels = np.array(image.crop((left, top, left + side, top + side)), dtype=np.float32) / 255
-    return spec.normalize(torch.from_numpy(pixels.reshape(side, side, channels)).permute(2, 0, 1)).contiguous()
+    pixels = np.array(spec.fit(image), dtype=np.float32) / 255
+    return spec.normalize(torch.from_numpy(pixels.reshape(height, width, channels)).permute(2, 0, 1)).contiguous()
 
 
 def _read_log_mel(spec: LogMelSpec, path: Path) -> Tensor:
     """Channel 0, resampled; a short clip is zero-padded at its end, a long one keeps its middle."""
-    channels, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    wave = channels[:, 0]
-    if len(wave) == 0:
-        raise UserError("holds no samples")
-    if not np.isfinite(wave).all():
-        raise UserError("holds NaN or infinity")
-    if not 1_000 <= rate <= 768_000:  # nobody records so: the header is damaged
-        raise UserError(f"sample rate must be 1000 .. 768000 Hz, but got {rate}")
+    channels, rate = read_wave(path)
+    wave = channels[0].numpy()
     if rate != spec.sample_rate:
         # Exact for all usual rates; odd ones (44,101 Hz) are off by a millionth, but need no filter of a million taps.
         ratio = Fraction(spec.sample_rate, rate).limit_denominator(1000)
@@ -133,43 +123,33 @@ def _read_log_mel(spec: LogMelSpec, path: Path) -> Tensor:
 
 def _read_array(spec: ArraySpec, path: Path) -> Tensor:
     """Any real dtype, converted to float32 as it is: integers keep their values."""
-    array: Any = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: a wrong shape costs no memory
-    if not isinstance(array, np.ndarray):
-        array.close()
-        raise UserError("holds several arrays (NPZ): one array (NPY) is needed")
-    if array.dtype.kind not in "biuf":
-        raise UserError(f"must hold real numbers, but holds {array.dtype}")
+    array = read_numbers(path)
     if array.shape != spec.shape:
         raise UserError(f"shape must be {spec.shape}, but got {array.shape}")
     with np.errstate(over="ignore"):  # becomes infinity, which the caller reports
         return torch.from_numpy(array.astype(np.float32))
 
 
-def _encode_text(spec: TextSpec, text: str) -> Tensor:
-    """UTF-8 bytes through the codebook, then END, then zeros; a long text loses whole characters before END."""
-    _check_text(text)
-    if "\0" in text:
-        raise UserError("the text holds a NUL character, which marks the end of a text")
-    length, dim = spec.shape
-    encoded = text.encode()[: length - 1].decode(errors="ignore").encode() + bytes([spec.END])
-    item = torch.zeros(length, dim)
-    item[: len(encoded)] = spec.codebook[torch.tensor(list(encoded))]
-    return item
+def read_numbers(path: Path) -> np.ndarray:
+    """The one array of real numbers in an NPY file, mapped: a wrong shape costs no memory. Raises UserError."""
+    array: Any = np.load(path, mmap_mode="r", allow_pickle=False)
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise UserError("holds several arrays (NPZ): one array (NPY) is needed")
+    if array.dtype.kind not in "biuf":
+        raise UserError(f"must hold real numbers, but holds {array.dtype}")
+    return array
 
 
-def _check_text(text: str) -> None:
+def _encode_text(spec: WrittenSpec, text: str) -> Tensor:
     if not text.strip():
         raise UserError("the text is empty")
+    return spec.encode(text)
 
 
-def decode_text(spec: TextSpec | TokenSpec, item: Tensor) -> str:
-    """(length, dim) -> the nearest codebook byte, or token, of each position, up to the end; what is no UTF-8: U+FFFD."""
-    if isinstance(spec, TokenSpec):
-        return spec.text(item)
-    nearest = torch.cdist(item.float(), spec.codebook).argmin(dim=1).tolist()
-    if spec.END in nearest:
-        nearest = nearest[: nearest.index(spec.END)]
-    return bytes(nearest).decode(errors="replace")
+def decode_text(spec: WrittenSpec, item: Tensor) -> str:
+    """The text that is nearest to an item."""
+    return spec.decode(item.detach().cpu())
 
 
 def preview(spec: InputSpec, item: Tensor) -> dict[str, bytes]:
@@ -177,22 +157,28 @@ def preview(spec: InputSpec, item: Tensor) -> dict[str, bytes]:
 
     Images: `.png`. Log-mel spectrograms: `.png` and `.wav` (`to_wave`, its peak at 0.9). Text: `.txt`. Arrays: `.png`
     if (1 or 3, H, W), else `.csv` (a line per index of all dimensions but the last), or `.npy` if that would be long.
+    A `FileSpec` says itself.
     """
-    if isinstance(spec, TextSpec | TokenSpec):
+    if isinstance(spec, WrittenSpec):
         return {".txt": decode_text(spec, item).encode()}
+    own = spec.preview(item.detach().float().cpu()) if isinstance(spec, FileSpec) else {}
     image = picture(spec, item)
     if image is None:
-        return _preview_numbers(item)
+        return own or _preview_numbers(item)
     buffer = io.BytesIO()
     enlarge(image, PREVIEW_SIDE).save(buffer, "PNG")
     files = {".png": buffer.getvalue()}
     if isinstance(spec, LogMelSpec):
-        wave = to_wave(spec, item)
-        wave = wave * (0.9 / wave.abs().max().clamp(min=1e-8))
-        buffer = io.BytesIO()
-        soundfile.write(buffer, wave.numpy(), spec.sample_rate, format="WAV", subtype="PCM_16")
-        files[".wav"] = buffer.getvalue()
-    return files
+        files[".wav"] = wav_file(to_wave(spec, item), spec.sample_rate)
+    return {**files, **own}
+
+
+def wav_file(wave: Tensor, sample_rate: int) -> bytes:
+    """(num_samples,) as 16-bit WAV, its peak at 0.9."""
+    wave = wave * (0.9 / wave.abs().max().clamp(min=1e-8))
+    buffer = io.BytesIO()
+    soundfile.write(buffer, wave.numpy(), sample_rate, format="WAV", subtype="PCM_16")
+    return buffer.getvalue()
 
 
 def picture(spec: InputSpec, item: Tensor) -> Image.Image | None:
@@ -201,19 +187,26 @@ def picture(spec: InputSpec, item: Tensor) -> Image.Image | None:
     A spectrogram has low frequencies at the bottom; its colours run from silence to its own loudest value.
     """
     item = item.detach().float().cpu()
+    if isinstance(spec, FileSpec):
+        return spec.picture(item)
     if isinstance(spec, ImageSpec):
         pixels = spec.pixels(item)
     elif isinstance(spec, LogMelSpec):
-        loudness = (item[0].flip(0) - spec.low) / (item.max() - spec.low).clamp(min=0.1)
-        place = loudness.clamp(0, 1).double().numpy() * (len(COLOURS) - 1)
-        colour = [np.interp(place, np.arange(len(COLOURS)), COLOURS[:, channel]) for channel in range(3)]
-        return Image.fromarray(np.stack(colour, axis=-1).round().astype(np.uint8))
+        return spectrogram_picture(item[0], spec.low)
     elif isinstance(spec, ArraySpec) and len(spec.shape) == 3 and spec.shape[0] in (1, 3):
         pixels = ((item - spec.low) / (spec.high - spec.low)).clamp(0, 1)
     else:
         return None
     grid = (pixels * 255).round().byte().permute(1, 2, 0).numpy()
     return Image.fromarray(grid[:, :, 0] if grid.shape[2] == 1 else grid)
+
+
+def spectrogram_picture(levels: Tensor, silence: float) -> Image.Image:
+    """(bins, frames), low frequencies first -> an image with them at the bottom, from `silence` to the loudest value."""
+    loudness = (levels.flip(0) - silence) / (levels.max() - silence).clamp(min=0.1)
+    place = loudness.clamp(0, 1).double().numpy() * (len(COLOURS) - 1)
+    colour = [np.interp(place, np.arange(len(COLOURS)), COLOURS[:, channel]) for channel in range(3)]
+    return Image.fromarray(np.stack(colour, axis=-1).round().astype(np.uint8))
 
 
 def enlarge(image: Image.Image, side: int) -> Image.Image:
@@ -237,18 +230,11 @@ def _preview_numbers(item: Tensor) -> dict[str, bytes]:
 def to_wave(spec: LogMelSpec, item: Tensor, iterations: int = 60, momentum: float = 0.99) -> Tensor:
     """A wave (num_samples,) whose log-mel spectrogram is close to `item` (1, num_mels, num_frames).
 
-    Mel power to linear power by non-negative deconvolution (multiplicative updates for the KL divergence, Lee & Seung
-    2001: it fits what is quiet as well as what is loud, which least squares does not); phases by Griffin-Lim with
-    momentum (Perraudin, Balazs, Sondergaard 2013) from a fixed seed.
+    Its power by `power_of_mel`, its phases by `griffin_lim`.
     """
     filters = mel_filters(spec.shape[1], spec.n_fft, spec.sample_rate, spec.low_hz, spec.high_hz)  # (mels, bins)
-    weight = filters.sum(0)[:, None].clamp(min=1e-12)  # (bins, 1)
     mel = ((item.detach().float().cpu()[0] * spec.std + spec.mean).exp() - spec.floor).clamp(min=0)  # (mels, frames)
-    power = filters.T @ mel  # (bins, frames)
-    for _ in range(100):
-        power = power * (filters.T @ (mel / (filters @ power).clamp(min=1e-12))) / weight
-    magnitude = power.sqrt() * (spec.window / 4)
-
+    magnitude = power_of_mel(filters, mel).sqrt() * (spec.window / 4)
     window = torch.hann_window(spec.window)
 
     def stft(wave: Tensor) -> Tensor:
@@ -260,12 +246,4 @@ def to_wave(spec: LogMelSpec, item: Tensor, iterations: int = 60, momentum: floa
     def istft(frames: Tensor) -> Tensor:
         return torch.istft(frames, spec.n_fft, spec.hop, spec.window, window, center=True, length=spec.num_samples)
 
-    generator = torch.Generator().manual_seed(0)
-    phase = torch.polar(torch.ones_like(magnitude), 2 * math.pi * torch.rand(magnitude.shape, generator=generator))
-    previous = torch.zeros_like(phase)
-    for _ in range(iterations):
-        rebuilt = stft(istft(magnitude * phase))
-        ahead = rebuilt - momentum / (1 + momentum) * previous
-        phase = ahead / ahead.abs().clamp(min=1e-12)
-        previous = rebuilt
-    return istft(magnitude * phase)
+    return griffin_lim(magnitude, stft, istft, iterations, momentum)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from condense.config import SpokenDigits
 from condense.data.dataset import Dataset, MemorySplit
-from condense.data.inputs import ImageSpec, InputSpec, LogMelSpec
+from condense.data.inputs import ImageSpec, InputSpec, WaveSpec
 from condense.errors import UserError
 from condense.store import Store, hash_of
 
@@ -45,11 +45,11 @@ def load_spoken_digits(config: SpokenDigits, specs: Mapping[str, InputSpec], sto
     """The dataset, made at first use (about 10 seconds) and then read from the store.
 
     Raises:
-        UserError: the encoder takes no images or no log-mel spectrograms.
+        UserError: the encoder takes no images or no sound.
     """
     vision, audio = specs.get("vision"), specs.get("audio")
-    if not isinstance(vision, ImageSpec) or not isinstance(audio, LogMelSpec):
-        raise UserError("spoken_digits: needs an encoder that takes vision as images and audio as log-mel spectrograms")
+    if not isinstance(vision, ImageSpec) or not isinstance(audio, WaveSpec):
+        raise UserError("spoken_digits: needs an encoder that takes vision as images and audio as sound")
     key = {
         "version": VERSION,
         "config": config.model_dump(mode="json"),
@@ -74,7 +74,7 @@ def load_spoken_digits(config: SpokenDigits, specs: Mapping[str, InputSpec], sto
     )
 
 
-def _make(config: SpokenDigits, vision: ImageSpec, audio: LogMelSpec) -> dict[str, Tensor]:
+def _make(config: SpokenDigits, vision: ImageSpec, audio: WaveSpec) -> dict[str, Tensor]:
     from sklearn.datasets import load_digits  # here: reading the cache needs neither of them
 
     from condense.data.speech import Speaker
@@ -122,7 +122,7 @@ def _draw(images: Tensor, shape: tuple[int, ...], rng: np.random.Generator) -> T
 
 
 def _speak(
-    speaker: Speaker, labels: list[int], variants: list[str], spec: LogMelSpec, rng: np.random.Generator
+    speaker: Speaker, labels: list[int], variants: list[str], spec: WaveSpec, rng: np.random.Generator
 ) -> Tensor:
     """(n, num_samples) float32: each label spoken by one of the variants in one of the languages, with noise."""
     languages = rng.choice(list(WORDS), len(labels))

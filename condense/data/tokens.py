@@ -3,9 +3,10 @@
 Tokens are whole numbers, which have no gradient; rows of the tower's frozen embedding table are points of a space that
 has. A real text is the rows of its tokens: start, the text, end, then padding. A synthetic one begins there and moves.
 
-The tower reads its output at the end token, so the place of the end must outlast the optimiser. It is the last position
-that does not hold the padding's row, exactly: attention is causal, so what comes after the end has a gradient of
-exactly 0 and never moves. An item without any padding ends at its last position.
+A tower reads its output at the end token, or masks what comes after it, so the place of the end must outlast the
+optimiser. It is the last position that does not hold the padding's row, exactly: in a tower whose attention is causal, or
+masked, what comes after the end has a gradient of exactly 0 and never moves. An item without any padding ends at its last
+position. (A tower that attends to padding, as SigLIP's does, has no use for the place of the end.)
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from condense.data.inputs import InputSpec
+from condense.data.inputs import WrittenSpec
 
 
 class Tokenizer(Protocol):
@@ -36,14 +37,14 @@ def end_positions(items: Tensor, padding: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class TokenSpec(InputSpec):
+class TokenSpec(WrittenSpec):
     """Text as embedded tokens: shape = (length, width). The range is one that no table comes near.
 
     What is large is opened when it is first asked for; the functions that do so must be picklable.
     """
 
     source: str  # identity of the table: which model, which weights
-    start: int
+    start: int | None  # None: the text itself comes first
     end: int
     padding: int
     open_table: Callable[[], Tensor] = dataclasses.field(compare=False, repr=False)  # (vocabulary, width) float32
@@ -56,11 +57,12 @@ class TokenSpec(InputSpec):
     def tokens(self, text: str) -> Tensor:
         """(length,) int64. A long text is cut before the end token, which is always there."""
         length = self.shape[0]
+        before = [] if self.start is None else [self.start]
         inner = [token for token in self.open_tokenizer().encode(text) if token not in (self.start, self.end)]
-        tokens = [self.start, *inner[: length - 2], self.end]
+        tokens = [*before, *inner[: length - len(before) - 1], self.end]
         return torch.tensor(tokens + [self.padding] * (length - len(tokens)))
 
-    def item(self, text: str) -> Tensor:
+    def encode(self, text: str) -> Tensor:
         """(length, width) float32: the rows of the text's tokens."""
         return self.open_table()[self.tokens(text)]
 
@@ -72,7 +74,7 @@ class TokenSpec(InputSpec):
         # The argmin of |x - t|^2 is that of |t|^2 - 2 x t. (`torch.cdist` would hold the same matrix, and be slower.)
         return (table.square().sum(1) - 2 * item[: end + 1] @ table.T).argmin(1).tolist()
 
-    def text(self, item: Tensor) -> str:
+    def decode(self, item: Tensor) -> str:
         """(length, width) -> the text of the nearest tokens, without start and end."""
         tokens = [token for token in self.nearest(item) if token not in (self.start, self.end)]
         return self.open_tokenizer().decode(tokens).strip()

@@ -1,10 +1,10 @@
-"""Frozen encoders into a unified space. A new one takes one file here and a branch below."""
+"""Frozen encoders into a unified space. A new one takes one file: the user's own (docs/encoders.md), or one here."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from condense.config import EncoderConfig, ImageBindEncoder
+from condense.config import EncoderConfig, ImageBindEncoder, PythonEncoder, TransformersEncoder
 from condense.data.dataset import Dataset
 from condense.data.inputs import InputSpec
 from condense.encoders.encoder import Encoder
@@ -17,6 +17,14 @@ def encoder_specs(config: EncoderConfig) -> Mapping[str, InputSpec]:
         from condense.encoders.imagebind import imagebind_specs
 
         return imagebind_specs(config)
+    if isinstance(config, TransformersEncoder):
+        from condense.encoders.transformers_inputs import transformers_specs
+
+        return transformers_specs(config)
+    if isinstance(config, PythonEncoder):
+        from condense.encoders.python_file import python_specs
+
+        return python_specs(config)
     from condense.encoders.tiny import tiny_specs
 
     return tiny_specs(config)
@@ -31,6 +39,14 @@ def build_encoder(config: EncoderConfig, dataset: Dataset, store: Store | None =
         from condense.encoders.imagebind import build_imagebind
 
         return build_imagebind(config, dataset)
+    if isinstance(config, TransformersEncoder):
+        from condense.encoders.transformers_encoders import build_transformers
+
+        return build_transformers(config, dataset)
+    if isinstance(config, PythonEncoder):
+        from condense.encoders.python_file import build_python
+
+        return build_python(config, dataset)
     from condense.encoders.tiny import build_tiny
 
     return build_tiny(config, dataset, store)

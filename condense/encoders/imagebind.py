@@ -24,7 +24,8 @@ from torch.overrides import TorchFunctionMode
 
 from condense.config import MODALITIES, ImageBindEncoder
 from condense.data.dataset import Dataset
-from condense.data.inputs import ArraySpec, ImageSpec, InputSpec
+from condense.data.inputs import InputSpec
+from condense.data.preprocess_imagebind import file_specs
 from condense.data.tokens import TokenSpec, end_positions
 from condense.encoders.imagebind_checkpoint import PARTS, identity, read_checkpoint, select_towers
 from condense.encoders.imagebind_package import model_module, tokenizer
@@ -32,7 +33,6 @@ from condense.errors import UserError
 from condense.store import hash_of
 
 VERSION = 1
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 TOKENS, START, END, PADDING = 77, 49406, 49407, 0  # of CLIP's byte-pair vocabulary
 TABLE = "modality_preprocessors.text.token_embedding.weight"
 TEXT_WIDTH = {"huge": 1024, "small": 32}
@@ -41,17 +41,9 @@ SMALL = {"out_embed_dim": 32, **{f"{m}_{name}": value for m in MODALITIES for na
 
 
 def imagebind_specs(config: ImageBindEncoder) -> dict[str, InputSpec]:
-    """What ImageBind takes of each of the six modalities.
-
-    Audio is in the official units, (log mel energy + 4.268) / 9.138: from the log of float32's epsilon to that of a
-    full-scale signal in one band. Depth (as disparity) and thermal have no official loaders; here they are in [0, 1].
-
-    Raises UserError if the checkpoint is not there.
-    """
-    clips = () if config.audio_clips == 1 else (config.audio_clips,)
+    """What ImageBind takes of each of the six modalities. Raises UserError if the checkpoint is not there."""
     return {
-        "vision": ImageSpec.of("vision", 3, 224, CLIP_MEAN, CLIP_STD),
-        "audio": ArraySpec("audio", (*clips, 1, 128, 204), -1.28, 2.0),
+        **file_specs(config.audio_clips),
         "text": TokenSpec(
             "text",
             (TOKENS, TEXT_WIDTH[config.size]),
@@ -64,9 +56,6 @@ def imagebind_specs(config: ImageBindEncoder) -> dict[str, InputSpec]:
             open_table=functools.partial(token_table, config),
             open_tokenizer=_tokenizer,
         ),
-        "depth": ImageSpec.of("depth", 1, 224, (0.0,), (1.0,)),
-        "thermal": ImageSpec.of("thermal", 1, 224, (0.0,), (1.0,)),
-        "imu": ArraySpec("imu", (6, 2000), -100.0, 100.0),
     }
 
 

@@ -35,9 +35,9 @@ def tokens(*lengths: int) -> Tensor:
 
 @pytest.mark.parametrize("m", [m for m in MODALITIES if m != "text"])
 def test_embeddings_and_input_gradients_are_the_official_ones(official: Any, checkpoint: Path, m: str) -> None:
-    encoder = built((m,), checkpoint=checkpoint)
+    encoder = built((m,), checkpoint=checkpoint, audio_clips=1)
     assert encoder.dim == 32
-    x = items(m, 3)
+    x = items(m, 3)[:, 0] if m == "audio" else items(m, 3)  # a single clip
     ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
     embedded = encoder.embed(m, ours)
     raw = official({m: theirs})[m]
@@ -124,7 +124,7 @@ def test_an_item_does_not_see_its_batch(checkpoint: Path) -> None:
 
 
 def test_another_shape_is_refused_and_never_taken_for_clips() -> None:
-    encoder = built(("vision", "audio"))
+    encoder = built(("vision", "audio"), audio_clips=1)
     for m, shape in (("vision", (1, 3, 3, 224, 224)), ("audio", (1, 3, 1, 128, 204)), ("audio", (1, 1, 128, 100))):
         with pytest.raises(ValueError, match=f"{m} must be"):
             encoder.embed(m, torch.zeros(shape))
@@ -171,7 +171,7 @@ def test_fingerprint_tells_weights_towers_precision_and_clips_apart(official: An
         built(("vision",), checkpoint=plain),
         built(av, checkpoint=tuned),
         built(av, checkpoint=plain, precision="bfloat16"),
-        built(av, checkpoint=plain, audio_clips=3),
+        built(av, checkpoint=plain, audio_clips=1),
         built(av),
         built(av, seed=1),
     ]
@@ -184,10 +184,10 @@ def test_fingerprint_tells_weights_towers_precision_and_clips_apart(official: An
 
 def test_specs_are_of_the_six_modalities() -> None:
     specs = encoder_specs(ImageBindEncoder(size="small"))
-    assert tuple(specs) == MODALITIES
+    assert set(specs) == set(MODALITIES)
     assert {m: spec.shape for m, spec in specs.items()} == {
         "vision": (3, 224, 224),
-        "audio": (1, 128, 204),
+        "audio": (3, 1, 128, 204),
         "text": (77, 32),
         "depth": (1, 224, 224),
         "thermal": (1, 224, 224),

@@ -51,16 +51,16 @@ def test_every_text_ends_in_the_end_token(text: str) -> None:
     tokens = SPEC.tokens(text).tolist()
     kept = text[: LENGTH - 2]
     assert tokens == [START, *Letters().encode(kept), END] + [PADDING] * (LENGTH - 2 - len(kept))
-    item = SPEC.item(text)
+    item = SPEC.encode(text)
     assert torch.equal(item, table()[torch.tensor(tokens)])
     assert end_positions(item[None], table()[PADDING]).item() == tokens.index(END)
-    assert SPEC.text(item) == kept
+    assert SPEC.decode(item) == kept
 
 
 def test_the_padding_token_inside_a_text_is_text() -> None:
     item = table()[torch.tensor([START, 1, PADDING, PADDING, END, *[PADDING] * 7])]
     assert end_positions(item[None], table()[PADDING]).item() == 4
-    assert SPEC.text(item) == "a!!"
+    assert SPEC.decode(item) == "a!!"
 
 
 def test_an_item_without_padding_ends_at_its_last_position() -> None:
@@ -71,7 +71,7 @@ def test_an_item_without_padding_ends_at_its_last_position() -> None:
 
 
 def test_nearest_tokens_are_those_of_the_distance_matrix() -> None:
-    item = SPEC.item("abcdefghij") + 0.8 * torch.randn(LENGTH, WIDTH, generator=torch.Generator().manual_seed(2))
+    item = SPEC.encode("abcdefghij") + 0.8 * torch.randn(LENGTH, WIDTH, generator=torch.Generator().manual_seed(2))
     assert SPEC.nearest(item) == torch.cdist(item.double(), table().double()).argmin(1).tolist()
 
 
@@ -111,7 +111,7 @@ def captions() -> Dataset:
         texts = [word_list(lengths[i % 4], 100 * split + i) for i in range(12)]
         inputs = {
             "vision": torch.randn(12, 3, 224, 224, generator=generator),
-            "text": torch.stack([text.item(words) for words in texts]),
+            "text": torch.stack([text.encode(words) for words in texts]),
         }
         splits.append(MemorySplit(inputs, torch.arange(3).repeat_interleave(4)))
     return Dataset("captions", specs, ("a", "b", "c"), splits[0], splits[1], splits[1], "captions")
@@ -140,11 +140,20 @@ def test_texts_of_5_and_of_200_words_embed_as_in_the_official_model() -> None:
     assert (tokens[1:, -1] == 49407).all()
     with torch.no_grad():
         expected = F.normalize(official({"text": tokens})["text"], dim=1)
-    embedded = encoder.embed("text", torch.stack([spec.item(text) for text in (short, long, other)]))
+    embedded = encoder.embed("text", torch.stack([spec.encode(text) for text in (short, long, other)]))
     assert torch.allclose(embedded, expected, atol=2e-6)
     assert (embedded[1] - embedded[2]).abs().max() > 1e-4
-    assert spec.text(spec.item(short)) == short
-    assert spec.text(spec.item(long)).split() == long.split()[:75]
+    assert spec.decode(spec.encode(short)) == short
+    assert spec.decode(spec.encode(long)).split() == long.split()[:75]
+
+
+@installed
+def test_known_tokens_of_clip() -> None:
+    """From OpenAI's notebook: `clip.tokenize("Hello World!")`."""
+    spec = encoder_specs(CONFIG)["text"]
+    assert isinstance(spec, TokenSpec)
+    assert spec.tokens("Hello World!").tolist()[:6] == [49406, 3306, 1002, 256, 49407, 0]
+    assert spec.tokens("before <|endoftext|> after").tolist().count(49407) == 1
 
 
 @installed

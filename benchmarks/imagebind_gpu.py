@@ -1,0 +1,214 @@
+"""ImageBind on a GPU: the engine against a competent loop in bfloat16 and in the paper's float32, and against the card.
+
+python benchmarks/imagebind_gpu.py --checkpoint imagebind_huge.pth --json imagebind.json
+
+Vision and audio (one clip), 10 classes, 10 items per class. Weights matter to no figure here: without a checkpoint they
+are random.
+
+- speedup_over_naive: replica-steps per second of `--trials` packed trials over one condensation that re-encodes a real
+  batch of 128 items per class at every step, in bfloat16 and in float32. The naive loop has the card for itself.
+- share_of_matrix_rate: floating-point operations of the engine's encoder passes (counted by PyTorch) per second, over the
+  card's measured rate of 8192 x 8192 matrix products in bfloat16.
+
+`--size small` is the same code over small towers of the same classes: it runs anywhere, and shows nothing about speed.
+"""
+
+from __future__ import annotations
+
+from condense.process import prepare_process
+
+prepare_process()
+
+import argparse  # noqa: E402  (what is above must come before torch)
+import json  # noqa: E402
+import sys  # noqa: E402
+import time  # noqa: E402
+from collections.abc import Callable, Sequence  # noqa: E402
+from dataclasses import dataclass  # noqa: E402
+from pathlib import Path  # noqa: E402
+from statistics import median  # noqa: E402
+from typing import Any  # noqa: E402
+
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from provenance import provenance  # noqa: E402
+from torch import Tensor  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+
+from condense.condensation import Condensation  # noqa: E402
+from condense.config import Hyperparameters, ImageBindEncoder  # noqa: E402
+from condense.data.dataset import Dataset  # noqa: E402
+from condense.embeddings import Embedded, Task  # noqa: E402
+from condense.encoders import build_encoder, encoder_specs  # noqa: E402
+from condense.engine import Engine  # noqa: E402
+
+CLASSES, MODALITIES = 10, ("vision", "audio")
+SETTING = Hyperparameters(lambda_cross=0.3, lambda_joint=0.3, frequency_scale=0.5)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """n items that are drawn when they are loaded."""
+
+    specs: dict[str, Any]
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def load(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        return {m: torch.randn(len(indices), *spec.shape, generator=generator) for m, spec in self.specs.items()}
+
+
+def make_task(options: argparse.Namespace, precision: str, device: torch.device) -> Task:
+    """A task of random real embeddings: only the encoder's work counts here."""
+    drawn = options.checkpoint is None and options.size == "huge"
+    config = ImageBindEncoder(
+        checkpoint=options.checkpoint, size=options.size, precision=precision, audio_clips=1, random_weights=drawn
+    )
+    specs = {m: spec for m, spec in encoder_specs(config).items() if m in MODALITIES}
+    labels = torch.arange(CLASSES).repeat_interleave(max(options.real, options.dpc))
+    split = Noise(specs, labels)
+    dataset = Dataset("noise", specs, tuple(map(str, range(CLASSES))), split, split, split, "noise")
+    encoder = build_encoder(config, dataset)
+    assert isinstance(encoder, torch.nn.Module)
+    encoder.to(device)
+    generator = torch.Generator().manual_seed(1)
+    real = {m: F.normalize(torch.randn(len(labels), encoder.dim, generator=generator), dim=1) for m in specs}
+    embedded = Embedded(real, labels).to(device)
+    return Task(dataset, encoder, embedded, embedded, device)
+
+
+def timed(step: Callable[[], None], device: torch.device, seconds: float) -> float:
+    """Seconds per call, after two that are not counted."""
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    for _ in range(2):
+        step()
+    wait()
+    started, calls = time.perf_counter(), 0
+    while calls < 3 or time.perf_counter() - started < seconds:
+        step()
+        wait()
+        calls += 1
+    return (time.perf_counter() - started) / calls
+
+
+def packed(task: Task, options: argparse.Namespace) -> float:
+    """Replica-steps per second of all trials in one engine."""
+    replicas = [Condensation(task, options.dpc, "random", SETTING, seed, 10_000) for seed in range(options.trials)]
+    engine = Engine()
+
+    def step() -> None:
+        for failure in engine.step(replicas):
+            raise failure.error
+
+    return options.trials / timed(step, task.device, options.seconds)
+
+
+def naive(task: Task, options: argparse.Namespace) -> float:
+    """Steps per second of one condensation that encodes a real batch at every step, as the published code does."""
+    encoder, device = task.encoder, task.device
+    real = {m: x.to(device) for m, x in task.dataset.condense.load(range(len(task.dataset.condense))).items()}
+    drawn = task.dataset.condense.load(range(CLASSES * options.dpc))
+    synthetic = {m: x.to(device).requires_grad_() for m, x in drawn.items()}
+    optimizer = torch.optim.SGD(list(synthetic.values()), lr=1.0, momentum=0.5)
+    real_batch = options.real
+
+    def characteristic_function(x: Tensor, t: Tensor) -> Tensor:
+        angle = x @ t.T
+        return torch.complex(angle.cos().mean(1), angle.sin().mean(1))
+
+    def step() -> None:
+        with torch.no_grad():
+            theirs = {
+                m: torch.cat([encoder.embed(m, part) for part in x.split(256)]).view(CLASSES, -1, encoder.dim)
+                for m, x in real.items()
+            }
+        ours = {m: encoder.embed(m, x).view(CLASSES, options.dpc, encoder.dim) for m, x in synthetic.items()}
+        loss = torch.zeros((), device=device)
+        for m in synthetic:
+            t = SETTING.frequency_scale * torch.randn(SETTING.num_frequencies, encoder.dim, device=device)
+            apart = characteristic_function(theirs[m][:, :real_batch], t) - characteristic_function(ours[m], t)
+            loss = loss + (apart.abs().square() + 1e-12).sqrt().mean()
+        a, b = MODALITIES
+        hybrid = F.cosine_similarity(theirs[a].mean(1) * ours[b].mean(1), theirs[b].mean(1) * ours[a].mean(1), dim=1)
+        joint = ((theirs[a] * theirs[b]).mean(1) * (ours[a] * ours[b]).mean(1)).sum(1)
+        loss = loss + 0.3 * (1 - hybrid).mean() + 0.3 * (1 - joint).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return 1 / timed(step, device, options.seconds)
+
+
+def flops_per_replica_step(task: Task, dpc: int) -> float:
+    """Operations of the encoder on one replica's items, forward and backward to the inputs."""
+    total = 0
+    for m, x in task.dataset.condense.load([0]).items():
+        leaf = x.to(task.device).requires_grad_()
+        with FlopCounterMode(display=False) as counter:
+            task.encoder.embed(m, leaf).sum().backward()
+        total += counter.get_total_flops()
+    return float(total * CLASSES * dpc)
+
+
+def matrix_rate(device: torch.device, seconds: float, size: int) -> float:
+    """Operations per second of matrix products in bfloat16; the best of five."""
+    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    out = torch.empty_like(a)
+
+    def multiply() -> None:
+        torch.mm(a, b, out=out)
+
+    return 2 * size**3 / min(timed(multiply, device, seconds / 5) for _ in range(5))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--checkpoint", type=Path, help="imagebind_huge.pth (default: random weights)")
+    parser.add_argument("--size", choices=["huge", "small"], default="huge", help="of the towers")
+    parser.add_argument("--trials", type=int, default=16, help="packed in the engine")
+    parser.add_argument("--dpc", type=int, default=10, help="items per class")
+    parser.add_argument("--real", type=int, default=128, help="real items per class in the naive loop's batch")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=3, help="of all sides, in turn; medians count")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    options = parser.parse_args(arguments)
+    if options.size == "huge" and not torch.cuda.is_available():
+        print("no CUDA device: an item takes 15 seconds on a CPU (try --size small)", file=sys.stderr)
+        return 0
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    low, full = make_task(options, "bfloat16", device), make_task(options, "float32", device)
+    rates: dict[str, list[float]] = {"engine": [], "naive_bfloat16": [], "naive_float32": []}
+    for _ in range(options.rounds):
+        rates["engine"].append(packed(low, options))
+        rates["naive_bfloat16"].append(naive(low, options))
+        rates["naive_float32"].append(naive(full, options))
+    rate = {name: median(values) for name, values in rates.items()}
+    flops = flops_per_replica_step(full, options.dpc)
+    card = matrix_rate(device, options.seconds, 8192 if device.type == "cuda" else 512)
+    figures: dict[str, Any] = {
+        **provenance(),
+        "size": options.size,
+        "replica_steps_per_second": rates,
+        "speedup_over_naive": {n: rate["engine"] / rate[f"naive_{n}"] for n in ("bfloat16", "float32")},
+        "share_of_matrix_rate": rate["engine"] * flops / card,
+        "matrix_rate": card,
+        "flops_per_replica_step": flops,
+    }
+    print(f"engine, {options.trials} trials: {rate['engine']:.2f} replica-steps per second")
+    for name, factor in figures["speedup_over_naive"].items():
+        print(f"naive in {name}: {rate[f'naive_{name}']:.2f}; the engine is {factor:.1f} x as fast")
+    print(f"{100 * figures['share_of_matrix_rate']:.0f} % of the measured matrix rate ({card / 1e12:.1f} TFLOP/s)")
+    if options.json is not None:
+        options.json.write_text(json.dumps(figures, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
