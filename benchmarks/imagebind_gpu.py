@@ -197,11 +197,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "size": options.size,
         "replica_steps_per_second": rates,
         "speedup_over_naive": {n: rate["engine"] / rate[f"naive_{n}"] for n in ("bfloat16", "float32")},
+        "items_per_second": rate["engine"] * CLASSES * options.dpc,
+        "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
         "share_of_matrix_rate": rate["engine"] * flops / card,
         "matrix_rate": card,
         "flops_per_replica_step": flops,
     }
-    print(f"engine, {options.trials} trials: {rate['engine']:.2f} replica-steps per second")
+    print(
+        f"engine, {options.trials} trials: {rate['engine']:.2f} replica-steps per second, "
+        f"{figures['items_per_second']:.0f} pairs of items per second"
+    )
+    if figures["peak_memory_bytes"] is not None:
+        print(
+            f"peak memory {figures['peak_memory_bytes'] / 2**30:.1f} GiB, the float32 copy for the naive side included"
+        )
     for name, factor in figures["speedup_over_naive"].items():
         print(f"naive in {name}: {rate[f'naive_{name}']:.2f}; the engine is {factor:.1f} x as fast")
     print(f"{100 * figures['share_of_matrix_rate']:.0f} % of the measured matrix rate ({card / 1e12:.1f} TFLOP/s)")
