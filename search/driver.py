@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from condense.errors import UserError
+from search.cluster import bootstrap_config, bootstrap_file, expected_nodes, wait_for_nodes
 from search.ledger import Ledger
 from search.mlflow_store import absolute_uri, check_tracking, default_tracking_uri
 from search.space import Space, load_space, replica_seeds
@@ -76,7 +77,8 @@ class Search:
         self.started = time.monotonic()
 
     def say(self, text: str) -> None:
-        print(text, flush=True)
+        with contextlib.suppress(OSError):  # a terminal that has gone takes no search with it
+            print(text, flush=True)
 
     def run(self) -> int:
         """Returns the exit status. Raises UserError for a user's mistake, before any work where that can be known."""
@@ -92,7 +94,16 @@ class Search:
             loaded = pool.submit(load_tune, after=checked)
             with ray_session(request.address):
                 checked.result()
+                self._wait_for_nodes()
                 return self._with_ray(ledger, loaded)
+
+    def _wait_for_nodes(self) -> None:
+        import ray
+
+        config = bootstrap_config()
+        if config is not None and self.request.address in (None, "auto"):
+            alive = lambda: sum(bool(node["Alive"]) for node in ray.nodes())  # noqa: E731
+            wait_for_nodes(alive, expected_nodes(config), self.say)
 
     def _with_ray(self, ledger: Ledger, loaded: Future[Any]) -> int:
         import ray
@@ -259,9 +270,7 @@ def prepare_environment() -> None:
         "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
         "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # `Following` does, and says what happens next
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        # A cut cable is noticed in 30 s instead of 7 minutes.
-        "RAY_grpc_client_keepalive_time_ms": "10000",
-        "RAY_grpc_client_keepalive_timeout_ms": "10000",
+        # No keepalive pings (RAY_grpc_client_keepalive_time_ms): Ray's servers hang up on who pings during a long call.
     }
     for key, value in defaults.items():
         os.environ.setdefault(key, value)
@@ -294,8 +303,7 @@ def check_data(space: Space) -> None:
 @contextlib.contextmanager
 def ray_session(address: str | None) -> Iterator[None]:
     """Connects to a cluster (on its head by itself), or starts Ray here, on loopback, and ends it afterwards."""
-    on_head = Path("~/ray_bootstrap_config.yaml").expanduser().exists()
-    if address is None and (on_head or os.environ.get("RAY_ADDRESS")):
+    if address is None and (bootstrap_file().exists() or os.environ.get("RAY_ADDRESS")):
         address = "auto"
     local = address in (None, "local")
     if local:

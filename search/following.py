@@ -69,10 +69,10 @@ class Following(Callback):
         if record is None:
             return
         error = trial.get_pickled_error()
-        if isinstance(error, RayActorError):
+        text = trial.get_error() if error is None else error
+        if text is None or isinstance(error, RayActorError):  # Tune has nothing to say of a node that went
             self.display.say(f"trial {record.number}: its process died; it goes on from step {record.steps} in another")
         else:
-            text = error if error is not None else trial.get_error()
             log.error("trial %d raised an exception after step %d:\n%s", record.number, record.steps, text)
 
     def _ended(self, trial: Any) -> None:

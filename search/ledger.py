@@ -43,6 +43,7 @@ class Report:
     seconds: float  # the trial's own clock, as reported in metrics["seconds"]
     metrics: dict[str, float]
     curve: dict[str, list[float]] | None = None  # finer than reports: {"step": [...], "loss": [...], ...}
+    node: str = ""  # host name of where the steps up to here were taken
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,11 @@ class TrialRecord:
     def seconds(self) -> float:
         """The trial's own clock at its last report."""
         return self.reports[-1].seconds if self.reports else 0.0
+
+    @property
+    def nodes(self) -> str:
+        """Host names of where it ran, in order."""
+        return " ".join(dict.fromkeys(report.node for report in self.reports if report.node))
 
 
 @dataclass(frozen=True)
@@ -171,6 +177,7 @@ class Ledger:
         metrics: Mapping[str, float],
         curve: Mapping[str, Sequence[float]] | None,
         state: bytes,
+        node: str = "",
     ) -> None:
         """Records a report after `step` steps and the state to continue from. A later report of an earlier step (of a
         trial that started again) takes the place of everything from that step on."""
@@ -178,7 +185,7 @@ class Ledger:
         now = max([time.time(), *(report.time for report in before[-1:])])
         points = None if curve is None else {key: [float(v) for v in values] for key, values in curve.items()}
         values = {key: float(value) for key, value in metrics.items()}
-        report = Report(step, now, values.get("seconds", 0.0), values, points)
+        report = Report(step, now, values.get("seconds", 0.0), values, points, node)
         # The order matters: what is only in the checkpoint can be added to the progress, but not the reverse.
         header = json.dumps({"index": len(before), "report": report.__dict__}).encode() + b"\n"
         _write(self.folder(number) / "checkpoint.bin", _checksum(header + state) + header + state)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from condense.errors import UserError
+from search.cluster import head_tracking_uri
 
 if TYPE_CHECKING:  # importing mlflow costs more than a second: only functions do it
     from mlflow import MlflowClient
@@ -26,9 +27,12 @@ REQUEST_SECONDS = 10  # connect and read timeout of one request, unless MLFLOW_H
 
 
 def default_tracking_uri(output: Path) -> str:
-    """MLFLOW_TRACKING_URI, or else a database beside the output folder, which all searches there share."""
+    """MLFLOW_TRACKING_URI; the server of the cluster's head that this is; or a database beside the output folder, which
+    all searches there share."""
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
         return absolute_uri(uri)
+    if uri := head_tracking_uri():
+        return uri
     return f"sqlite:///{_quoted(output.absolute().parent)}/mlflow.db"
 
 

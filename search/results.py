@@ -20,6 +20,7 @@ import yaml
 
 from condense.errors import UserError
 from search.closing import Closing, _write_json, summary
+from search.cluster import bootstrap_file, from_home
 from search.ledger import Ledger, TrialRecord
 from search.plateau import robust_region, scored
 from search.report import write_html
@@ -242,6 +243,9 @@ class Results:
         self.say(
             f"{'MLflow UI' if served else '':<9}  {comparison_link(base, self.tracker.experiment_id, self.ledger.search_id)}"
         )
+        if bootstrap_file().exists():
+            for line in from_home(self.output, served):
+                self.say(line)
 
 
 def candidates(records: Sequence[TrialRecord], top_k: int) -> list[TrialRecord]:

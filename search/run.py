@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -43,6 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
     from condense.errors import UserError
     from search.driver import Request, Search, describe
 
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # a lost connection is an interruption: --resume goes on
+        signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     try:
         request = Request.of(
             options.space,

@@ -63,13 +63,13 @@ class Seat:
                 report: dict[str, Any] = ray.get(self._pending)
                 self.step, self._state = report["step"], report["state"]
                 return report
+            except (ray.exceptions.ActorUnavailableError, UnknownMember):  # a broken connection: the engine lives
+                if not more:
+                    raise
             except ray.exceptions.RayActorError:
                 if not more:
                     raise
                 self.renew()
-            except UnknownMember:
-                if not more:
-                    raise
             self._again()
         raise AssertionError("unreachable")
 

@@ -5,6 +5,7 @@ The process is light: the engine does the work, the ledger keeps the record. It 
 
 from __future__ import annotations
 
+import socket
 import time
 from dataclasses import dataclass
 from statistics import fmean
@@ -64,7 +65,7 @@ def run_trial(config: dict[str, Any], *, broker: Any, ledger: Any, plan: Plan) -
     left = [target for target in plan.report_steps if target > step]
     if not left:
         return
-    started = time.monotonic()
+    started, node = time.monotonic(), socket.gethostname()
     seat = Seat.here(broker, f"trial {number}")
     try:
         seat.join(plan.tasks, hyperparameters, plan.seeds, plan.report_steps[-1], state, plan.cpus)
@@ -80,7 +81,7 @@ def run_trial(config: dict[str, Any], *, broker: Any, ledger: Any, plan: Plan) -
             if following is not None:  # the engine need not wait for the scheduler: at worst, some steps are in vain
                 seat.start(following)
             metrics = summarize(report, plan, before + time.monotonic() - started)
-            ray.get(ledger.save.remote(number, step, metrics, report["curve"], report["state"]))
+            ray.get(ledger.save.remote(number, step, metrics, report["curve"], report["state"], node))
             tune.report({**metrics, "step": step, "number": number, "replayed": False})
     except Exception as error:
         ray.get(ledger.set_fault.remote(number, f"{type(error).__name__}: {getattr(error, 'cause', None) or error}"))

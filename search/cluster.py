@@ -1,0 +1,84 @@
+"""A cluster that `ray up` made, seen from its head: which nodes there will be, where MLflow is, what to type at home."""
+
+from __future__ import annotations
+
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+PATIENCE = 180.0  # seconds that a search waits for nodes which are still starting
+EVERY = 10.0  # seconds between two lines about it
+MLFLOW_PORT = 5000  # clusters/start_mlflow.sh
+
+
+def bootstrap_file() -> Path:
+    """Where `ray up` leaves the cluster's configuration on its head."""
+    return Path("~/ray_bootstrap_config.yaml").expanduser()
+
+
+def bootstrap_config() -> dict[str, Any] | None:
+    """That configuration; None anywhere else than on a head."""
+    try:
+        content = yaml.safe_load(bootstrap_file().read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def expected_nodes(config: Mapping[str, Any]) -> int:
+    """How many nodes the cluster starts with, the head included: what an autoscaler may add later is not waited for."""
+    provider = config.get("provider") or {}
+    if provider.get("type") == "local":
+        return 1 + len(provider.get("worker_ips") or [])
+    types = config.get("available_node_types") or {}
+    head = config.get("head_node_type")
+    return 1 + sum(int(of.get("min_workers") or 0) for name, of in types.items() if name != head)
+
+
+def wait_for_nodes(
+    alive: Callable[[], int], expected: int, say: Callable[[str], None], patience: float = PATIENCE
+) -> int:
+    """Waits until `alive()` nodes are as many as `expected`, and says so; returns how many there are.
+
+    `ray up` returns half a minute before the workers have joined. A host that is broken keeps nobody waiting for ever.
+    """
+    started = said = time.monotonic()
+    there = alive()
+    if there < expected:
+        say(f"waiting for nodes: {there} of {expected} are there")
+    while there < expected and time.monotonic() - started < patience:
+        time.sleep(min(0.5, patience / 10))
+        now = alive()
+        if now != there or time.monotonic() - said > EVERY:
+            said = time.monotonic()
+            say(f"waiting for nodes: {now} of {expected} are there after {said - started:.0f} s")
+        there = now
+    if there < expected:
+        say(f"warning: only {there} of {expected} nodes came in {patience:.0f} s; going on (later ones will be used)")
+    return there
+
+
+def head_tracking_uri(port: int = MLFLOW_PORT) -> str | None:
+    """The MLflow server that `clusters/start_mlflow.sh` runs on this head; None where there is none."""
+    if not bootstrap_file().exists():
+        return None
+    uri = f"http://127.0.0.1:{port}"
+    try:
+        with urllib.request.urlopen(f"{uri}/health", timeout=5):
+            return uri
+    except (OSError, ValueError):
+        return None
+
+
+def from_home(output: Path, served: bool) -> list[str]:
+    """What a search on a cluster's head ends with: commands for the machine that `ray submit` was typed on."""
+    home = Path.home()
+    there = f"~/{output.relative_to(home)}" if output.is_relative_to(home) else str(output)
+    lines = [f"fetch it   ray rsync-down cluster.yaml '{there}/' {output.name}/"]
+    if served:
+        lines.append(f"forward    ray exec -p {MLFLOW_PORT} cluster.yaml 'sleep infinity'   and open the link above")
+    return lines

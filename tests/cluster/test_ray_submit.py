@@ -1,0 +1,135 @@
+"""The commands of docs/cluster.md, as they stand there, on hosts that know nothing of this project; one of them is lost."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hosts import Hosts
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTED = [
+    line
+    for block in re.findall(r"^```\n(.*?)^```", (ROOT / "docs" / "cluster.md").read_text(), re.S | re.M)
+    for line in block.splitlines()
+]
+UP, SUBMIT, FETCH, FORWARD, RESUME, END_MLFLOW, DOWN = DOCUMENTED
+RUNS = """
+import json, mlflow
+mlflow.set_tracking_uri("http://127.0.0.1:5000")
+client = mlflow.MlflowClient()
+runs = client.search_runs([e.experiment_id for e in client.search_experiments()], max_results=500)
+print("RUNS", json.dumps([[r.data.tags.get("trial_number"), r.info.status] for r in runs]))
+"""
+AGAIN = """
+import json, pathlib, sys, torch
+from condense.condensation import Condensation
+from condense.config import Hyperparameters, TaskConfig
+from condense.engine import Engine
+from condense.store import Store
+from condense.tasks import load_task
+from condense.validation import validate
+folder = pathlib.Path("results/quickstart")
+space = json.loads((folder / "search.json").read_text())["space"]
+of = TaskConfig.model_validate(space["tasks"][0])
+task = load_task(of, Store(), torch.device("cpu"))
+for number in sys.argv[1:]:
+    own = folder / "trials" / f"{int(number):05d}"
+    trial = json.loads((own / "trial.json").read_text())
+    last = json.loads((own / "progress.jsonl").read_text().splitlines()[-1])
+    h = Hyperparameters.model_validate(trial["config"])
+    replicas = [Condensation(task, of.dpc, of.initialization, h, seed, space["steps"]) for seed in trial["seeds"]]
+    Engine().run(replicas, last["step"])
+    there = [last["metrics"][f"accuracy/seed_{i}"] for i in range(len(replicas))]
+    print("DIFFERENCE", max(abs(a - b) for a, b in zip(validate(replicas), there)))
+"""
+
+
+def typed(hosts: Hosts, command: str, timeout: float = 300) -> str:
+    """A command in the project's folder on the laptop; returns what it prints. It has to succeed."""
+    done = hosts.run("laptop", f"cd project; {command}", timeout)
+    assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout[-4000:]}"
+    return done.stdout
+
+
+def reports(hosts: Hosts) -> list[dict[str, object]]:
+    """All reports that have reached the head."""
+    files = hosts.home("head").glob("results/quickstart/trials/*/progress.jsonl")
+    return [
+        json.loads(line) for file in files for line in file.read_text().splitlines(keepends=True) if line[-1] == "\n"
+    ]
+
+
+def test_a_search_over_three_hosts_of_which_one_is_lost(hosts: Hosts) -> None:
+    typed(hosts, UP)
+    with open(hosts.folder / "submit.log", "w+b") as log:
+        search = subprocess.Popen(
+            hosts.command("laptop", f"cd project; {SUBMIT}"), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+        try:
+            while search.poll() is None and not any(report["node"] == "worker1" for report in reports(hosts)):
+                time.sleep(0.2)
+            hosts.crash("worker1")
+            lost = len(reports(hosts))
+            search.wait(400)
+        finally:
+            search.kill()
+        log.seek(0)
+        said = log.read().decode(errors="replace")
+    assert search.returncode == 0, said[-4000:]
+    assert "waiting for nodes" in said and "fetch it" in said
+    assert lost < len(reports(hosts))  # it was lost in the middle
+
+    typed(hosts, FETCH)
+    fetched = hosts.home("laptop") / "project" / "quickstart"
+    assert {"report.html", "report.json", "trials.csv", "best.yaml"} <= {file.name for file in fetched.iterdir()}
+    with open(fetched / "trials.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["number"]) for row in rows] == list(range(12))
+    assert {row["status"] for row in rows} <= {"completed", "pruned"}
+    ran_on = {row["number"]: row["nodes"].split() for row in rows}
+    assert {name for nodes in ran_on.values() for name in nodes} == {"head", "worker1", "worker2"}
+
+    # Each trial is in MLflow once, and has ended; the server is on the head's loopback, the laptop reaches it through SSH.
+    (hosts.home("head") / "runs.py").write_text(RUNS)
+    printed = hosts.run("head", "python runs.py").stdout
+    runs = json.loads(printed.partition("RUNS ")[2])
+    trials = Counter(number for number, _ in runs if number is not None and number.isdecimal())
+    assert trials == Counter(str(i) for i in range(12)), printed
+    assert all(status in ("FINISHED", "KILLED") for _, status in runs), printed
+    ask = "python -c \"import urllib.request as u; print(u.urlopen('http://127.0.0.1:5000/health').read())\""
+    assert hosts.run("laptop", ask).returncode != 0
+    forward = subprocess.Popen(hosts.command("laptop", f"cd project; {FORWARD}"), stdin=subprocess.DEVNULL)
+    try:
+        ends = time.monotonic() + 30
+        while hosts.run("laptop", ask).returncode != 0:
+            assert time.monotonic() < ends
+            time.sleep(0.5)
+    finally:
+        forward.terminate()
+        forward.wait(10)
+    listening = hosts.run("head", "ss -ltnH").stdout
+    outside = {
+        line.split()[3].rpartition(":")[0] for line in listening.splitlines() if ":5000 " in line or ":8265 " in line
+    }
+    assert outside <= {"127.0.0.1"}, listening
+
+    # Where a trial ran makes no difference to its result.
+    (hosts.home("head") / "again.py").write_text(AGAIN)
+    some = {nodes[-1]: number for number, nodes in ran_on.items() if len(nodes) == 1}
+    printed = hosts.run("head", f"python again.py {' '.join(some.values())}").stdout
+    differences = [float(value) for value in re.findall(r"DIFFERENCE (\S+)", printed)]
+    assert len(differences) == len(some) >= 2 and max(differences) < 0.015, printed  # rounding, after 200 steps
+
+    assert "already" in hosts.run("laptop", f"cd project; {SUBMIT}").stdout  # nothing is overwritten
+    typed(hosts, RESUME)  # complete: it writes its results again, and repeats no trial
+    assert len(json.loads((fetched / "report.json").read_text())["recommended"]) == 5
+    typed(hosts, END_MLFLOW)
+    typed(hosts, DOWN)

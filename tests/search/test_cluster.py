@@ -1,0 +1,102 @@
+"""What a search knows of the cluster whose head it runs on. The cluster itself: tests/cluster."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+from search.cluster import bootstrap_config, expected_nodes, from_home, head_tracking_uri, wait_for_nodes
+from search.mlflow_store import default_tracking_uri
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The home folder of a head."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "ray_bootstrap_config.yaml").write_text((ROOT / "cluster.yaml").read_text())
+    return tmp_path
+
+
+@pytest.fixture
+def healthy_port() -> Iterator[int]:
+    class Healthy(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/health" else 404)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Healthy)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server.server_port
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_the_configuration_is_rays() -> None:
+    """Ray's own check; it lets a missing name or user pass, so these are looked for here."""
+    config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    validate_config(prepare_config(config))
+    assert config["cluster_name"] and config["auth"]["ssh_user"] and config["provider"]["type"] == "local"
+    assert not config.get("file_mounts_sync_continuously")  # it would restart Ray on the workers time and again
+    commands = [*config["setup_commands"], *config["head_start_ray_commands"]]
+    for script in (ROOT / "clusters").glob("*.sh"):
+        assert any(script.name in command for command in commands), script
+    head, worker = config["head_start_ray_commands"][-1], config["worker_start_ray_commands"][-1]
+    assert "RAY_enable_autoscaler_v2=0" in head and "--autoscaling-config=~/ray_bootstrap_config.yaml" in head
+    assert all("RAY_AUTH_MODE=" in command and "unset OMP_NUM_THREADS" in command for command in (head, worker))
+    assert "--dashboard-host=127.0.0.1" in head
+
+
+def test_expected_nodes() -> None:
+    assert expected_nodes({"provider": {"type": "local", "worker_ips": ["a", "b"]}}) == 3
+    assert expected_nodes({"provider": {"type": "local"}}) == 1
+    types = {"head": {"min_workers": 0}, "gpu": {"min_workers": 2, "max_workers": 8}, "cpu": {}}
+    assert expected_nodes({"provider": {"type": "aws"}, "available_node_types": types, "head_node_type": "head"}) == 3
+
+
+def test_it_waits_until_all_are_there_but_not_for_ever() -> None:
+    said: list[str] = []
+    counts = iter([1, 1, 2, 3])
+    assert wait_for_nodes(lambda: next(counts), 3, said.append, patience=2) == 3
+    assert said[0] == "waiting for nodes: 1 of 3 are there"
+    assert said[-1].startswith("waiting for nodes: 3 of 3 are there after")
+    said.clear()
+    assert wait_for_nodes(lambda: 2, 3, said.append, patience=0.2) == 2
+    assert said[-1].startswith("warning: only 2 of 3 nodes came")
+    said.clear()
+    assert wait_for_nodes(lambda: 4, 3, said.append) == 4
+    assert said == []
+
+
+def test_the_heads_server_is_found_if_it_answers(
+    head: Path, healthy_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert bootstrap_config() is not None
+    assert head_tracking_uri(healthy_port) == f"http://127.0.0.1:{healthy_port}"
+    assert head_tracking_uri(1) is None
+    monkeypatch.setattr("search.mlflow_store.head_tracking_uri", lambda: "http://127.0.0.1:5000")
+    assert default_tracking_uri(head / "results" / "x") == "http://127.0.0.1:5000"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere:5000")
+    assert default_tracking_uri(head / "results" / "x") == "http://elsewhere:5000"
+    (head / "ray_bootstrap_config.yaml").unlink()
+    assert head_tracking_uri(healthy_port) is None and bootstrap_config() is None
+
+
+def test_commands_for_home(head: Path) -> None:
+    lines = from_home(head / "results" / "mine", served=True)
+    assert lines[0].endswith("ray rsync-down cluster.yaml '~/results/mine/' mine/")
+    assert "ray exec -p 5000 cluster.yaml" in lines[1]
+    assert len(from_home(head / "results" / "mine", served=False)) == 1
