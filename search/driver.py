@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.metadata
+import importlib.util
 import logging
 import os
 import socket
@@ -63,9 +64,28 @@ class Request:
 def describe(request: Request) -> str:
     """What `--dry-run` prints: the validated space, and what is missing on this machine."""
     text = yaml.safe_dump(request.space.model_dump(mode="json"), sort_keys=False)
-    paths = [getattr(task.dataset, "path", None) for task in request.space.tasks]
-    missing = [f"missing: {path}" for path in paths if path is not None and not path.exists()]
-    return "\n".join([text, f"# valid; would write to {request.output}", *(f"# {line}" for line in missing)])
+    lines = [f"missing: {what}" for what in missing_parts(request.space)]
+    return "\n".join([text, f"# valid; would write to {request.output}", *(f"# {line}" for line in lines)])
+
+
+def missing_parts(space: Space) -> list[str]:
+    """Files and packages that the search needs and this machine lacks, each with where it is asked for, or comes from."""
+    found: dict[str, None] = {}
+    for i, task in enumerate(space.tasks):
+        encoder = task.encoder
+        for key, path in (
+            ("dataset.path", getattr(task.dataset, "path", None)),
+            ("encoder.checkpoint", getattr(encoder, "checkpoint", None)),
+            ("encoder.path", getattr(encoder, "path", None)),
+        ):
+            if path is not None and not path.exists():
+                hint = f": python -m condense download imagebind --to {shown(path)}" if "checkpoint" in key else ""
+                found[f"{shown(path)} (tasks.{i}.{key}){hint}"] = None
+        needed = {"imagebind": ("imagebind", "einops", "ftfy", "regex"), "transformers": ("transformers",)}
+        for package in needed.get(encoder.name, ()):
+            if importlib.util.find_spec(package) is None:
+                found[f"the package {package} (tasks.{i}.encoder): make installs it, README.md says how else"] = None
+    return list(found)
 
 
 class Search:
@@ -290,14 +310,10 @@ def check_address(address: str) -> None:
 
 
 def check_data(space: Space) -> None:
-    """Raises UserError for a data file that is not there: better now than after Ray has been started."""
-    for i, task in enumerate(space.tasks):
-        named = {"dataset.path": getattr(task.dataset, "path", None)}
-        for key in ("checkpoint", "path"):
-            named[f"encoder.{key}"] = getattr(task.encoder, key, None)
-        for key, path in named.items():
-            if path is not None and not path.exists():
-                raise UserError(f"{path}: no such file (tasks.{i}.{key})")
+    """Raises UserError for a file or a package that is not there: better now than after Ray has been started."""
+    missing = missing_parts(space)
+    if missing:
+        raise UserError(f"missing: {'; '.join(missing)}")
 
 
 @contextlib.contextmanager
