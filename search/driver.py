@@ -124,6 +124,10 @@ class Search:
         if config is not None and self.request.address in (None, "auto"):
             alive = lambda: sum(bool(node["Alive"]) for node in ray.nodes())  # noqa: E731
             wait_for_nodes(alive, expected_nodes(config), self.say)
+        here = ray.get_runtime_context().get_node_id()
+        own: dict[str, float] = next((node["Resources"] for node in ray.nodes() if node["NodeID"] == here), {})
+        if self.space.resources.gpus_per_trial and not own.get("GPU"):
+            self.say("warning: this node has no GPU: embeddings and the confirmation will be computed on its CPU")
 
     def _with_ray(self, ledger: Ledger, loaded: Future[Any]) -> int:
         import ray
