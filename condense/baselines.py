@@ -11,7 +11,7 @@ import torch
 
 from condense.embeddings import Embedded, Task
 from condense.initial import choose
-from condense.validation import probe_accuracy
+from condense.validation import score_of
 
 SELECTIONS = ("random", "herding", "k_center")
 
@@ -25,14 +25,17 @@ def select(task: Task, method: str, dpc: int, seed: int) -> Embedded:
     return Embedded({m: x[chosen] for m, x in task.condense.embeddings.items()}, task.condense.labels[chosen])
 
 
-def selection_accuracies(task: Task, held_out: Embedded, dpc: int, seeds: Sequence[int]) -> dict[str, list[float]]:
-    """Accuracy on `held_out` per method: of `random` for each seed; of herding, k-center and the full data once."""
+def selection_scores(
+    task: Task, held_out: Embedded, dpc: int, seeds: Sequence[int], metric: str = "accuracy"
+) -> dict[str, list[float]]:
+    """Accuracy (or another metric) on `held_out` per method: of `random` for each seed; of herding, k-center and the full
+    data once."""
     classes = task.dataset.num_classes
     result = {
         method: [
-            probe_accuracy(select(task, method, dpc, seed), held_out, classes)
+            score_of(select(task, method, dpc, seed), held_out, classes, metric)
             for seed in (seeds if method == "random" else seeds[:1])
         ]
         for method in SELECTIONS
     }
-    return {**result, "full_data": [probe_accuracy(task.condense, held_out, classes)]}
+    return {**result, "full_data": [score_of(task.condense, held_out, classes, metric)]}

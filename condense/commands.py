@@ -29,8 +29,8 @@ from condense.overrides import load_config
 from condense.retrieval import alignment_warnings
 from condense.store import Store
 from condense.tasks import load_task, load_test
-from condense.validation import probe_accuracy
-from condense.validation import validate as validation_accuracies
+from condense.validation import score_of
+from condense.validation import validate as validation_scores
 
 REPORTS = 10  # validations during a run
 
@@ -44,12 +44,13 @@ def run(config_path: Path, output: Path, overrides: Sequence[str]) -> int:
     if task.dataset.num_classes > 1:
         for text in alignment_warnings(task.condense.embeddings, task.condense.labels):
             print(f"warning: {text}", file=sys.stderr)
-    full = probe_accuracy(task.condense, task.validation, task.dataset.num_classes)
+    full = score_of(task.condense, task.validation, task.dataset.num_classes, config.metric)
     started = time.monotonic()
     replica = Condensation(
         task, config.dpc, config.initialization, config.hyperparameters, config.seed, max(1, config.steps)
     )
-    losses, accuracy = _condense(replica, config.steps, full)
+    replica.metric = config.metric
+    losses, score = _condense(replica, config.steps, full)
     seconds = time.monotonic() - started
     if replica.divergence is not None:
         print(
@@ -63,7 +64,7 @@ def run(config_path: Path, output: Path, overrides: Sequence[str]) -> int:
         "steps": replica.step,
         "seed": config.seed,
         "loss": {"start": _named(losses[:1]), "end": _named(losses[-1:])},
-        "validation": {"accuracy": accuracy, "share": share_of(accuracy, full), "full_data": full},
+        "validation": {config.metric: score, "share": share_of(score, full), "full_data": full},
         "seconds": seconds,
         "device": str(device),
     }
@@ -196,18 +197,18 @@ def _load(config: CondensationConfig, store: Store, device: torch.device) -> Tas
 
 
 def _condense(replica: Condensation, steps: int, full: float) -> tuple[Tensor, float]:
-    """Steps and validates `replica`, with a progress line. Losses (steps, 4); the last validation accuracy."""
+    """Steps and validates `replica`, with a progress line. Losses (steps, 4); the last validation score."""
     engine, task = Engine(), replica.task
     print(f"{_describe(task)}; {_items(replica.dpc)} per class, {steps} steps on {task.device}", file=sys.stderr)
     losses = [torch.empty(0, 4)]
     every = max(1, math.ceil(steps / REPORTS))
-    accuracy = validation_accuracies([replica])[0]
+    score = validation_scores([replica])[0]
     line = ""
     while True:
         shown = "".join(f"{name} {value:.4g}  " for name, value in (_named(losses[-1][-1:]) or {}).items())
-        share = share_of(accuracy, full)
+        share = share_of(score, full)
         of_full = "" if share is None else f" ({100 * share:.1f} % of full data)"
-        text = f"step {replica.step:>{len(str(steps))}}/{steps}  {shown}validation {100 * accuracy:.1f} %{of_full}"
+        text = f"step {replica.step:>{len(str(steps))}}/{steps}  {shown}validation {100 * score:.1f} %{of_full}"
         on_terminal = sys.stderr.isatty()  # there, one line that changes
         print(f"\r{text.ljust(len(line))}" if on_terminal else text, end="" if on_terminal else "\n", file=sys.stderr)
         line = text
@@ -215,13 +216,13 @@ def _condense(replica: Condensation, steps: int, full: float) -> tuple[Tensor, f
             break
         losses.append(engine.run([replica], min(every, steps - replica.step))[0])
         if replica.divergence is None:
-            accuracy = validation_accuracies([replica])[0]
+            score = validation_scores([replica])[0]
         if replica.divergence is not None:
             break
     if sys.stderr.isatty():
         print(file=sys.stderr)
     engine.leave(replica)
-    return torch.cat(losses), accuracy
+    return torch.cat(losses), score
 
 
 def _named(row: Tensor) -> dict[str, float] | None:

@@ -97,12 +97,18 @@ class Comparison:
         return probe_accuracy(embedded, self.test, self.task.dataset.num_classes)
 
     def retrieval(self, embedded: Embedded) -> float | None:
-        """Class-level recall@1 on test, 0 .. 1, mean over pairs and directions; None with a single modality."""
+        """Class-level recall@1 on test, 0 .. 1, mean over pairs and directions; None with a single modality.
+
+        Of partners where there is one class only.
+        """
         recalls: list[float] = []
+        by_class = self.task.dataset.num_classes > 1
         for a, b in itertools.combinations(self.task.modalities, 2):
-            maps = train_projections(embedded.embeddings[a], embedded.embeddings[b], labels=embedded.labels)
+            maps = train_projections(
+                embedded.embeddings[a], embedded.embeddings[b], labels=embedded.labels if by_class else None
+            )
             projected = maps.project(self.test.embeddings[a], self.test.embeddings[b])
-            recalls += retrieval_recall(*projected, (1,), labels=self.test.labels).values()
+            recalls += retrieval_recall(*projected, (1,), labels=self.test.labels if by_class else None).values()
         return fmean(recalls) if recalls else None
 
     def convnet(self, trainings: Sequence[tuple[MemorySplit, int]]) -> list[float]:

@@ -66,6 +66,7 @@ class Condensation:
         self.normalizer = torch.full((3,), torch.nan, device=device)
         self.divergence: Divergence | None = None
         self.key = ""  # which task, for whoever keeps several
+        self.metric = "accuracy"  # what its items are judged by (`TaskConfig.metric`); no step depends on it
         self.frequencies: dict[str, Tensor] = {}
         self.phi_real: dict[str, Tensor] = {}
         if h.discrepancy == "cf":

@@ -186,6 +186,12 @@ class TaskConfig(Strict):
     initialization: Literal["random", "herding", "k_center", "noise"] = Field(
         "herding", description="where the synthetic items start: chosen real items, or noise"
     )
+    metric: Literal["accuracy", "retrieval"] = Field(
+        "accuracy",
+        description="what a condensed set is judged by: `accuracy` of a probe on its classes, or `retrieval`: recall@1, 5 "
+        "and 10 (their mean) of partners of another modality, after training on its pairs. Data without classes has one "
+        "label for all, and needs `retrieval`",
+    )
 
 
 class CondensationConfig(TaskConfig):

@@ -8,8 +8,10 @@ import torch
 
 from condense.config import TaskConfig
 from condense.data import load_dataset
+from condense.data.dataset import Dataset
 from condense.embeddings import Embedded, Task, load_embedded
 from condense.encoders import build_encoder, encoder_specs
+from condense.errors import UserError
 from condense.store import Store
 
 
@@ -26,12 +28,21 @@ def load_task(config: TaskConfig, store: Store, device: torch.device) -> Task:
     """
     dataset = load_dataset(config.dataset, encoder_specs(config.encoder))
     dataset.check_class_sizes(config.dpc)
+    check_metric(config, dataset)
     encoder = build_encoder(config.encoder, dataset, store)
     if isinstance(encoder, torch.nn.Module):
         encoder.to(device)
     condense = load_embedded(dataset, encoder, "condense", store, device)
     validation = load_embedded(dataset, encoder, "validation", store, device)
     return Task(dataset, encoder, condense, validation, device)
+
+
+def check_metric(config: TaskConfig, dataset: Dataset) -> None:
+    """Raises UserError if the data cannot be judged by the task's metric."""
+    if config.metric == "accuracy" and dataset.num_classes < 2:
+        raise UserError(f"{dataset.name}: has a single label: accuracy needs two or more (set `metric: retrieval`)")
+    if config.metric == "retrieval" and len(dataset.modalities) < 2:
+        raise UserError(f"{dataset.name}: has a single modality: `metric: retrieval` needs two or more")
 
 
 def load_test(task: Task, store: Store) -> Embedded:

@@ -1,8 +1,9 @@
-"""How good the replicas' items are: linear probes on their embeddings, those of all replicas trained together."""
+"""How good the replicas' items are: linear probes on their embeddings, or projections for retrieval; those of all
+replicas are trained together."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from condense.condensation import Condensation, Divergence
 from condense.embeddings import Embedded, Task
 from condense.evaluate import accuracy, pad, train_probes
 from condense.objective import TERMS
+from condense.retrieval import retrieval_scores
 
 
 @torch.no_grad()
@@ -30,16 +32,21 @@ def synthetic_features(replicas: Sequence[Condensation]) -> list[Tensor]:
 
 
 def validate(replicas: Sequence[Condensation], head_seeds: Sequence[int] = (0,)) -> list[float]:
-    """Validation accuracy of a probe trained on each replica's items (mean over heads); probes are trained together.
+    """Validation score of each replica's items, by its metric: accuracy of a probe trained on them (mean over heads), or
+    retrieval (`retrieval_scores`). All are trained together.
 
     NaN where an embedding is not finite: such a replica has diverged (in its last step, if no loss has shown it yet).
     """
     scores = [float("nan")] * len(replicas)
     features = synthetic_features(replicas)
     by_task: dict[int, list[int]] = {}
+    by_shape: dict[tuple[int, int], list[int]] = {}
     for i, replica in enumerate(replicas):
         if bool(features[i].isfinite().all()):
-            by_task.setdefault(id(replica.task), []).append(i)
+            if replica.metric == "retrieval":
+                by_shape.setdefault((id(replica.task), len(features[i])), []).append(i)
+            else:
+                by_task.setdefault(id(replica.task), []).append(i)
         elif replica.divergence is None:
             replica.divergence = Divergence(replica.step + 1, TERMS[0])
     for members in by_task.values():
@@ -49,7 +56,25 @@ def validate(replicas: Sequence[Condensation], head_seeds: Sequence[int] = (0,))
         right = accuracy(probes, task.validation.features, task.validation.labels).overall.mean(1)
         for i, value in zip(members, right.tolist(), strict=True):
             scores[i] = value
+    for members in by_shape.values():
+        task = replicas[members[0]].task
+        with torch.enable_grad():
+            recalls = retrieval_scores([_by_modality(features[i], task) for i in members], task.validation.embeddings)
+        for i, value in zip(members, recalls, strict=True):
+            scores[i] = value
     return scores
+
+
+def _by_modality(features: Tensor, task: Task) -> Mapping[str, Tensor]:
+    """(N, M * D) -> modality -> (N, D)."""
+    return dict(zip(task.modalities, features.split(task.encoder.dim, 1), strict=True))
+
+
+def score_of(train: Embedded, held_out: Embedded, num_classes: int, metric: str = "accuracy") -> float:
+    """What `train` teaches, measured on `held_out` by a task's metric, 0 .. 1."""
+    if metric == "retrieval":
+        return retrieval_scores([train.embeddings], held_out.embeddings)[0]
+    return probe_accuracy(train, held_out, num_classes)
 
 
 def probe_accuracy(train: Embedded, held_out: Embedded, num_classes: int, head_seeds: Sequence[int] = (0,)) -> float:
@@ -58,11 +83,11 @@ def probe_accuracy(train: Embedded, held_out: Embedded, num_classes: int, head_s
     return accuracy(probes, held_out.features, held_out.labels).overall.mean().item()
 
 
-def held_out_accuracy(replicas: Sequence[Condensation], held_out: Sequence[Embedded]) -> list[float]:
+def held_out_scores(replicas: Sequence[Condensation], held_out: Sequence[Embedded]) -> list[float]:
     """As `validate`, on other data: `held_out[i]` for `replicas[i]`."""
     features = synthetic_features(replicas)
     return [
-        probe_accuracy(Embedded({"all": x}, r.labels), data, r.task.dataset.num_classes)
+        score_of(Embedded(_by_modality(x, r.task), r.labels), data, r.task.dataset.num_classes, r.metric)
         if bool(x.isfinite().all())
         else float("nan")
         for x, r, data in zip(features, replicas, held_out, strict=True)

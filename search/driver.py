@@ -149,7 +149,7 @@ class Search:
         for task in tasks:
             self.say(
                 f"{task['dataset']} ({', '.join(task['modalities'])}): {task['items']['condense']} items in "
-                f"{len(task['class_names'])} classes, full-data validation accuracy {task['full_accuracy']:.3f}"
+                f"{len(task['class_names'])} classes, full-data validation {task['metric']} {task['full_score']:.3f}"
             )
             for warning in task["warnings"]:
                 self.say(f"warning: {warning}")

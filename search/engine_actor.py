@@ -92,11 +92,11 @@ class EngineActor:
         self._do(lambda: self.members.leave(member))
 
     def finals(self, member: str) -> dict[str, Any]:
-        """Opens test: accuracy per replica. Only the end of a search calls this."""
+        """Opens test: each replica's score by its task's metric. Only the end of a search calls this."""
         return self._do(lambda: self.members.finals(member))
 
     def baselines(self, task: dict[str, Any], seeds: Sequence[int]) -> dict[str, list[float]]:
-        """Opens test: accuracy of choosing real items, and of the full data."""
+        """Opens test: score of choosing real items, and of the full data."""
         return self._do(lambda: self.members.baselines(task, seeds))
 
     def export(self, member: str, position: int, folder: str, record: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from condense.baselines import selection_accuracies
+from condense.baselines import selection_scores
 from condense.condensation import Condensation
 from condense.config import Hyperparameters, TaskConfig
 from condense.data.media import preview
@@ -27,8 +27,8 @@ from condense.engine import Engine
 from condense.export import draw_overview, export
 from condense.retrieval import alignment_warnings
 from condense.store import Store
-from condense.tasks import load_task, load_test, task_key
-from condense.validation import held_out_accuracy, probe_accuracy, validate
+from condense.tasks import check_metric, load_task, load_test, task_key
+from condense.validation import held_out_scores, score_of, validate
 from search.engine_actor import UnknownMember
 from search.state import pack_states, unpack_states
 
@@ -76,7 +76,7 @@ class Members:
         # Where the time went.
         self.seconds: dict[str, float] = dict.fromkeys(("steps", "validation", "joins"), 0.0)
         self._tasks: dict[str, Task] = {}
-        self._full: dict[str, float] = {}  # task -> validation accuracy of the full data
+        self._full: dict[tuple[str, str], float] = {}  # task, metric -> validation score of the full data
         self._tests: dict[str, Embedded] = {}
 
     # Steps ---------------------------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ class Members:
                 make = functools.partial(Condensation, task, of.dpc, of.initialization, parsed, total_steps=total_steps)
                 made = self.engine.each(make, list(seeds))
                 for replica in made:
-                    replica.key = key
+                    replica.key, replica.metric = key, of.metric
                 replicas += made
             if state is not None:
                 for replica, own in zip(replicas, unpack_states(state), strict=True):
@@ -193,7 +193,8 @@ class Members:
             "modalities": list(task.modalities),
             "class_names": list(task.dataset.class_names),
             "items": {"condense": len(task.condense.labels), "validation": len(task.validation.labels)},
-            "full_accuracy": self._full[key],
+            "metric": parsed.metric,
+            "full_score": self._full[key, parsed.metric],
             "warnings": alignment_warnings(task.validation.embeddings, task.validation.labels),
             "fingerprints": {"dataset": task.dataset.fingerprint, "encoder": task.encoder.fingerprint},
             "device": str(self.device),
@@ -202,12 +203,12 @@ class Members:
     def finals(self, name: str) -> dict[str, Any]:
         """See `EngineActor.finals`."""
         replicas = self.members[name].replicas
-        return {"accuracies": held_out_accuracy(replicas, [self._test(r.key) for r in replicas])}
+        return {"accuracies": held_out_scores(replicas, [self._test(r.key) for r in replicas])}
 
     def baselines(self, config: dict[str, Any], seeds: Sequence[int]) -> dict[str, list[float]]:
         """See `EngineActor.baselines`."""
         key, parsed, task = self._task(config)
-        return selection_accuracies(task, self._test(key), parsed.dpc, seeds)
+        return selection_scores(task, self._test(key), parsed.dpc, seeds, parsed.metric)
 
     def export(self, name: str, position: int, folder: str, record: dict[str, Any]) -> None:
         """See `EngineActor.export`."""
@@ -253,7 +254,7 @@ class Members:
                 {
                     "step": member.step,
                     "accuracies": values,
-                    "shares": [v / self._full[r.key] for v, r in zip(values, member.replicas, strict=True)],
+                    "shares": [v / self._full[r.key, r.metric] for v, r in zip(values, member.replicas, strict=True)],
                     "curve": {
                         "step": list(range(member.step - steps + 1, member.step + 1)),
                         **{
@@ -273,10 +274,13 @@ class Members:
         parsed = TaskConfig.model_validate(config)
         key = task_key(parsed)
         if key not in self._tasks:
-            task = load_task(parsed, self.store, self.device)
-            self._full[key] = probe_accuracy(task.condense, task.validation, task.dataset.num_classes)
-            self._tasks[key] = task
-        return key, parsed, self._tasks[key]
+            self._tasks[key] = load_task(parsed, self.store, self.device)
+        task = self._tasks[key]
+        if (key, parsed.metric) not in self._full:
+            check_metric(parsed, task.dataset)
+            full = score_of(task.condense, task.validation, task.dataset.num_classes, parsed.metric)
+            self._full[key, parsed.metric] = full
+        return key, parsed, task
 
     def _test(self, key: str) -> Embedded:
         if key not in self._tests:

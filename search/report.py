@@ -119,7 +119,7 @@ def _header(report: Mapping[str, Any], trials: Sequence[Trial]) -> str:
     kind = f"Hyperparameter search for dataset condensation · {total:,} trial{'s' if total != 1 else ''}"
     links = {
         "use": "What to use",
-        "test": "Test accuracy",
+        "test": f"Test {text.metric(report)}",
         "history": "History",
         "response": "Response",
         "parallel": "Parallel coordinates",
@@ -141,7 +141,9 @@ def _what_to_use(report: Mapping[str, Any], trials: Sequence[Trial]) -> str:
     chart = figures.confirmation(report)
     right = ""
     if chart is not None:
-        caption = "Share of full-data accuracy: mean ± one standard deviation over fresh seeds (thin marks), "
+        caption = (
+            f"Share of full-data {text.metric(report)}: mean ± one standard deviation over fresh seeds (thin marks), "
+        )
         caption += "which the search has not seen."
         right = "<div><h3>Confirmed score</h3>" + _figure(chart, "Confirmed scores", caption) + "</div>"
     table = settings_table(report, trials)
@@ -176,13 +178,14 @@ def _tiles(report: Mapping[str, Any]) -> str:
 
 
 def _test(report: Mapping[str, Any]) -> str:
-    told = text.test_verdict(report.get("test"))
+    told = text.verdict_on_test(report.get("test"), str(report.get("metric") or "accuracy"))
     lead = f'<p class="lead">{escape(told)}</p>' if told else ""
     caption = (
         "The test split was opened once, after the search. All but full data have the same number of items per class."
     )
-    figure = _figure(figures.test_accuracy(report.get("test")), "Test accuracy of the condensed set", caption)
-    return _section("test", "Test accuracy", lead, figure, missing="The test split has not been opened yet.")
+    word = text.metric(report)
+    figure = _figure(figures.scores_on_test(report.get("test"), word), f"Test {word} of the condensed set", caption)
+    return _section("test", f"Test {word}", lead, figure, missing="The test split has not been opened yet.")
 
 
 def _history(trials: Sequence[Trial]) -> str:

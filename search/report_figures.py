@@ -87,7 +87,7 @@ def hover(trial: Trial) -> str:
     if text.finite(trial.get("score_mean")) is not None:
         lines.append(f"over seeds {text.spread(trial.get('score_mean'), trial.get('score_std'))}")
     if trial.get("accuracies"):
-        lines.append(f"accuracy per seed {' '.join(map(text.score, trial['accuracies']))}")
+        lines.append(f"per seed {' '.join(map(text.score, trial['accuracies']))}")
     lines += [f"{escape(key)} {escape(text.number(value))}" for key, value in (trial.get("params") or {}).items()]
     return "<br>".join(lines)
 
@@ -139,8 +139,8 @@ def confirmation(report: Mapping[str, Any]) -> go.Figure | None:
     return _dots(rows, "score on fresh seeds") if rows else None
 
 
-def test_accuracy(test: Mapping[str, Any] | None) -> go.Figure | None:
-    """Accuracy on the test split: recommended and defaults, baselines at the same budget, full data."""
+def scores_on_test(test: Mapping[str, Any] | None, word: str = "accuracy") -> go.Figure | None:
+    """Accuracy (or what `word` says) on the test split: recommended and defaults, baselines at the same budget, full data."""
     order = ["recommended", "default", "paper_default", *(key for key in (test or {}) if key not in text.SETTINGS)]
     order += ["mmd", "herding", "k_center", "random", "full_data"]
     rows = []
@@ -151,7 +151,7 @@ def test_accuracy(test: Mapping[str, Any] | None) -> go.Figure | None:
             rows.append((text.label(key), known[0], known[1], colour, ()))
     if not rows:
         return None
-    figure = _dots(rows, "accuracy on the test split")
+    figure = _dots(rows, f"{word} on the test split")
     full = text.measurement((test or {}).get("full_data"))
     if full is not None:
         figure.add_vline(x=full[0], line={"color": FAINT, "width": 1, "dash": "dot"}, layer="below")

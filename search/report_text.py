@@ -23,7 +23,12 @@ SETTINGS = {
     "mmd": "MMD",
     "full_data": "full data",
 }
-SCORE = "share of full-data accuracy"
+METRICS = {"accuracy": "accuracy", "retrieval": "retrieval recall"}
+
+
+def metric(report: Mapping[str, Any]) -> str:
+    """What condensed sets are judged by, in words; `score` where tasks differ in it."""
+    return METRICS.get(str(report.get("metric") or "accuracy"), "score")
 
 
 def label(key: str) -> str:
@@ -163,7 +168,7 @@ def verdict(report: Mapping[str, Any]) -> str:
         )
     mean, std, n = recommended
     seeds = "fresh seeds" if n is None else f"{n} fresh seed{'s' if n != 1 else ''}"
-    text = f"On {seeds} the recommended setting scores {spread(mean, std)} ({SCORE})"
+    text = f"On {seeds} the recommended setting scores {spread(mean, std)} (share of full-data {metric(report)})"
     clauses = [_clause(setting, entry) for setting, entry in differences(confirmation).items()]
     if clauses:
         text += f", {' and '.join(clauses)}"
@@ -194,13 +199,15 @@ def shrinkage(confirmation: Mapping[str, Any]) -> str:
     return f"; its score in the search was {score(lost)} higher, because the best of many noisy scores is partly luck"
 
 
-def test_verdict(test: Mapping[str, Any] | None) -> str:
-    """The test accuracy of the recommended setting against full data and the best baseline; empty where unknown."""
+def verdict_on_test(test: Mapping[str, Any] | None, judged_by: str = "accuracy") -> str:
+    """The test accuracy (or what else it is judged by) of the recommended setting against full data and the best baseline;
+    empty where unknown."""
     known = {key: found[0] for key, entry in (test or {}).items() if (found := measurement(entry)) is not None}
     if "recommended" not in known:
         return ""
-    mean = known["recommended"]
-    text = f"On test data the recommended setting reaches an accuracy of {score(mean)}"
+    mean, word = known["recommended"], METRICS.get(judged_by, "score")
+    article = "an" if word[0] in "aeiou" else "a"
+    text = f"On test data the recommended setting reaches {article} {word} of {score(mean)}"
     full = known.get("full_data")
     if full:
         text += f", {number(100 * mean / full)} % of what full data gives ({score(full)})"

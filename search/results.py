@@ -24,7 +24,7 @@ from search.cluster import bootstrap_file, from_home
 from search.ledger import Ledger, TrialRecord
 from search.plateau import robust_region, scored
 from search.report import write_html
-from search.report_text import test_verdict, verdict
+from search.report_text import verdict, verdict_on_test
 from search.robust import paired_difference
 from search.sampling import open_study
 from search.space import Space
@@ -135,6 +135,7 @@ class Results:
         wall = time.monotonic() - self.started
         return {
             "name": self.space.name,
+            "metric": metric_of(self.space),
             "space": self.space.model_dump(mode="json"),
             "seeds": {
                 "search": self.plan.seeds,
@@ -230,7 +231,7 @@ class Results:
             )
         self.say("")
         self.say(verdict(report))
-        self.say(test_verdict(report["test"]))
+        self.say(verdict_on_test(report["test"], report["metric"]))
         self.say("")
         python = command("python")
         self.say(f"report     {python} -m webbrowser {shlex.quote(str(self.output / 'report.html'))}")
@@ -287,6 +288,12 @@ def importance(output: Path) -> dict[str, float]:
     return {name: float(value) for name, value in values.items() if math.isfinite(value)}
 
 
+def metric_of(space: Space) -> str:
+    """What the tasks are judged by; `score` if not all by the same."""
+    metrics = {task.metric for task in space.tasks}
+    return metrics.pop() if len(metrics) == 1 else "score"
+
+
 def _row(record: TrialRecord) -> dict[str, Any]:
     """A trial as the report's page wants it."""
     return {
@@ -300,7 +307,7 @@ def _row(record: TrialRecord) -> dict[str, Any]:
         "score_std": record.metrics.get("score_std"),
         "steps": record.steps,
         "seconds": record.seconds,
-        "accuracies": [v for k, v in record.metrics.items() if k.startswith("accuracy/")],
+        "accuracies": [v for k, v in record.metrics.items() if k.startswith(("accuracy/", "retrieval/"))],
         "progress": [{"step": r.step, "score": r.metrics["score"]} for r in record.reports],
     }
 

@@ -37,17 +37,19 @@ def summarize(report: dict[str, Any], plan: Plan, seconds: float) -> dict[str, f
         "score": score,
         "score_mean": mean,
         "score_std": std,
-        "accuracy": fmean(report["accuracies"]),
         "step": float(report["step"]),
         "seconds": seconds,
     }
     for name in ("loss", "loss/uni", "loss/cross", "loss/joint"):
         metrics[name] = report["curve"][name][-1]
-    for kind, values in (("accuracy", report["accuracies"]), ("share", report["shares"])):
-        for i, value in enumerate(values):
-            task, seed = divmod(i, len(plan.seeds))
-            place = f"task_{task}/seed_{seed}" if tasks > 1 else f"seed_{seed}"
-            metrics[f"{kind}/{place}"] = value
+    judged = [task.get("metric", "accuracy") for task in plan.tasks]
+    if len(set(judged)) == 1:
+        metrics[judged[0]] = fmean(report["accuracies"])
+    for i, (value, share) in enumerate(zip(report["accuracies"], report["shares"], strict=True)):
+        task, seed = divmod(i, len(plan.seeds))
+        place = f"task_{task}/seed_{seed}" if tasks > 1 else f"seed_{seed}"
+        metrics[f"{judged[task]}/{place}"] = value
+        metrics[f"share/{place}"] = share
     return metrics
 
 

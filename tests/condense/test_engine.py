@@ -16,7 +16,7 @@ from condense.config import Hyperparameters
 from condense.embeddings import Embedded, Task
 from condense.engine import Engine
 from condense.evaluate import accuracy, train_probes
-from condense.validation import held_out_accuracy, probe_accuracy, synthetic_features, validate
+from condense.validation import held_out_scores, probe_accuracy, synthetic_features, validate
 
 PAIR, TRIPLE = ("vision", "audio"), ("text", "depth", "imu")
 STEPS = 6  # of the longest path
@@ -235,7 +235,7 @@ def test_validation_is_a_probe_on_each_replicas_items(small_task):
         probes = train_probes(features[None], r.labels[None], None, 3)
         held_out = r.task.validation
         assert accuracy(probes, held_out.features, held_out.labels).overall.item() == pytest.approx(value, abs=1e-6)
-        assert held_out_accuracy([r], [held_out]) == pytest.approx([value], abs=1e-6)
+        assert held_out_scores([r], [held_out]) == pytest.approx([value], abs=1e-6)
     assert max(together) > 0.6
 
 
@@ -258,6 +258,6 @@ def test_validation_survives_a_replica_that_broke_in_its_last_step(small_task):
     assert bad.divergence is not None
     assert bad.divergence.step == 3
     assert good.divergence is None
-    final = held_out_accuracy([bad, good], [bad.task.validation] * 2)
+    final = held_out_scores([bad, good], [bad.task.validation] * 2)
     assert math.isnan(final[0])
     assert final[1] == pytest.approx(values[1])

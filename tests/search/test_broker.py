@@ -130,7 +130,7 @@ def test_what_one_node_has_embedded_reaches_the_others(
     head, worker = two_nodes
     here = NodeAffinitySchedulingStrategy(head, soft=False)
     broker = ray.remote(Broker).options(num_cpus=0, scheduling_strategy=here).remote()
-    full = [ray.get(Seat(broker, "a", head, "").engine.describe.remote(task))["full_accuracy"]]
+    full = [ray.get(Seat(broker, "a", head, "").engine.describe.remote(task))["full_score"]]
     entries = sorted((tmp_path / "head").glob("embeddings/*.safetensors"))
     assert len(entries) == 2
     store = Store(tmp_path / "head")
@@ -139,7 +139,7 @@ def test_what_one_node_has_embedded_reaches_the_others(
             key = json.loads(file.metadata()["key"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         store.put("embeddings", key, {**tensors, "vision": tensors["vision"].roll(1, 1)})
-    full.append(ray.get(Seat(broker, "b", worker, "").engine.describe.remote(task))["full_accuracy"])
+    full.append(ray.get(Seat(broker, "b", worker, "").engine.describe.remote(task))["full_score"])
     for entry in entries:
         assert (tmp_path / "worker/embeddings" / entry.name).read_bytes() == entry.read_bytes()
     assert full[1] == pytest.approx(full[0], abs=0.05)

@@ -319,8 +319,10 @@ def test_differences_name_what_they_are_against() -> None:
 
 def test_test_verdict_names_the_best_baseline() -> None:
     test = {"recommended": 0.9, "default": 0.95, "random": 0.5, "mmd": {"mean": 0.92}, "full_data": 1.0}
-    assert "90 % of what full data gives (1.000); that is 0.020 below the best baseline, MMD" in text.test_verdict(test)
-    assert text.test_verdict({"random": 0.5}) == "" and text.test_verdict(None) == ""
+    assert "90 % of what full data gives (1.000); that is 0.020 below the best baseline, MMD" in text.verdict_on_test(
+        test
+    )
+    assert text.verdict_on_test({"random": 0.5}) == "" and text.verdict_on_test(None) == ""
 
 
 @pytest.mark.parametrize(

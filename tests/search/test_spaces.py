@@ -18,7 +18,7 @@ PAPERS = [file for file in FILES if file.stem != "quickstart"]
 
 
 def test_there_are_spaces_for_the_papers_tasks_and_beyond() -> None:
-    assert {file.stem for file in PAPERS} >= {"ave", "nyu_v2", "six_modalities", "vggsound"}
+    assert {file.stem for file in PAPERS} >= {"ave", "clotho", "nyu_v2", "six_modalities", "vggsound"}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

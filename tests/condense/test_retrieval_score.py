@@ -1,0 +1,81 @@
+"""Retrieval as what a condensed set is judged by: batched training, partner recall, validation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import make_task
+from torch import Tensor
+
+from condense.condensation import Condensation
+from condense.config import Hyperparameters, TaskConfig
+from condense.embeddings import Embedded
+from condense.errors import UserError
+from condense.retrieval import (
+    partner_recall,
+    retrieval_recall,
+    retrieval_scores,
+    train_projections,
+    train_projections_together,
+)
+from condense.tasks import check_metric
+from condense.validation import held_out_scores, score_of, validate
+
+
+def units(*shape: int, seed: int = 0) -> Tensor:
+    return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+def test_sets_that_are_trained_together_are_as_if_alone() -> None:
+    a, b = units(3, 7, 16), units(3, 7, 16, seed=1)
+    for i, maps in enumerate(train_projections_together(a, b, steps=30)):
+        alone = train_projections(a[i], b[i], steps=30)
+        torch.testing.assert_close(maps.a, alone.a, atol=2e-5, rtol=0)
+        torch.testing.assert_close(maps.b, alone.b, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("n", [1, 4, 40])
+def test_partner_recall_is_the_mean_of_recalls(n: int) -> None:
+    a, b = units(n, 8), units(n, 8, seed=1)
+    b[: n // 2] = a[: n // 2]
+    if n > 3:
+        b[3] = b[2]  # a tie
+    expected = retrieval_recall(a, b, (1, 5, 10))
+    assert partner_recall(a, b) == pytest.approx(sum(expected.values()) / 6, abs=1e-6)
+
+
+def test_pairs_teach_more_than_shuffled_pairs() -> None:
+    """Two views of hidden factors, each rotated in its own way: only true pairs say which rotation undoes which."""
+    hidden = units(400, 12)
+    rotate = torch.linalg.qr(torch.randn(12, 12, generator=torch.Generator().manual_seed(2)))[0]
+    real = {"vision": hidden, "audio": F.normalize(hidden @ (0.6 * torch.eye(12) + 0.4 * rotate), dim=1)}
+    held_out = {m: x[200:] for m, x in real.items()}
+    right = {m: x[:200] for m, x in real.items()}
+    wrong = {"vision": right["vision"], "audio": right["audio"].roll(1, 0)}
+    good, bad = retrieval_scores([right, wrong], held_out)
+    assert good > bad + 0.05
+    assert score_of(Embedded(right, torch.zeros(200)), Embedded(held_out, torch.zeros(200)), 1, "retrieval") == (
+        pytest.approx(good, abs=1e-3)
+    )
+    with pytest.raises(ValueError, match="2 modalities"):
+        retrieval_scores([{"vision": hidden}], {"vision": hidden})
+
+
+def test_validation_by_either_metric_side_by_side() -> None:
+    task = make_task()
+    replicas = [
+        Condensation(task, dpc, "random", Hyperparameters(), seed, 10) for dpc, seed in ((1, 0), (2, 1), (1, 2))
+    ]
+    before = validate(replicas)
+    replicas[0].metric = replicas[1].metric = "retrieval"
+    values = validate(replicas)
+    assert values[2] == before[2] and values[0] != before[0]
+    assert values == pytest.approx(held_out_scores(replicas, [task.validation] * 3), abs=1e-3)
+
+
+def test_what_data_cannot_be_judged_by_is_told() -> None:
+    one = make_task(("vision",)).dataset
+    with pytest.raises(UserError, match="single modality"):
+        check_metric(TaskConfig(metric="retrieval"), one)
+    check_metric(TaskConfig(), one)

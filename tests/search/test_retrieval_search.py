@@ -1,0 +1,78 @@
+"""A whole search over data without classes, judged by retrieval."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+import yaml
+from search_process import SearchProcess
+
+pytestmark = pytest.mark.slow
+
+
+def write_data(path: Path) -> None:
+    """Pairs of an image and a text-like sequence that share a hidden code; one label for all."""
+    generator = torch.Generator().manual_seed(0)
+    views = {
+        "vision": torch.randn(6, 1 * 16 * 16, generator=generator),
+        "text": torch.randn(6, 64 * 16, generator=generator),
+    }
+    shapes = {"vision": (1, 16, 16), "text": (64, 16)}
+    content = {}
+    for split, count in (("train", 120), ("validation", 40), ("test", 40)):
+        code = torch.randn(count, 6, generator=generator)
+        for m, view in views.items():
+            noise = 0.3 * torch.randn(count, view.shape[1], generator=generator)
+            content[f"{split}/{m}"] = ((code @ view + noise) / 3).clamp(-1, 1).view(count, *shapes[m])
+        content[f"{split}/label"] = torch.zeros(count, dtype=torch.int64)
+    safetensors.torch.save_file(content, path)
+
+
+def test_a_search_without_classes(tmp_path: Path) -> None:
+    write_data(tmp_path / "pairs.safetensors")
+    space: dict[str, Any] = {
+        "name": "pairs",
+        "tasks": [
+            {
+                "dataset": {"name": "tensors", "path": "pairs.safetensors"},
+                "encoder": {"name": "tiny", "epochs": 3, "width": 8, "dim": 16, "image_size": 16, "image_channels": 1},
+                "dpc": 8,
+                "metric": "retrieval",
+            }
+        ],
+        "fixed": {"lambda_uni": 1.0},
+        "search": {
+            "lambda_cross": {"low": 0.01, "high": 10.0, "log": True},
+            "learning_rate": {"low": 0.1, "high": 10.0, "log": True},
+        },
+        "steps": 12,
+        "report_every": 6,
+        "trials": 4,
+        "seeds": 2,
+        "confirmation": {"top_k": 1, "seeds": 2},
+    }
+    (tmp_path / "pairs.yaml").write_text(yaml.safe_dump(space))
+    search = SearchProcess(tmp_path, "--space", "pairs.yaml", "--output", "out")
+    assert search.finish() == 0, search.said()
+    assert "full-data validation retrieval" in search.said()
+    assert "share of full-data retrieval recall" in search.said()
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["metric"] == "retrieval"
+    assert 0 < report["test"]["full_data"]["mean"] < 1
+    assert {"recommended", "default", "random", "herding", "k_center", "mmd"} <= report["test"].keys()
+    with open(tmp_path / "out" / "trials.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert all(0 < float(row["retrieval/seed_1"]) < 1 for row in rows if row["status"] == "completed")
+    assert "Test retrieval recall" in (tmp_path / "out" / "report.html").read_text()
+
+    space["tasks"][0]["metric"] = "accuracy"
+    (tmp_path / "pairs.yaml").write_text(yaml.safe_dump(space))
+    refused = SearchProcess(tmp_path, "--space", "pairs.yaml", "--output", "other")
+    assert refused.finish() == 2
+    assert "has a single label: accuracy needs two or more (set `metric: retrieval`)" in refused.said()
