@@ -8,14 +8,19 @@ rotations, shifts and changes of size. Speech is made by espeak-ng, with noise. 
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import math
+import subprocess
+import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from scipy.signal import firwin, resample_poly
 from torch import Tensor
 
@@ -75,6 +80,37 @@ def load_spoken_digits(config: SpokenDigits, specs: Mapping[str, InputSpec], sto
 
 
 def _make(config: SpokenDigits, vision: ImageSpec, audio: WaveSpec) -> dict[str, Tensor]:
+    raw = _in_new_process(config, vision.shape, audio.sample_rate, audio.num_samples)
+    content: dict[str, Tensor] = {}
+    for split in IMAGES:
+        content[f"{split}/vision"] = vision.normalize(raw.pop(f"{split}/vision"))
+        content[f"{split}/audio"] = audio.from_wave(raw.pop(f"{split}/wave"))
+        content[f"{split}/label"] = raw.pop(f"{split}/label")
+    return content
+
+
+def _in_new_process(config: SpokenDigits, *sizes: Any) -> dict[str, Tensor]:
+    """`draw`, in a process that has never spoken: espeak-ng's first utterance depends on what was in the memory that it
+    gets, which is zeros there and anything elsewhere."""
+    request = {"config": config.model_dump(mode="json"), "sizes": sizes, "images": IMAGES}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "raw.safetensors"
+        done = subprocess.run(
+            [sys.executable, "-m", "condense.data.spoken_digits", str(file)],
+            input=json.dumps(request),
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"the digits could not be spoken: {done.stderr.strip()[-2000:]}")
+        return load_file(file)
+
+
+def draw(
+    config: SpokenDigits, shape: tuple[int, ...], sample_rate: int, num_samples: int, images: Mapping[str, int] = IMAGES
+) -> dict[str, Tensor]:
+    """Per split (`images` of them): `vision` (n, *shape) in [0, 1], `wave` (n, num_samples) in [-1, 1], `label` (n,)."""
     from sklearn.datasets import load_digits  # here: reading the cache needs neither of them
 
     from condense.data.speech import Speaker
@@ -86,16 +122,16 @@ def _make(config: SpokenDigits, vision: ImageSpec, audio: WaveSpec) -> dict[str,
     speakers = rng.permutation(_variants())
     content: dict[str, Tensor] = {}
     first, first_speaker = 0, 0
-    for split, count in IMAGES.items():
+    for split, count in images.items():
         chosen = np.repeat(order[first : first + count], config.pairs_per_image)
         first += count
         many = round(SPEAKERS[split] * len(speakers))
         own = speakers[first_speaker : first_speaker + many]
         first_speaker += many
         labels = torch.from_numpy(digits.target[chosen])
-        images = torch.from_numpy(digits.images[chosen]).float()[:, None] / 16.0
-        content[f"{split}/vision"] = vision.normalize(_draw(images, vision.shape, rng))
-        content[f"{split}/audio"] = audio.from_wave(_speak(speaker, labels.tolist(), own.tolist(), audio, rng))
+        pixels = torch.from_numpy(digits.images[chosen]).float()[:, None] / 16.0
+        content[f"{split}/vision"] = _draw(pixels, shape, rng)
+        content[f"{split}/wave"] = _speak(speaker, labels.tolist(), own.tolist(), sample_rate, num_samples, rng)
         content[f"{split}/label"] = labels
     return content
 
@@ -122,16 +158,21 @@ def _draw(images: Tensor, shape: tuple[int, ...], rng: np.random.Generator) -> T
 
 
 def _speak(
-    speaker: Speaker, labels: list[int], variants: list[str], spec: WaveSpec, rng: np.random.Generator
+    speaker: Speaker,
+    labels: list[int],
+    variants: list[str],
+    sample_rate: int,
+    num_samples: int,
+    rng: np.random.Generator,
 ) -> Tensor:
     """(n, num_samples) float32: each label spoken by one of the variants in one of the languages, with noise."""
     languages = rng.choice(list(WORDS), len(labels))
     voices = rng.choice(variants, len(labels))
     rates = rng.integers(130, 230, len(labels))
     pitches = rng.integers(20, 80, len(labels))
-    waves = np.zeros((len(labels), spec.num_samples), np.float32)
-    common = math.gcd(spec.sample_rate, speaker.sample_rate)
-    up, down = spec.sample_rate // common, speaker.sample_rate // common
+    waves = np.zeros((len(labels), num_samples), np.float32)
+    common = math.gcd(sample_rate, speaker.sample_rate)
+    up, down = sample_rate // common, speaker.sample_rate // common
     # What resample_poly would design for every call: half the time of making the dataset.
     low_pass = firwin(20 * max(up, down) + 1, 1 / max(up, down), window=("kaiser", 5.0))
     # Changing the voice is slow: utterances are made voice by voice, everything random is drawn in the items' order.
@@ -140,11 +181,11 @@ def _speak(
         said = speaker.say(word, f"{languages[i]}+{voices[i]}", rate=int(rates[i]), pitch=int(pitches[i]))
         loud = np.flatnonzero(np.abs(said) > 0.02 * np.abs(said).max())
         said = said[loud[0] : loud[-1] + 1]
-        said = resample_poly(said, up, down, window=low_pass)[: spec.num_samples]
+        said = resample_poly(said, up, down, window=low_pass)[:num_samples]
         waves[i, : len(said)] = said
     for wave in waves:
         spoken = np.flatnonzero(wave)[-1] + 1
-        wave[:] = np.roll(wave, rng.integers(0, spec.num_samples - spoken + 1))
+        wave[:] = np.roll(wave, rng.integers(0, num_samples - spoken + 1))
         level = np.sqrt(np.mean(np.square(wave))) / 10 ** (rng.uniform(*NOISE_DB) / 20)
         wave += level * _coloured_noise(len(wave), rng)
         wave *= rng.uniform(0.3, 0.9) / np.abs(wave).max()
@@ -158,3 +199,14 @@ def _coloured_noise(length: int, rng: np.random.Generator) -> np.ndarray:
     spectrum[0] = 0
     noise = np.fft.irfft(spectrum, length)
     return noise / noise.std()
+
+
+def _main(file: str) -> None:
+    request = json.load(sys.stdin)
+    shape, sample_rate, num_samples = request["sizes"]
+    config = SpokenDigits.model_validate(request["config"])
+    save_file(draw(config, tuple(shape), sample_rate, num_samples, request["images"]), file)
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])
