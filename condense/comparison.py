@@ -3,7 +3,8 @@
 Three protocols, each trained on the set and measured on the test split:
 
 - probe: a linear probe on the frozen encoder's embeddings (`condense/evaluate.py`)
-- convnet: a small network trained from scratch on the inputs, which never saw the encoder (`condense/convnet.py`)
+- convnet: a small network trained from scratch on the inputs, which never saw the encoder (`condense/convnet.py`);
+  what a real item lacks is zeros there, as in the probe's features
 - retrieval: linear projections trained on the set's pairs; class-level recall@1 (`condense/retrieval.py`)
 """
 
@@ -97,12 +98,17 @@ class Comparison:
         return probe_accuracy(embedded, self.test, self.task.dataset.num_classes)
 
     def retrieval(self, embedded: Embedded) -> float | None:
-        """Class-level recall@1 on test, 0 .. 1, mean over pairs and directions; None with a single modality."""
+        """Class-level recall@1 on test, 0 .. 1, mean over pairs and directions; None without any pair.
+
+        A pair of modalities is trained on, and asked of, the items that have both; without such items it is left out.
+        """
         recalls: list[float] = []
         for a, b in itertools.combinations(self.task.modalities, 2):
-            maps = train_projections(embedded.embeddings[a], embedded.embeddings[b], labels=embedded.labels)
-            projected = maps.project(self.test.embeddings[a], self.test.embeddings[b])
-            recalls += retrieval_recall(*projected, (1,), labels=self.test.labels).values()
+            (own_a, own_b), own_labels = embedded.having(a, b)
+            (test_a, test_b), test_labels = self.test.having(a, b)
+            if len(own_labels) and len(test_labels):
+                maps = train_projections(own_a, own_b, labels=own_labels)
+                recalls += retrieval_recall(*maps.project(test_a, test_b), (1,), labels=test_labels).values()
         return fmean(recalls) if recalls else None
 
     def convnet(self, trainings: Sequence[tuple[MemorySplit, int]]) -> list[float]:

@@ -15,11 +15,13 @@ recall is measured on real pairs that nothing was fitted to, and compared with p
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from condense.embeddings import Embedded
 
 CHUNK = 2**23  # similarities held at a time
 
@@ -222,14 +224,17 @@ def _log_choose(n: Tensor, k: Tensor) -> Tensor:
     return torch.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
 
 
-def alignment_warnings(embeddings: Mapping[str, Tensor], labels: Tensor) -> list[str]:
+def alignment_warnings(embedded: Embedded) -> list[str]:
     """One line per pair of modalities whose embeddings do not belong together; usually none.
 
-    embeddings: modality -> (n, D) of the same items; labels (n,).
+    Of a pair, the items that have both are looked at; where these are of fewer than 2 classes there is nothing to say.
     """
     found = []
-    for a, b in itertools.combinations(embeddings, 2):
-        text = warning(alignment(embeddings[a], embeddings[b], labels), a, b)
+    for a, b in itertools.combinations(embedded.embeddings, 2):
+        (of_a, of_b), labels = embedded.having(a, b)
+        if len(labels.unique()) < 2:
+            continue
+        text = warning(alignment(of_a, of_b, labels), a, b)
         if text is not None:
             found.append(text)
     return found

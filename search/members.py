@@ -194,7 +194,7 @@ class Members:
             "class_names": list(task.dataset.class_names),
             "items": {"condense": len(task.condense.labels), "validation": len(task.validation.labels)},
             "full_accuracy": self._full[key],
-            "warnings": alignment_warnings(task.validation.embeddings, task.validation.labels),
+            "warnings": alignment_warnings(task.validation),
             "fingerprints": {"dataset": task.dataset.fingerprint, "encoder": task.encoder.fingerprint},
             "device": str(self.device),
         }
