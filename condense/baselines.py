@@ -10,19 +10,19 @@ from collections.abc import Sequence
 import torch
 
 from condense.embeddings import Embedded, Task
-from condense.initial import choose
+from condense.initial import choose_items
 from condense.validation import score_of
 
 SELECTIONS = ("random", "herding", "k_center")
 
 
 def select(task: Task, method: str, dpc: int, seed: int) -> Embedded:
-    """The embeddings of `dpc` real items per class chosen by `method`."""
+    """The embeddings of `dpc` real items per class chosen by `method`, completed as `initial_inputs` does."""
     generator = torch.Generator().manual_seed(seed)
-    features, labels = task.condense.features.cpu(), task.condense.labels.cpu()
-    chosen = choose(method, features, labels, task.dataset.num_classes, dpc, generator)  # type: ignore[arg-type]
-    chosen = chosen.to(task.device)
-    return Embedded({m: x[chosen] for m, x in task.condense.embeddings.items()}, task.condense.labels[chosen])
+    chosen, sources = choose_items(method, task.condense, task.dataset.num_classes, dpc, generator)
+    rows = {m: sources.get(m, chosen).to(task.device) for m in task.modalities}
+    embeddings = {m: task.condense.embeddings[m][row] for m, row in rows.items()}
+    return Embedded(embeddings, task.condense.labels[chosen.to(task.device)])
 
 
 def selection_scores(

@@ -41,9 +41,8 @@ def run(config_path: Path, output: Path, overrides: Sequence[str]) -> int:
     check_output(output)
     store, device = open_store(), best_device()
     task = _load(config, store, device)
-    if task.dataset.num_classes > 1:
-        for text in alignment_warnings(task.condense.embeddings, task.condense.labels):
-            print(f"warning: {text}", file=sys.stderr)
+    for text in alignment_warnings(task.condense):
+        print(f"warning: {text}", file=sys.stderr)
     full = score_of(task.condense, task.validation, task.dataset.num_classes, config.metric)
     started = time.monotonic()
     replica = Condensation(

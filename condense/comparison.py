@@ -3,7 +3,8 @@
 Three protocols, each trained on the set and measured on the test split:
 
 - probe: a linear probe on the frozen encoder's embeddings (`condense/evaluate.py`)
-- convnet: a small network trained from scratch on the inputs, which never saw the encoder (`condense/convnet.py`)
+- convnet: a small network trained from scratch on the inputs, which never saw the encoder (`condense/convnet.py`);
+  what a real item lacks is zeros there, as in the probe's features
 - retrieval: linear projections trained on the set's pairs; class-level recall@1 (`condense/retrieval.py`)
 """
 
@@ -97,18 +98,20 @@ class Comparison:
         return probe_accuracy(embedded, self.test, self.task.dataset.num_classes)
 
     def retrieval(self, embedded: Embedded) -> float | None:
-        """Class-level recall@1 on test, 0 .. 1, mean over pairs and directions; None with a single modality.
+        """Class-level recall@1 on test, 0 .. 1, mean over pairs and directions; None without any pair.
 
-        Of partners where there is one class only.
+        A pair of modalities is trained on, and asked of, the items that have both; without such items it is left out.
+        Where there is one class only, it is the recall of partners.
         """
         recalls: list[float] = []
         by_class = self.task.dataset.num_classes > 1
         for a, b in itertools.combinations(self.task.modalities, 2):
-            maps = train_projections(
-                embedded.embeddings[a], embedded.embeddings[b], labels=embedded.labels if by_class else None
-            )
-            projected = maps.project(self.test.embeddings[a], self.test.embeddings[b])
-            recalls += retrieval_recall(*projected, (1,), labels=self.test.labels if by_class else None).values()
+            (own_a, own_b), own_labels = embedded.having(a, b)
+            (test_a, test_b), test_labels = self.test.having(a, b)
+            if len(own_labels) and len(test_labels):
+                maps = train_projections(own_a, own_b, labels=own_labels if by_class else None)
+                asked = maps.project(test_a, test_b)
+                recalls += retrieval_recall(*asked, (1,), labels=test_labels if by_class else None).values()
         return fmean(recalls) if recalls else None
 
     def convnet(self, trainings: Sequence[tuple[MemorySplit, int]]) -> list[float]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from condense.config import Hyperparameters
 from condense.embeddings import Task
-from condense.initial import choose
+from condense.initial import choose_items
 from condense.objective import class_characteristic_function, draw_frequencies
 
 STATE_VERSION = 1
@@ -57,6 +57,7 @@ class Condensation:
         self.generator = torch.Generator().manual_seed(seed)
         device = task.device
         task.dataset.check_class_sizes(dpc)
+        task.dataset.check_modalities()
         start = initial_inputs(task, dpc, initialization, self.generator)
         self.inputs = {name: x.to(device) for name, x in start.items()}
         self.velocity = {name: torch.zeros_like(x) for name, x in self.inputs.items()}
@@ -74,9 +75,8 @@ class Condensation:
             for name in task.modalities:
                 drawn = draw_frequencies(pool, task.encoder.dim, h.frequency_scale, self.generator).to(device)
                 self.frequencies[name] = drawn
-                self.phi_real[name] = class_characteristic_function(
-                    task.condense.embeddings[name], task.condense.labels, task.dataset.num_classes, drawn
-                )
+                (real,), labels = task.condense.having(name)
+                self.phi_real[name] = class_characteristic_function(real, labels, task.dataset.num_classes, drawn)
         self._order = torch.empty(0, dtype=torch.int64)
         self._position = 0
         self._chosen: tuple[int, Tensor] | None = None  # step, what `next_frequencies` gave for it
@@ -156,10 +156,17 @@ class Condensation:
 
 
 def initial_inputs(task: Task, dpc: int, initialization: str, generator: torch.Generator) -> dict[str, Tensor]:
-    """modality -> (C * dpc, *shape): real items chosen per class, or Gaussian noise with the real items' mean and std."""
+    """modality -> (C * dpc, *shape): real items chosen per class, or Gaussian noise with the real items' mean and std.
+
+    Items that lack a modality are chosen only where a class has fewer than dpc complete ones. What they lack is taken
+    from another item of their class, drawn from `generator`.
+    """
     condense = task.dataset.condense
     if initialization == "noise":
         sample = condense.load(torch.randperm(len(condense), generator=generator)[:256])
+        for name, has in condense.present.items():
+            having = torch.nonzero(has).squeeze(1)
+            sample[name] = condense.load(having[torch.randperm(len(having), generator=generator)[:256]])[name]
         count = task.dataset.num_classes * dpc
         noise = {}
         for name, x in sample.items():
@@ -167,6 +174,9 @@ def initial_inputs(task: Task, dpc: int, initialization: str, generator: torch.G
             drawn = x.mean() + x.std() * torch.randn(count, *spec.shape, generator=generator)
             noise[name] = drawn.clamp(spec.low, spec.high)
         return noise
-    features, labels = task.condense.features.cpu(), task.condense.labels.cpu()
-    chosen = choose(initialization, features, labels, task.dataset.num_classes, dpc, generator)  # type: ignore[arg-type]
-    return {name: x.float() for name, x in condense.load(chosen).items()}
+    chosen, sources = choose_items(initialization, task.condense, task.dataset.num_classes, dpc, generator)
+    items = condense.load(chosen)
+    for name, source in sources.items():
+        replaced = source != chosen
+        items[name][replaced] = condense.load(source[replaced])[name]
+    return {name: x.float() for name, x in items.items()}

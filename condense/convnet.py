@@ -1,8 +1,9 @@
 """The evaluation protocol of the condensation papers: a small ConvNet trained from scratch on the synthetic inputs.
 
 It never saw the encoder that the inputs were optimised through. Each modality has a ConvNet of its own; their features
-are concatenated and go into one linear head. Every training set, 10 synthetic items or all real ones, gets the same
-number of steps, the same augmentation and the same schedule.
+are concatenated and go into one linear head. Of clips (clips, channels, height, width), as ImageBind's of a sound, the
+clips count as channels. An input that an item lacks is zeros. Every training set, 10 synthetic items or all real ones,
+gets the same number of steps, the same augmentation and the same schedule.
 
 B  items of a batch
 N  items of the training set
@@ -27,12 +28,13 @@ class ConvNet(nn.Module):
 
     def __init__(
         self,
-        shapes: Mapping[str, Sequence[int]],  # modality -> (channels, height, width), or two sizes if it is 1-d
+        shapes: Mapping[str, Sequence[int]],  # modality -> (channels, height, width), two sizes if it is 1-d, or clips
         num_classes: int,
         generator: torch.Generator,
         widths: Sequence[int] = WIDTHS,
     ) -> None:
         super().__init__()
+        shapes = {modality: _clips_as_channels(shape) for modality, shape in shapes.items()}
         self.towers = nn.ModuleDict({modality: _tower(modality, shape, widths) for modality, shape in shapes.items()})
         features = sum(widths[-1] * 4 ** (len(shape) - 1) for shape in _channels_first(shapes).values())
         self.head = nn.utils.skip_init(nn.Linear, features, num_classes)
@@ -46,6 +48,7 @@ class ConvNet(nn.Module):
         features = []
         for modality, tower in self.towers.items():
             x = inputs[modality]
+            x = x.flatten(1, 2) if x.dim() == 5 else x
             features.append(tower(x.transpose(1, 2) if modality in CHANNELS_LAST else x).flatten(1))
         return self.head(torch.cat(features, 1))
 
@@ -111,16 +114,17 @@ def augment(
     """What leaves an item what it is, drawn anew for every item of a batch.
 
     Images: moved by up to 1/10 of the side, scaled by 0.9 .. 1.1, turned by up to 10 degrees. Spectrograms: moved by
-    up to 1/8 in time and 1/20 in frequency. Edges are repeated. Other modalities stay as they are.
+    up to 1/8 in time and 1/20 in frequency. Edges are repeated. The clips of an item move together. Other modalities
+    stay as they are.
     """
     moved = {}
-    for modality, x in batch.items():
+    for modality, given in batch.items():
+        x = given.flatten(1, 2) if given.dim() == 5 else given
         if modality in IMAGES and x.dim() == 4:
-            moved[modality] = _affine(x, generator, turn=math.radians(10), scale=0.1, shift=(0.1, 0.1))
+            x = _affine(x, generator, turn=math.radians(10), scale=0.1, shift=(0.1, 0.1))
         elif modality == "audio" and x.dim() == 4:
-            moved[modality] = _affine(x, generator, turn=0.0, scale=0.0, shift=(0.125, 0.05))
-        else:
-            moved[modality] = x
+            x = _affine(x, generator, turn=0.0, scale=0.0, shift=(0.125, 0.05))
+        moved[modality] = x.reshape(given.shape)
     return moved
 
 
@@ -147,6 +151,10 @@ def _batches(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Te
         order = torch.randperm(n, generator=generator)
         for start in range(0, n - size + 1, size):
             yield order[start : start + size]
+
+
+def _clips_as_channels(shape: Sequence[int]) -> Sequence[int]:
+    return (shape[0] * shape[1], *shape[2:]) if len(shape) == 4 else shape
 
 
 def _channels_first(shapes: Mapping[str, Sequence[int]]) -> dict[str, Sequence[int]]:

@@ -20,33 +20,64 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Embedded:
-    """The embeddings of one split: modality -> (n, D) float32 of unit norm; labels (n,) int64."""
+    """The embeddings of one split: modality -> (n, D) float32 of unit norm; labels (n,) int64.
+
+    `present`: modality -> (n,) bool, which items have it, only of modalities that some item lacks, as in `Split`. The
+    embedding of what an item lacks is zeros; whoever takes means or pairs of embeddings asks `having` for them.
+    """
 
     embeddings: Mapping[str, Tensor]
     labels: Tensor
+    present: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def features(self) -> Tensor:
-        """(n, M * D): all modalities side by side, what probes and herding see."""
+        """(n, M * D): all modalities side by side, zeros for what an item lacks: what probes and herding see."""
         return torch.cat(list(self.embeddings.values()), 1)
 
+    def having(self, *modalities: str) -> tuple[list[Tensor], Tensor]:
+        """The embeddings of each of these modalities, (k, D), and the labels (k,), of the k items that have all of them."""
+        masks = [self.present[m] for m in modalities if m in self.present]
+        if not masks:
+            return [self.embeddings[m] for m in modalities], self.labels
+        kept = torch.stack(masks).all(0)
+        return [self.embeddings[m][kept] for m in modalities], self.labels[kept]
+
     def to(self, device: torch.device) -> Embedded:
-        return Embedded({name: x.to(device) for name, x in self.embeddings.items()}, self.labels.to(device))
+        def moved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: x.to(device) for name, x in tensors.items()}
+
+        return Embedded(moved(self.embeddings), self.labels.to(device), moved(self.present))
 
 
 @torch.no_grad()
 def embed_split(encoder: Encoder, split: Split, device: torch.device, batch: int = 256) -> Embedded:
-    """One pass over a split. Raises FloatingPointError if an item's embedding is not finite."""
+    """One pass over a split; what an item lacks is not sent through the encoder.
+
+    Raises FloatingPointError if an item's embedding is not finite.
+    """
     parts: dict[str, list[Tensor]] = {}
     for first in range(0, len(split), batch):
         items = split.load(range(first, min(first + batch, len(split))))
         for name, tensor in items.items():
-            embedded = encoder.embed(name, tensor.to(device)).float()
+            has = split.present[name][first : first + batch] if name in split.present else None
+            embedded = _embed_present(encoder, name, tensor.to(device), has).float()
             if not embedded.isfinite().all():
                 bad = first + int((~embedded.isfinite().all(1)).nonzero()[0])
                 raise FloatingPointError(f"the {name} embedding of item {bad} is not finite")
             parts.setdefault(name, []).append(embedded.cpu())
-    return Embedded({name: torch.cat(tensors) for name, tensors in parts.items()}, split.labels)
+    return Embedded({name: torch.cat(tensors) for name, tensors in parts.items()}, split.labels, split.present)
+
+
+def _embed_present(encoder: Encoder, modality: str, inputs: Tensor, has: Tensor | None) -> Tensor:
+    """(n, D): embeddings of the inputs (n, *shape) that there are, by `has` (n,) bool; zeros for the others."""
+    if has is None or bool(has.all()):
+        return encoder.embed(modality, inputs)
+    has = has.to(inputs.device)
+    embedded = torch.zeros(len(inputs), encoder.dim, device=inputs.device)
+    if bool(has.any()):
+        embedded[has] = encoder.embed(modality, inputs[has]).float()
+    return embedded
 
 
 def embedding_key(dataset: Dataset, encoder: Encoder, split: str) -> dict[str, object]:
@@ -61,11 +92,13 @@ def load_embedded(dataset: Dataset, encoder: Encoder, split: str, store: Store, 
         part = dataset.open_test() if split == "test" else getattr(dataset, split)
         log.info("embedding %d items of %s (%s)", len(part), dataset.name, split)
         embedded = embed_split(encoder, part, device)
-        return {**embedded.embeddings, "label": embedded.labels}
+        masks = {f"present/{name}": has for name, has in embedded.present.items()}
+        return {**embedded.embeddings, "label": embedded.labels, **masks}
 
     tensors = store.get_or_make("embeddings", embedding_key(dataset, encoder, split), make)
     labels = tensors.pop("label")
-    return Embedded({name: tensors[name] for name in dataset.modalities}, labels).to(device)
+    present = {name: tensors[f"present/{name}"] for name in dataset.modalities if f"present/{name}" in tensors}
+    return Embedded({name: tensors[name] for name in dataset.modalities}, labels, present).to(device)
 
 
 @dataclass
@@ -83,7 +116,8 @@ class Task:
     statistics: RealStatistics = field(init=False)
 
     def __post_init__(self) -> None:
-        self.statistics = RealStatistics.of(self.condense.embeddings, self.condense.labels, self.dataset.num_classes)
+        known = self.condense
+        self.statistics = RealStatistics.of(known.embeddings, known.labels, self.dataset.num_classes, known.present)
 
     @property
     def modalities(self) -> tuple[str, ...]:

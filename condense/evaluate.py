@@ -1,7 +1,8 @@
 """How good a condensed set is, seen through the frozen encoder: linear probes on its embeddings.
 
-A probe is softmax regression on the concatenated unit embeddings of all modalities. Many of them are trained in one
-batched computation: this runs inside a search, at every report of every trial.
+A probe is softmax regression on the concatenated unit embeddings of all modalities, with zeros for a modality that an
+item lacks. Many of them are trained in one batched computation: this runs inside a search, at every report of every
+trial.
 
 R  replicas (condensed sets), each with a probe per head seed
 H  head seeds

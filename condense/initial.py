@@ -12,6 +12,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from condense.embeddings import Embedded
+
 Method = Literal["random", "herding", "k_center"]
 
 
@@ -22,12 +24,14 @@ def choose(
     num_classes: int,
     dpc: int,
     generator: torch.Generator,
+    preferred: Tensor | None = None,  # (n,) bool
 ) -> Tensor:
     """(C * dpc,) int64 indices of real items, all different; class 0's dpc items first, then class 1's.
 
     Only `random` draws from `generator`: herding and k-center are deterministic, so replicas that start from
     them differ in their optimisation alone. Within a class, the first k of dpc items are those that dpc = k
-    would give (for `random`: from a generator in the same state).
+    would give (for `random`: from a generator in the same state). Others than the `preferred` items are chosen, by the
+    same method among themselves, only where a class has fewer than dpc of these.
     Raises ValueError if a class has fewer than dpc items.
     """
     if method not in get_args(Method):
@@ -41,12 +45,43 @@ def choose(
         members = torch.nonzero(labels == c).squeeze(1)  # (n_c,)
         if len(members) < dpc:
             raise ValueError(f"class {c} has {len(members)} items, but dpc is {dpc}")
-        if method == "random":
-            order = torch.randperm(len(members), generator=generator, device=generator.device)[:dpc]
-        else:
-            order = _GREEDY[method](features[members].double(), dpc)
-        chosen.append(members[order.to(members.device)])
+        groups = [members]
+        if preferred is not None:
+            groups = [members[preferred[members]], members[~preferred[members]]]
+        wanted = dpc
+        for group in groups:
+            count = min(wanted, len(group))
+            if method == "random":
+                order = torch.randperm(len(group), generator=generator, device=generator.device)[:count]
+            else:
+                order = _GREEDY[method](features[group].double(), count)
+            chosen.append(group[order.to(group.device)])
+            wanted -= count
     return torch.cat(chosen)
+
+
+def choose_items(
+    method: str, embedded: Embedded, num_classes: int, dpc: int, generator: torch.Generator
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """`choose` on a split's features, items that have all modalities preferred, and where to take what they lack from.
+
+    Returns (C * dpc,) indices, and modality -> (C * dpc,) indices of the items to take it from, of the modalities that
+    a chosen item lacks: that item itself where it has it, else another one of the same class, drawn from `generator`.
+    Each class must have an item with each modality. All on the CPU.
+    """
+    features, labels = embedded.features.cpu(), embedded.labels.cpu()
+    present = {m: has.cpu() for m, has in embedded.present.items()}
+    complete = torch.stack(list(present.values())).all(0) if present else None
+    chosen = choose(method, features, labels, num_classes, dpc, generator, complete)  # type: ignore[arg-type]
+    sources = {}
+    for m, has in present.items():
+        lacking = torch.nonzero(~has[chosen]).squeeze(1).tolist()
+        if lacking:
+            sources[m] = chosen.clone()
+        for i in lacking:
+            others = torch.nonzero(has & (labels == labels[chosen[i]])).squeeze(1)
+            sources[m][i] = others[int(torch.randint(len(others), (), generator=generator))]
+    return chosen, sources
 
 
 def herding(

@@ -13,6 +13,10 @@ Notation, the same throughout this file (arrays are float32 unless a test passes
     phi_X(t) = mean_i exp(i <t, x_i>)     empirical characteristic function (CF) of X at frequency t = sigma z, z ~ N(0, I)
 
 Terms are means over classes, and over modalities (uni) or unordered pairs of modalities (cross, joint).
+Real items may lack modalities. phi_R and the mean of r_m are over the items of a class that have m, of which there is at
+least one; the mean of r_a * r_b is over the items that have both a and b, since pairs are only formed where both are
+present. A class without any such item has no joint term of this pair and is left out of the mean over classes; a pair
+without any in all classes is left out of the mean over pairs.
 Nothing here grows with the number of real items: they enter through class means and CF values computed once.
 """
 
@@ -21,7 +25,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -47,20 +51,44 @@ class RealStatistics:
     """All that is kept of the real embeddings of the condense split, per class."""
 
     mean: Mapping[str, Tensor]  # modality -> (C, D): mean of r_m
-    product: Mapping[tuple[str, str], Tensor]  # pair -> (C, D): mean of r_a * r_b over items
+    product: Mapping[tuple[str, str], Tensor]  # pair -> (C, D): mean of r_a * r_b over items; only pairs that there are
+    share: Mapping[tuple[str, str], Tensor] = field(default_factory=dict)
+    """pair -> (C,): what a class counts in the mean over classes, 0 where it has no item with both; only of pairs of
+    which there is such a class."""
 
     @staticmethod
-    def of(embeddings: Mapping[str, Tensor], labels: Tensor, num_classes: int) -> RealStatistics:
-        """From unit embeddings, modality -> (n, D), and labels (n,). Sums run in float64."""
+    def of(
+        embeddings: Mapping[str, Tensor], labels: Tensor, num_classes: int, present: Mapping[str, Tensor] | None = None
+    ) -> RealStatistics:
+        """From unit embeddings, modality -> (n, D), and labels (n,). Sums run in float64.
 
-        def class_mean(x: Tensor) -> Tensor:
+        `present`: modality -> (n,) bool, which items have it, of those that some item lacks.
+        """
+        has = present or {}
+
+        def class_mean(x: Tensor, *modalities: str) -> tuple[Tensor, Tensor | None]:
+            """(C, D) over the items that have all of these; and how many, (C,), if some item lacks one."""
+            masks = [has[m] for m in modalities if m in has]
+            kept = torch.stack(masks).all(0) if masks else None
+            x, y = (x, labels) if kept is None else (x[kept], labels[kept])
             total = torch.zeros(num_classes, x.shape[1], dtype=torch.float64, device=x.device)
-            total.index_add_(0, labels, x.double())
-            count = torch.bincount(labels, minlength=num_classes).to(total)
-            return (total / count[:, None]).to(x.dtype)
+            total.index_add_(0, y, x.double())
+            count = torch.bincount(y, minlength=num_classes).to(total)
+            if kept is None:
+                return (total / count[:, None]).to(x.dtype), None
+            return (total / count.clamp_min(1)[:, None]).to(x.dtype), count
 
-        products = {(a, b): class_mean(embeddings[a] * embeddings[b]) for a, b in pairs_of(list(embeddings))}
-        return RealStatistics({name: class_mean(x) for name, x in embeddings.items()}, products)
+        means = {m: class_mean(x, m)[0] for m, x in embeddings.items()}
+        product, share = {}, {}
+        for a, b in pairs_of(list(embeddings)):
+            mean, count = class_mean(embeddings[a] * embeddings[b], a, b)
+            if count is None or bool(count.all()):
+                product[a, b] = mean
+            elif bool(count.any()):
+                product[a, b] = mean
+                there = (count > 0).double()
+                share[a, b] = (there / there.sum()).to(mean)
+        return RealStatistics(means, product, share)
 
 
 def class_characteristic_function(
@@ -68,6 +96,7 @@ def class_characteristic_function(
 ) -> Tensor:
     """phi of each class of the real items: (n, D), (n,), frequencies (P, D) -> (2, C, P), real and imaginary part.
 
+    The items are those that have the modality: a row of zeros would count, with a phi of 1.
     Exact over all n items; done once per replica. Memory is bounded by `chunk` items at a time.
     """
     total = torch.zeros(2, num_classes, len(frequencies), dtype=embeddings.dtype, device=embeddings.device)
@@ -171,15 +200,23 @@ def cross_modal(syn_mean: Mapping[str, Tensor], real_mean: Mapping[str, Tensor])
     return torch.stack(terms).mean(0)
 
 
-def joint_modal(synthetic: Mapping[str, Tensor], real_product: Mapping[tuple[str, str], Tensor]) -> Tensor:
+def joint_modal(
+    synthetic: Mapping[str, Tensor],
+    real_product: Mapping[tuple[str, str], Tensor],
+    share: Mapping[tuple[str, str], Tensor] | None = None,
+) -> Tensor:
     """mean over all pairs of a real and a synthetic item of 1 - <r_a * r_b, s_a * s_b>, mean over classes and pairs -> (Q,).
 
     The mean over real items is taken inside the inner product: (C, D) is all that is needed of them. `ICM` in AVDD.
+    `real_product` and `share`: see `RealStatistics`. Without any pair it is 0.
     """
-    terms = [
-        (1 - ((synthetic[a] * synthetic[b]).mean(2) * product).sum(-1)).mean(1)
-        for (a, b), product in real_product.items()
-    ]
+    terms = []
+    for (a, b), product in real_product.items():
+        apart = 1 - ((synthetic[a] * synthetic[b]).mean(2) * product).sum(-1)  # (Q, C)
+        terms.append(apart @ share[a, b] if share and (a, b) in share else apart.mean(1))
+    if not terms:
+        some = next(iter(synthetic.values()))
+        return some.new_zeros(len(some))
     return torch.stack(terms).mean(0)
 
 
@@ -227,10 +264,10 @@ class Objective:
         means = {m: x.mean(2) for m, x in synthetic.items()}
         if paper:
             cross = paper_cross_modal(means, self.real.mean, self.output_scale)
-            joint = joint_modal(synthetic, self.real.product) * len(self.real.product)
+            joint = joint_modal(synthetic, self.real.product, self.real.share) * len(self.real.product)
         else:
             cross = cross_modal(means, self.real.mean)
-            joint = joint_modal(synthetic, self.real.product)
+            joint = joint_modal(synthetic, self.real.product, self.real.share)
         return torch.stack([uni_term, cross, joint], 1)
 
 

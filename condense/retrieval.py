@@ -15,11 +15,13 @@ recall is measured on real pairs that nothing was fitted to, and compared with p
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from condense.embeddings import Embedded
 
 CHUNK = 2**23  # similarities held at a time
 
@@ -164,26 +166,31 @@ def partner_recall(a: Tensor, b: Tensor, k: Sequence[int] = RECALLS) -> float:
 
 
 def retrieval_scores(
-    sets: Sequence[Mapping[str, Tensor]],  # modality -> (N, D) unit embeddings, the same N and modalities in all
-    held_out: Mapping[str, Tensor],  # modality -> (n, D) of real items
+    sets: Sequence[Embedded],  # complete and of the same size; or a single one
+    held_out: Embedded,
 ) -> list[float]:
     """How well each set teaches to find partners: `partner_recall` on `held_out`, mean over pairs of modalities.
 
-    Raises ValueError for a single modality.
+    A pair is trained on, and asked of, the items that have both; without such items it is left out.
+    Raises ValueError if there is no pair at all.
     """
-    pairs = list(itertools.combinations(held_out, 2))
-    if not pairs:
-        raise ValueError("retrieval needs at least 2 modalities")
-    scores = torch.zeros(len(sets), dtype=torch.float64)
-    for m, other in pairs:
-        x, y = (torch.stack([of[name] for of in sets]) for name in (m, other))
-        if x.shape[1] <= 512:
+    scores, pairs = torch.zeros(len(sets), dtype=torch.float64), 0
+    for m, other in itertools.combinations(held_out.embeddings, 2):
+        asked, _ = held_out.having(m, other)
+        given = [of.having(m, other)[0] for of in sets]
+        if not len(asked[0]) or not len(given[0][0]):
+            continue
+        pairs += 1
+        if len(given[0][0]) <= 512:
+            x, y = (torch.stack(tensors) for tensors in zip(*given, strict=True))
             found = train_projections_together(x, y)
         else:
-            found = [train_projections(one, two, steps=SCORE_STEPS) for one, two in zip(x, y, strict=True)]
+            found = [train_projections(x, y, steps=SCORE_STEPS) for x, y in given]
         for i, maps in enumerate(found):
-            scores[i] += partner_recall(*maps.project(held_out[m], held_out[other])) / len(pairs)
-    return scores.tolist()
+            scores[i] += partner_recall(*maps.project(*asked))
+    if not pairs:
+        raise ValueError("retrieval needs items with two modalities")
+    return (scores / pairs).tolist()
 
 
 @dataclass(frozen=True)
@@ -294,16 +301,17 @@ def _log_choose(n: Tensor, k: Tensor) -> Tensor:
     return torch.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
 
 
-def alignment_warnings(embeddings: Mapping[str, Tensor], labels: Tensor) -> list[str]:
+def alignment_warnings(embedded: Embedded) -> list[str]:
     """One line per pair of modalities whose embeddings do not belong together; usually none.
 
-    embeddings: modality -> (n, D) of the same items; labels (n,). With a single class there is nothing to compare with.
+    Of a pair, the items that have both are looked at; where these are of fewer than 2 classes there is nothing to say.
     """
-    found: list[str] = []
-    if len(labels.unique()) < 2:
-        return found
-    for a, b in itertools.combinations(embeddings, 2):
-        text = warning(alignment(embeddings[a], embeddings[b], labels), a, b)
+    found = []
+    for a, b in itertools.combinations(embedded.embeddings, 2):
+        (of_a, of_b), labels = embedded.having(a, b)
+        if len(labels.unique()) < 2:
+            continue
+        text = warning(alignment(of_a, of_b, labels), a, b)
         if text is not None:
             found.append(text)
     return found

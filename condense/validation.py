@@ -3,7 +3,7 @@ replicas are trained together."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -59,21 +59,23 @@ def validate(replicas: Sequence[Condensation], head_seeds: Sequence[int] = (0,))
     for members in by_shape.values():
         task = replicas[members[0]].task
         with torch.enable_grad():
-            recalls = retrieval_scores([_by_modality(features[i], task) for i in members], task.validation.embeddings)
+            sets = [_embedded(features[i], replicas[i]) for i in members]
+            recalls = retrieval_scores(sets, task.validation)
         for i, value in zip(members, recalls, strict=True):
             scores[i] = value
     return scores
 
 
-def _by_modality(features: Tensor, task: Task) -> Mapping[str, Tensor]:
-    """(N, M * D) -> modality -> (N, D)."""
-    return dict(zip(task.modalities, features.split(task.encoder.dim, 1), strict=True))
+def _embedded(features: Tensor, replica: Condensation) -> Embedded:
+    """From features (N, M * D)."""
+    parts = features.split(replica.task.encoder.dim, 1)
+    return Embedded(dict(zip(replica.task.modalities, parts, strict=True)), replica.labels)
 
 
 def score_of(train: Embedded, held_out: Embedded, num_classes: int, metric: str = "accuracy") -> float:
     """What `train` teaches, measured on `held_out` by a task's metric, 0 .. 1."""
     if metric == "retrieval":
-        return retrieval_scores([train.embeddings], held_out.embeddings)[0]
+        return retrieval_scores([train], held_out)[0]
     return probe_accuracy(train, held_out, num_classes)
 
 
@@ -87,7 +89,7 @@ def held_out_scores(replicas: Sequence[Condensation], held_out: Sequence[Embedde
     """As `validate`, on other data: `held_out[i]` for `replicas[i]`."""
     features = synthetic_features(replicas)
     return [
-        score_of(Embedded(_by_modality(x, r.task), r.labels), data, r.task.dataset.num_classes, r.metric)
+        score_of(_embedded(x, r), data, r.task.dataset.num_classes, r.metric)
         if bool(x.isfinite().all())
         else float("nan")
         for x, r, data in zip(features, replicas, held_out, strict=True)

@@ -195,7 +195,7 @@ class Members:
             "items": {"condense": len(task.condense.labels), "validation": len(task.validation.labels)},
             "metric": parsed.metric,
             "full_score": self._full[key, parsed.metric],
-            "warnings": alignment_warnings(task.validation.embeddings, task.validation.labels),
+            "warnings": alignment_warnings(task.validation),
             "fingerprints": {"dataset": task.dataset.fingerprint, "encoder": task.encoder.fingerprint},
             "device": str(self.device),
         }

@@ -16,8 +16,15 @@ if TYPE_CHECKING:
 def load_dataset(config: DatasetConfig, specs: Mapping[str, InputSpec]) -> Dataset:
     """The dataset that `config` names, its items as `specs` (modality -> input of the encoder) describe them.
 
-    Raises UserError if its files are not what they should be, or do not fit the encoder.
+    Raises UserError if its files are not what they should be, or do not fit the encoder, or if no item to condense of
+    some class has some modality.
     """
+    dataset = _load(config, specs)
+    dataset.check_modalities()
+    return dataset
+
+
+def _load(config: DatasetConfig, specs: Mapping[str, InputSpec]) -> Dataset:
     # Imported here because each needs libraries (decoders, speech synthesis) that the others do without.
     if isinstance(config, SpokenDigits):
         from condense.data.spoken_digits import load_spoken_digits

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -18,33 +18,51 @@ from condense.errors import UserError
 
 
 class Split(Protocol):
-    """n paired items. `load` reads items in the units of the dataset's `InputSpec`s."""
+    """n paired items. `load` reads items in the units of the dataset's `InputSpec`s.
+
+    An item may lack modalities, though not all of them.
+    """
 
     @property
     def labels(self) -> Tensor:
         """(n,) int64, in 0 .. C-1."""
         ...
 
+    @property
+    def present(self) -> Mapping[str, Tensor]:
+        """modality -> (n,) bool: which items have it. Only of modalities that some item lacks: often empty."""
+        ...
+
     def __len__(self) -> int: ...
 
     def load(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
-        """modality -> (len(indices), *shape) float32."""
+        """modality -> (len(indices), *shape) float32; zeros for what an item lacks."""
         ...
 
 
 @dataclass(frozen=True)
 class MemorySplit:
-    """A split held in memory: `inputs[modality]` is (n, *shape)."""
+    """A split held in memory: `inputs[modality]` is (n, *shape), anything where `present` says that it is missing."""
 
     inputs: Mapping[str, Tensor]
     labels: Tensor
+    present: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def load(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
         chosen = torch.as_tensor(indices)
-        return {modality: tensor[chosen] for modality, tensor in self.inputs.items()}
+        items = {modality: tensor[chosen] for modality, tensor in self.inputs.items()}
+        return without_missing(items, self.present, chosen)
+
+
+def without_missing(items: dict[str, Tensor], present: Mapping[str, Tensor], chosen: Tensor) -> dict[str, Tensor]:
+    """`items`, modality -> (k, *shape), with zeros for what the items `chosen` (k,) of a split lack."""
+    for modality, has in present.items():
+        x = items[modality]
+        items[modality] = x.masked_fill(~has[chosen].to(x.device).view(-1, *[1] * (x.ndim - 1)), 0)
+    return items
 
 
 @dataclass(frozen=True)
@@ -77,6 +95,17 @@ class Dataset:
         for name, count in zip(self.class_names, counts.tolist(), strict=True):
             if count < dpc:
                 raise UserError(f"{self.name}: class {name!r} has {count} items to condense, but dpc is {dpc}")
+
+    def check_modalities(self) -> None:
+        """Raises UserError if a class has a modality in no item of the condense split: a synthetic item has them all."""
+        for modality, has in self.condense.present.items():
+            counts = torch.bincount(self.condense.labels[has], minlength=self.num_classes)
+            for name, count in zip(self.class_names, counts.tolist(), strict=True):
+                if count == 0:
+                    raise UserError(
+                        f"{self.name}: class {name!r} has no item with {modality} to condense: each class needs at "
+                        "least one with each modality in train, besides what is held out for validation"
+                    )
 
 
 def stratified_holdout(labels: Sequence[str], keys: Sequence[str], fraction: float) -> list[bool]:

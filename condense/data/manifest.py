@@ -1,12 +1,14 @@
 """A user's own files, listed in a CSV: columns `split`, `label` and one per modality.
 
-Cells of a modality are file paths relative to the CSV's folder, except for `text`, where they are the text itself.
+Cells of a modality are file paths relative to the CSV's folder, except for `text`, where they are the text itself. An
+item lacks the modalities whose cells are empty; it must have one.
 Nothing is decoded before it is asked for, but every file is read once, for its hash, when the dataset is loaded.
 """
 
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
 import json
 import os
@@ -35,7 +37,7 @@ class Row:
     line: int  # where it begins in the file, counted from 1 as text editors do
     split: str
     label: str
-    cells: tuple[str, ...]  # one per modality
+    cells: tuple[str, ...]  # one per modality; empty where the item lacks it
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,18 @@ class ManifestSplit:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @functools.cached_property
+    def present(self) -> dict[str, Tensor]:
+        """modality -> (n,) bool, for those that some item lacks."""
+        columns = zip(*(row.cells for row in self.rows), strict=True)
+        has = {m: torch.tensor([bool(cell) for cell in cells]) for m, cells in zip(self.specs, columns, strict=False)}
+        return {modality: mask for modality, mask in has.items() if not mask.all()}
+
     def load(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
-        """modality -> (len(indices), *shape) float32. Raises UserError naming CSV, row, column and file."""
+        """modality -> (len(indices), *shape) float32, zeros for what an item lacks.
+
+        Raises UserError naming CSV, row, column and file.
+        """
         rows = [self.rows[index] for index in torch.as_tensor(indices).tolist()]
         batch = {modality: torch.empty(len(rows), *spec.shape) for modality, spec in self.specs.items()}
 
@@ -59,7 +71,7 @@ class ManifestSplit:
             row = rows[position]
             for (modality, spec), cell in zip(self.specs.items(), row.cells, strict=True):
                 try:
-                    batch[modality][position] = read_item(spec, cell, self.csv_path.parent)
+                    batch[modality][position] = read_item(spec, cell, self.csv_path.parent) if cell else 0.0
                 except UserError as error:
                     raise UserError(f"{_at(self.csv_path, row, modality)}: {error}") from None
 
@@ -75,8 +87,8 @@ def load_manifest(config: ManifestDataset, specs: Mapping[str, InputSpec]) -> Da
     items on every machine and in any row order. Items count as the same if all their cells have the same content; rows
     that share a part (several captions of one clip) are different items, so give `validation` rows where that matters.
 
-    The fingerprint covers splits, labels, texts and file contents in row order, not file names. It costs one read of
-    all files.
+    The fingerprint covers splits, labels, texts and file contents in row order, not file names; to lack a modality is
+    content as well. It costs one read of all files.
 
     Raises UserError, one line naming CSV, row and file, for whatever is wrong with the CSV, for files that are missing,
     empty or unreadable, for labels with too few items, and for an item that is in two splits.
@@ -156,10 +168,12 @@ def read_rows(path: Path) -> tuple[list[str], list[Row]]:
             raise UserError(f"{path}: row {line}: `split` must be train, validation or test, but got {split!r}")
         if not label:
             raise UserError(f"{path}: row {line}: `label` is empty")
-        for name in modalities:
-            if not cells[name].strip():
-                raise UserError(f"{path}: row {line}, column `{name}`: is empty")
-        values = [cells[name] if name == "text" else cells[name].strip() for name in modalities]
+        # Text keeps its spaces, unless there is nothing else: then it is missing.
+        values = [cells[name] if name == "text" and cells[name].strip() else cells[name].strip() for name in modalities]
+        if not any(values):
+            columns = ", ".join(f"`{name}`" for name in modalities)
+            some = "is empty" if len(modalities) == 1 else "all are empty: an item needs at least one modality"
+            raise UserError(f"{path}: row {line}, column{'s' * (len(modalities) > 1)} {columns}: {some}")
         rows.append(Row(line, split, label, tuple(values)))
     return modalities, rows
 
@@ -223,11 +237,11 @@ def _check_leakage(path: Path, rows: list[Row], digests: list[str]) -> None:
 
 
 def _digest_items(path: Path, rows: list[Row], modalities: Sequence[str]) -> list[str]:
-    """A hash of each row's texts and file contents. Looks at every file before it reads the first."""
+    """A hash of each row's texts and file contents, None for what is missing. Looks at every file before it reads the first."""
     places: dict[str, tuple[Row, str]] = {}  # file cell -> where it is named first; a file is hashed once
     for row in rows:
         for modality, cell in zip(modalities, row.cells, strict=True):
-            if modality != "text":
+            if cell and modality != "text":
                 places.setdefault(cell, (row, modality))
 
     def check(cell: str) -> None:
@@ -249,7 +263,7 @@ def _digest_items(path: Path, rows: list[Row], modalities: Sequence[str]) -> lis
         hashlib.sha256(
             json.dumps(
                 [
-                    cell if modality == "text" else of_file[cell]
+                    (cell if modality == "text" else of_file[cell]) if cell else None
                     for modality, cell in zip(modalities, row.cells, strict=True)
                 ]
             ).encode()

@@ -7,6 +7,9 @@ in the same file or beside it, in the file whose name has `test` for `train` (`_
 Inputs are mapped from disk and converted to float32 item by item, as they are loaded: uint8 and uint16 are divided by
 their largest value, so become 0 .. 1, bool becomes 0 or 1, floats keep their values. Signed integers have no range to
 be divided by, so are refused.
+
+Items may lack modalities, in a safetensors file: an optional `train/present/audio` (and so on), (n,) bool, says which
+have it; what `train/audio` holds of the others does not count.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import safetensors
@@ -25,7 +28,7 @@ import torch
 from torch import Tensor
 
 from condense.config import MODALITIES, TensorsDataset
-from condense.data.dataset import Dataset
+from condense.data.dataset import Dataset, without_missing
 from condense.data.inputs import ArraySpec, InputSpec
 from condense.data.manifest import hold_out
 from condense.errors import UserError
@@ -42,14 +45,17 @@ class TensorSplit:
     inputs: Mapping[str, Tensor]  # modality -> (N, *shape), as stored
     rows: Tensor  # (n,) int64, in 0 .. N-1
     labels: Tensor  # (n,) int64
+    present: Mapping[str, Tensor] = field(default_factory=dict)  # modality that some item lacks -> (n,) bool
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def load(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
-        """modality -> (len(indices), *shape) float32."""
-        rows = self.rows[torch.as_tensor(indices, dtype=torch.int64)]
-        return {modality: _to_float(tensor[rows]) for modality, tensor in self.inputs.items()}
+        """modality -> (len(indices), *shape) float32; zeros for what an item lacks."""
+        chosen = torch.as_tensor(indices, dtype=torch.int64)
+        rows = self.rows[chosen]
+        items = {modality: _to_float(tensor[rows]) for modality, tensor in self.inputs.items()}
+        return without_missing(items, self.present, chosen)
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,7 @@ class _Part:
 
     inputs: dict[str, Tensor]
     labels: Tensor
+    present: dict[str, Tensor] = field(default_factory=dict)  # modality -> (n,) bool: which items have it
 
 
 def load_tensors(config: TensorsDataset) -> Dataset:
@@ -69,7 +76,7 @@ def load_tensors(config: TensorsDataset) -> Dataset:
     split off; it costs one read of the file. An item that is in two of the file's own splits is left there.
 
     Raises UserError, one line naming file and tensor, if keys, shapes, dtypes or labels do not fit together, if train,
-    validation or test hold NaN or infinity, or if a label has too few items.
+    validation or test hold NaN or infinity, if a label has too few items, or an item no modality.
     """
     path = config.path
     if path.suffix == ".safetensors":
@@ -82,7 +89,10 @@ def load_tensors(config: TensorsDataset) -> Dataset:
         _check_part(path, split, part, parts["train"])
     specs: dict[str, InputSpec] = {}
     for modality in (m for m in MODALITIES if m in parts["train"].inputs):
-        extremes = {split: _extremes(path, f"{split}/{modality}", p.inputs[modality]) for split, p in parts.items()}
+        extremes = {
+            split: _extremes(path, f"{split}/{modality}", part.inputs[modality], part.present.get(modality))
+            for split, part in parts.items()
+        }
         specs[modality] = _spec_of(modality, parts["train"].inputs[modality], *extremes["train"])
     values = sorted(set(parts["train"].labels.tolist()))
     class_names = _name_classes(path, values, names)
@@ -110,7 +120,9 @@ def load_tensors(config: TensorsDataset) -> Dataset:
     def split_of(name: str) -> TensorSplit:
         part, chosen = parts[source[name]], torch.tensor(rows[name], dtype=torch.int64)
         labels = torch.tensor([class_of[value] for value in part.labels[chosen].tolist()], dtype=torch.int64)
-        return TensorSplit({modality: part.inputs[modality] for modality in specs}, chosen, labels)
+        has = {modality: mask[chosen] for modality, mask in part.present.items()}
+        missing = {modality: mask for modality, mask in has.items() if not mask.all()}
+        return TensorSplit({modality: part.inputs[modality] for modality in specs}, chosen, labels, missing)
 
     kinds = {m: [str(parts["train"].inputs[m].dtype), *parts["train"].inputs[m].shape[1:]] for m in specs}
     content = {split: [part.labels.tolist(), digests[split]] for split, part in sorted(parts.items())}
@@ -130,10 +142,13 @@ def _read_safetensors(path: Path) -> dict[str, _Part]:
         raise UserError(f"{path}: cannot be read as safetensors: {' '.join(str(error).split())}") from None
     for key in tensors:
         split, _, name = key.partition("/")
-        if split not in ("train", "validation", "test") or name not in ("label", *MODALITIES):
+        of_present = name.removeprefix("present/")
+        if split not in ("train", "validation", "test") or (name != "label" and of_present not in MODALITIES):
             raise UserError(
                 f"{path}: unknown key `{key}`: must be train/, validation/ or test/ and label, {', '.join(MODALITIES)}"
             )
+        if name != of_present and f"{split}/{of_present}" not in tensors:
+            raise UserError(f"{path}: `{key}`: `{split}/{of_present}`, which it is about, is missing")
     parts = {}
     for split in ("train", "validation", "test"):
         inputs = {m: tensors[f"{split}/{m}"] for m in MODALITIES if f"{split}/{m}" in tensors}
@@ -143,7 +158,8 @@ def _read_safetensors(path: Path) -> dict[str, _Part]:
             raise UserError(f"{path}: has no inputs of {split}: a key such as `{split}/vision` is needed")
         if f"{split}/label" not in tensors:
             raise UserError(f"{path}: `{split}/label` is missing")
-        parts[split] = _Part(inputs, tensors[f"{split}/label"])
+        present = {m: tensors[f"{split}/present/{m}"] for m in inputs if f"{split}/present/{m}" in tensors}
+        parts[split] = _Part(inputs, tensors[f"{split}/label"], present)
     return parts
 
 
@@ -223,6 +239,16 @@ def _check_part(path: Path, split: str, part: _Part, train: _Part) -> None:
             )
         if not tensor.is_floating_point() and tensor.dtype not in SCALES:
             raise UserError(f"{at}: must be float, uint8, uint16 or bool, but got {_name(tensor.dtype)}")
+    for modality, mask in part.present.items():
+        if mask.dtype != torch.bool or mask.shape != labels.shape:
+            got = f"{_name(mask.dtype)} of shape {tuple(mask.shape)}"
+            raise UserError(
+                f"{path}: {split}/present/{modality}: must be bool of shape {tuple(labels.shape)}, but got {got}"
+            )
+    if set(part.present) == set(part.inputs):
+        some = torch.stack(list(part.present.values())).any(0)
+        if not some.all():
+            raise UserError(f"{path}: {split}: item {int(some.int().argmin())} has no modality: at least one is needed")
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -233,17 +259,22 @@ def _to_float(tensor: Tensor) -> Tensor:
     return tensor.float() / SCALES[tensor.dtype] if tensor.dtype in SCALES else tensor.float()
 
 
-def _extremes(path: Path, key: str, tensor: Tensor) -> tuple[float, float]:
-    """Smallest and largest value. Raises UserError if one is NaN or infinite."""
+def _extremes(path: Path, key: str, tensor: Tensor, has: Tensor | None) -> tuple[float, float]:
+    """Smallest and largest value of the items that there are. Raises UserError if one is NaN or infinite."""
     low, high = float("inf"), float("-inf")
     for start in range(0, len(tensor), CHUNK):
         chunk = _to_float(tensor[start : start + CHUNK]).flatten(1)
         finite = torch.isfinite(chunk).all(dim=1)
+        if has is not None:
+            there = has[start : start + CHUNK]
+            finite, chunk = finite | ~there, chunk[there]
         if not finite.all():
             raise UserError(f"{path}: {key}: item {start + int(finite.int().argmin())} holds NaN or infinity")
+        if len(chunk) == 0:
+            continue
         least, most = torch.aminmax(chunk)
         low, high = min(low, least.item()), max(high, most.item())
-    return low, high
+    return (low, high) if low <= high else (0.0, 0.0)  # no item has it
 
 
 def _spec_of(modality: str, tensor: Tensor, low: float, high: float) -> ArraySpec:
@@ -260,11 +291,16 @@ def _name_classes(path: Path, values: list[int], names: list[str] | None) -> tup
 
 
 def _digest_items(part: _Part, modalities: tuple[str, ...]) -> list[str]:
-    """A hash of each item's bytes."""
+    """A hash of each item's bytes, and of what it lacks."""
 
     def digest(index: int) -> str:
         content = hashlib.sha256()
+        missing = [modality for modality, mask in part.present.items() if not mask[index]]
+        if missing:
+            content.update(f"without {', '.join(missing)}\n".encode())
         for modality in modalities:
+            if modality in missing:
+                continue
             item = part.inputs[modality][index].contiguous().flatten()
             content.update(item.view(torch.uint8).numpy().tobytes())
         return content.hexdigest()

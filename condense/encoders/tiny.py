@@ -1,7 +1,7 @@
 """`tiny`: one small convolutional tower per modality into one space. The default on a CPU.
 
 Pretrained contrastively (symmetric InfoNCE, van den Oord et al. 2018, as CLIP) on the pairs of the condense split,
-without labels; or left random. Frozen afterwards, and kept in the store.
+without labels, where both partners are present; or left random. Frozen afterwards, and kept in the store.
 """
 
 from __future__ import annotations
@@ -130,6 +130,7 @@ def _pretrain(encoder: TinyTowers, config: TinyEncoder, dataset: Dataset) -> dic
     """Symmetric InfoNCE over all unordered pairs of modalities; its weights as a state dict."""
     generator = torch.Generator().manual_seed(config.seed + 1)
     items = dataset.condense.load(range(len(dataset.condense)))
+    present = dataset.condense.present
     n = len(dataset.condense)
     pairs = list(itertools.combinations(dataset.modalities, 2))
     if not pairs:  # a single modality has nothing to be aligned with
@@ -146,13 +147,20 @@ def _pretrain(encoder: TinyTowers, config: TinyEncoder, dataset: Dataset) -> dic
                 name: encoder.embed(name, _augment(tensor[batch], encoder.specs[name], generator))
                 for name, tensor in items.items()
             }
-            target = torch.arange(len(batch))
             loss = torch.zeros(())
             for a, b in pairs:
-                logits = embedded[a] @ embedded[b].T / TEMPERATURE
+                x, y = embedded[a], embedded[b]
+                masks = [present[m][batch] for m in (a, b) if m in present]
+                if masks:
+                    both = torch.stack(masks).all(0)
+                    if not both.any():
+                        continue
+                    x, y = x[both], y[both]
+                logits, target = x @ y.T / TEMPERATURE, torch.arange(len(x))
                 loss = loss + F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)
             optimizer.zero_grad()
-            loss.backward()
+            if loss.requires_grad:  # not so if no item of the batch has two modalities
+                loss.backward()
             optimizer.step()
             schedule.step()
         log.info(

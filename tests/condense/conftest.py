@@ -28,6 +28,7 @@ class Sealed:
     """A test split that must stay shut."""
 
     labels = torch.zeros(4, dtype=torch.int64)
+    present: dict[str, Tensor] = {}
 
     def __len__(self) -> int:
         return 4

@@ -96,6 +96,19 @@ def test_text_is_read_along_its_length():
     assert first.in_channels == 5
 
 
+def test_clips_count_as_channels():
+    """A sound of three clips is read as one spectrogram of three channels, which augmentation moves together."""
+    clips = torch.randn(4, 3, 1, 128, 204, generator=generator())
+    flat = clips.flatten(1, 2)
+    models = [ConvNet({"audio": x.shape[1:]}, 5, generator()) for x in (clips, flat)]
+    assert torch.equal(models[0]({"audio": clips}), models[1]({"audio": flat}))
+    moved = augment({"audio": clips}, generator())["audio"]
+    assert moved.shape == clips.shape
+    assert torch.equal(moved.flatten(1, 2), augment({"audio": flat}, generator())["audio"])
+    trained = train_from_scratch({"audio": clips}, torch.tensor([0, 1, 2, 1]), 3, seed=0, steps=2)
+    assert 0 <= convnet_accuracy(trained, {"audio": clips}, torch.tensor([0, 1, 2, 1])) <= 1
+
+
 def test_augmentation_moves_images_and_spectrograms_only():
     batch = {m: torch.randn(4, *shape, generator=generator()) for m, shape in SHAPES.items()}
     moved = augment(batch, generator())

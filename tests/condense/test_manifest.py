@@ -155,6 +155,59 @@ def test_rows_survive_a_csv(tmp_path_factory: pytest.TempPathFactory, rows: list
     assert [row.line for row in read] == list(range(2, len(rows) + 2))
 
 
+# --- items that lack a modality
+
+
+def test_an_empty_cell_is_a_missing_modality(tmp_path: Path, table: Table) -> None:
+    table[1][3], table[5][2] = "", " "  # a cat to train without sound, one to test without an image
+    validation = [["validation", *row[1:3], ""] for row in (table[4], table[9])]
+    del table[9], table[4]
+    dataset = load(write_csv(tmp_path / "mine.csv", [*table, *validation]))
+    condense, test = dataset.condense, dataset.open_test()
+    assert {m: x.tolist() for m, x in condense.present.items()} == {"audio": [False, True, True, True, True, True]}
+    assert {m: x.tolist() for m, x in dataset.validation.present.items()} == {"audio": [False, False]}
+    assert {m: x.tolist() for m, x in test.present.items()} == {"vision": [False, True]}
+    batch = condense.load([1, 0])
+    assert not batch["audio"][1].any()
+    torch.testing.assert_close(batch["audio"][0], read_item(SPECS["audio"], "files/cat1.wav", tmp_path))
+    torch.testing.assert_close(batch["vision"][1], read_item(SPECS["vision"], "files/cat0.png", tmp_path))
+    assert not test.load([0])["vision"].any()
+
+
+def test_an_empty_cell_is_content(tmp_path: Path, table: Table) -> None:
+    """Which cells are empty changes the fingerprint; what has a part of another item's content is another item."""
+    whole = load(write_csv(tmp_path / "mine.csv", table))
+    assert all(not split.present for split in (whole.condense, whole.validation, whole.open_test()))
+    seen = {whole.fingerprint}
+    for row, column in ((1, 2), (1, 3), (5, 3)):
+        holes = [list(cells) for cells in table]
+        holes[row][column] = ""
+        seen.add(load(write_csv(tmp_path / "mine.csv", holes)).fingerprint)
+    assert len(seen) == 4
+    table[5] = ["test", "cat", table[1][2], ""]  # the image of a train item, without its sound
+    assert len(load(write_csv(tmp_path / "mine.csv", table)).open_test()) == 2
+
+
+def test_fingerprints_of_complete_datasets_are_what_they_were(tmp_path: Path) -> None:
+    """Embeddings that users have in their cache stay valid."""
+    (tmp_path / "mine.csv").write_text("split,label,text\ntrain,a,x\nvalidation,a,y\ntest,a,z\n")
+    known = "8f59f3356d406e65"
+    assert load(tmp_path / "mine.csv").fingerprint[:16] == known
+
+
+def test_every_class_needs_every_modality_to_condense(tmp_path: Path, table: Table) -> None:
+    for row in table[1:]:
+        if row[1] == "dog" and row[0] == "train":
+            row[3] = ""
+    path = write_csv(tmp_path / "mine.csv", table)
+    with pytest.raises(UserError) as raised:
+        load_dataset(ManifestDataset(name="manifest", path=path), SPECS)
+    assert str(raised.value) == (
+        "mine.csv: class 'dog' has no item with audio to condense: each class needs at least one with each modality in "
+        "train, besides what is held out for validation"
+    )
+
+
 # --- how it is split, and the fingerprint
 
 
@@ -232,6 +285,14 @@ ALLOWED = "split, label, vision, audio, text, depth, thermal, imu"
         ("split,label,text\ntrain,a,x\ntrain, ,y\n", "row 3: `label` is empty"),
         ('split,label,text\ntrain,a,"x\ny"\ntrain,a,\n', "row 4, column `text`: is empty"),
         ('split,label,text\ntrain,a,x\ntrain,a,"x\n', "row 3: is not valid CSV: unexpected end of data"),
+        (
+            "split,label,text,vision\ntrain,a,x,\ntrain,a, , \n",
+            "row 3, columns `text`, `vision`: all are empty: an item needs at least one modality",
+        ),
+        (
+            "split,label,text,vision\ntrain,a,x,\ntrain,a,x,\ntest,a,x,\n",
+            "row 2 and row 4: the same item is in train and in test",
+        ),
         ("split,label,text\ntest,a,x\n", "has no row whose `split` is train"),
         ("split,label,text\ntrain,a,x\ntrain,a,y\n", "has no row whose `split` is test"),
         (

@@ -53,13 +53,20 @@ def test_pairs_teach_more_than_shuffled_pairs() -> None:
     held_out = {m: x[200:] for m, x in real.items()}
     right = {m: x[:200] for m, x in real.items()}
     wrong = {"vision": right["vision"], "audio": right["audio"].roll(1, 0)}
-    good, bad = retrieval_scores([right, wrong], held_out)
+    labels = torch.zeros(200, dtype=torch.int64)
+    taught, other, asked = (Embedded(of, labels) for of in (right, wrong, held_out))
+    good, bad = retrieval_scores([taught, other], asked)
     assert good > bad + 0.05
-    assert score_of(Embedded(right, torch.zeros(200)), Embedded(held_out, torch.zeros(200)), 1, "retrieval") == (
-        pytest.approx(good, abs=1e-3)
-    )
-    with pytest.raises(ValueError, match="2 modalities"):
-        retrieval_scores([{"vision": hidden}], {"vision": hidden})
+    assert score_of(taught, asked, 1, "retrieval") == pytest.approx(good, abs=1e-3)
+    # Items that lack a modality are neither trained on nor asked for.
+    has = torch.arange(200) % 4 > 0
+    zeroed = {**held_out, "audio": held_out["audio"].where(has[:, None], 0.0)}
+    kept = Embedded({m: x[has] for m, x in held_out.items()}, labels[has])
+    partly = retrieval_scores([taught], Embedded(zeroed, labels, {"audio": has}))
+    assert partly == pytest.approx(retrieval_scores([taught], kept))
+    alone = Embedded({"vision": hidden}, torch.zeros(400, dtype=torch.int64))
+    with pytest.raises(ValueError, match="two modalities"):
+        retrieval_scores([alone], alone)
 
 
 def test_validation_by_either_metric_side_by_side() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 
@@ -176,6 +177,41 @@ def test_fingerprint_is_of_content_and_split(tmp_path: Path, tensors: Tensors) -
     assert len(seen) == 4
 
 
+def test_items_may_lack_a_modality(tmp_path: Path, tensors: Tensors) -> None:
+    whole = load(save(tmp_path, tensors))
+    assert not whole.condense.present
+    has = torch.arange(24) != 7
+    tensors["train/present/audio"] = has
+    assert load(save(tmp_path, {**tensors, "train/present/audio": has | True})).fingerprint == whole.fingerprint
+    holes = load(save(tmp_path, tensors))
+    assert holes.fingerprint != whole.fingerprint
+    tensors["train/audio"][7] = math.nan  # does not count
+    dataset = load(save(tmp_path, tensors))
+    assert dataset.fingerprint == holes.fingerprint
+    for split in (dataset.condense, dataset.validation):
+        items = split.load(range(len(split)))
+        assert items["vision"].flatten(1).any(1).all()
+        assert torch.equal(items["audio"].flatten(1).any(1), split.present.get("audio", torch.ones(len(split)).bool()))
+    assert sum(
+        int((~split.present["audio"]).sum()) for split in (dataset.condense, dataset.validation) if split.present
+    )
+    assert not dataset.open_test().present
+
+
+def test_what_an_item_lacks_is_content(tmp_path: Path) -> None:
+    """The same bytes as an image or as depth are two items."""
+    x = torch.rand(4, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    content = {f"{split}/label": torch.tensor([0, 0, 0, 0]) for split in ("train", "test")}
+    for split, m in itertools.product(("train", "test"), ("vision", "depth")):
+        content[f"{split}/{m}"] = x.clone()
+    has = torch.tensor([True, True, False, False])
+    seen = set()
+    for vision in (has, ~has):
+        masks = {"train/present/vision": vision, "train/present/depth": ~vision}
+        seen.add(load(save(tmp_path, {**content, **masks})).fingerprint)
+    assert len(seen) == 2
+
+
 # --- load_dataset: tensors are what the encoder takes, or an error
 
 
@@ -246,6 +282,26 @@ NAMES = "label, vision, audio, text, depth, thermal, imu"
         (
             {"train/audio": torch.zeros(24, 1, 5, 6, dtype=torch.int64)},
             "train/audio: must be float, uint8, uint16 or bool, but got int64",
+        ),
+        (
+            {"train/present/audio": torch.ones(24)},
+            "train/present/audio: must be bool of shape (24,), but got float32 of shape (24,)",
+        ),
+        (
+            {"test/present/audio": torch.ones(5).bool()},
+            "test/present/audio: must be bool of shape (6,), but got bool of shape (5,)",
+        ),
+        (
+            {"train/present/depth": torch.ones(24).bool()},
+            "`train/present/depth`: `train/depth`, which it is about, is missing",
+        ),
+        (
+            {"train/present/label": torch.ones(24).bool()},
+            f"unknown key `train/present/label`: must be train/, validation/ or test/ and {NAMES}",
+        ),
+        (
+            {"test/present/audio": torch.arange(6) > 3, "test/present/vision": torch.arange(6) < 3},
+            "test: item 3 has no modality: at least one is needed",
         ),
         ({"test/label": torch.tensor([3, 3, 3, 4, 3, 3])}, "test/label: item 3: label 4 is not in train"),
         (

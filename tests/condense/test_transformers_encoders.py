@@ -114,6 +114,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 def dataset_of(specs: dict[str, InputSpec], modalities: tuple[str, ...]) -> Dataset:
     class Nothing:
         labels = torch.zeros(0, dtype=torch.int64)
+        present: dict[str, Tensor] = {}
 
         def __len__(self) -> int:
             return 0
