@@ -36,7 +36,7 @@ class Embedded:
         return torch.cat(list(self.embeddings.values()), 1)
 
     def having(self, *modalities: str) -> tuple[list[Tensor], Tensor]:
-        """The embeddings of each of these modalities, (k, D), and the labels (k,), of the k items that have all of them."""
+        """Of the k items that have all of these modalities: the embeddings of each, (k, D), and the labels (k,)."""
         masks = [self.present[m] for m in modalities if m in self.present]
         if not masks:
             return [self.embeddings[m] for m in modalities], self.labels

@@ -13,8 +13,8 @@ Notation, the same throughout this file (arrays are float32 unless a test passes
     phi_X(t) = mean_i exp(i <t, x_i>)     empirical characteristic function (CF) of X at frequency t = sigma z, z ~ N(0, I)
 
 Terms are means over classes, and over modalities (uni) or unordered pairs of modalities (cross, joint).
-Real items may lack modalities. phi_R and the mean of r_m are over the items of a class that have m, of which there is at
-least one; the mean of r_a * r_b is over the items that have both a and b, since pairs are only formed where both are
+Real items may lack modalities. phi_R and the mean of r_m are over the items of a class that have m (at least one does);
+the mean of r_a * r_b is over the items that have both a and b, since pairs are only formed where both are
 present. A class without any such item has no joint term of this pair and is left out of the mean over classes; a pair
 without any in all classes is left out of the mean over pairs.
 Nothing here grows with the number of real items: they enter through class means and CF values computed once.

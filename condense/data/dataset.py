@@ -97,7 +97,7 @@ class Dataset:
                 raise UserError(f"{self.name}: class {name!r} has {count} items to condense, but dpc is {dpc}")
 
     def check_modalities(self) -> None:
-        """Raises UserError if a class has a modality in no item of the condense split: a synthetic item has them all."""
+        """Raises UserError if no item to condense of some class has some modality: synthetic items have them all."""
         for modality, has in self.condense.present.items():
             counts = torch.bincount(self.condense.labels[has], minlength=self.num_classes)
             for name, count in zip(self.class_names, counts.tolist(), strict=True):

@@ -237,7 +237,7 @@ def _check_leakage(path: Path, rows: list[Row], digests: list[str]) -> None:
 
 
 def _digest_items(path: Path, rows: list[Row], modalities: Sequence[str]) -> list[str]:
-    """A hash of each row's texts and file contents, None for what is missing. Looks at every file before it reads the first."""
+    """A hash of each row's texts and file contents, None for what is missing. Looks at every file before reading one."""
     places: dict[str, tuple[Row, str]] = {}  # file cell -> where it is named first; a file is hashed once
     for row in rows:
         for modality, cell in zip(modalities, row.cells, strict=True):

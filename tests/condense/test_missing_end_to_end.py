@@ -26,7 +26,7 @@ ENCODER = {"name": "tiny", "dim": 8, "width": 4, "image_size": 8, "epochs": 2}
 
 
 def write_files(folder: Path, label: str, index: int) -> list[str]:
-    """One complete item: its cells, and the files that they name. A class has a brightness, a pitch, a word, a level."""
+    """One complete item: its cells, and the files that they name. A class has its own level, pitch and word."""
     rng = np.random.default_rng([WORDS.index(label), index])
     level = (1 + WORDS.index(label)) / 4
     name = f"{label}{index}"
