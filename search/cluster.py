@@ -40,26 +40,36 @@ def expected_nodes(config: Mapping[str, Any]) -> int:
 
 
 def wait_for_nodes(
-    alive: Callable[[], int], expected: int, say: Callable[[str], None], patience: float = PATIENCE
+    nodes: Callable[[], list[dict[str, Any]]], expected: int, say: Callable[[str], None], patience: float = PATIENCE
 ) -> int:
-    """Waits until `alive()` nodes are as many as `expected`, and says so; returns how many there are.
+    """Waits until `expected` hosts have joined (`nodes`: `ray.nodes`), and says so; returns how many are alive.
 
-    `ray up` returns half a minute before the workers have joined. A host that is broken keeps nobody waiting for ever.
+    `ray up` returns half a minute before the workers have joined. One that has been there and was lost is not waited for,
+    and one that is broken keeps nobody waiting for ever.
     """
     started = said = time.monotonic()
-    there = alive()
+    alive, lost = _hosts(nodes())
+    there = len(alive) + len(lost)
     if there < expected:
         say(f"waiting for nodes: {there} of {expected} are there")
     while there < expected and time.monotonic() - started < patience:
         time.sleep(min(0.5, patience / 10))
-        now = alive()
-        if now != there or time.monotonic() - said > EVERY:
+        alive, lost = _hosts(nodes())
+        before, there = there, len(alive) + len(lost)
+        if there != before or time.monotonic() - said > EVERY:
             said = time.monotonic()
-            say(f"waiting for nodes: {now} of {expected} are there after {said - started:.0f} s")
-        there = now
+            say(f"waiting for nodes: {there} of {expected} are there after {said - started:.0f} s")
     if there < expected:
         say(f"warning: only {there} of {expected} nodes came in {patience:.0f} s; going on (later ones will be used)")
-    return there
+    for host in sorted(lost):
+        say(f"warning: {host} is lost; going on without it (it will be used when it is back)")
+    return len(alive)
+
+
+def _hosts(nodes: list[dict[str, Any]]) -> tuple[set[str], set[str]]:
+    """Addresses that a living node has, and those that only had one: a host that comes back is a new node to Ray."""
+    alive = {node["NodeManagerAddress"] for node in nodes if node["Alive"]}
+    return alive, {node["NodeManagerAddress"] for node in nodes} - alive
 
 
 def head_tracking_uri(port: int = MLFLOW_PORT) -> str | None:

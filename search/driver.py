@@ -122,8 +122,7 @@ class Search:
 
         config = bootstrap_config()
         if config is not None and self.request.address in (None, "auto"):
-            alive = lambda: sum(bool(node["Alive"]) for node in ray.nodes())  # noqa: E731
-            wait_for_nodes(alive, expected_nodes(config), self.say)
+            wait_for_nodes(ray.nodes, expected_nodes(config), self.say)
         here = ray.get_runtime_context().get_node_id()
         own: dict[str, float] = next((node["Resources"] for node in ray.nodes() if node["NodeID"] == here), {})
         if self.space.resources.gpus_per_trial and not own.get("GPU"):

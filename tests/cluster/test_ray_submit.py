@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hosts import Hosts
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTED = [
     line
@@ -52,7 +52,7 @@ for number in sys.argv[1:]:
 """
 
 
-def typed(hosts: Hosts, command: str, timeout: float = 300) -> str:
+def typed(hosts: Hosts, command: str, timeout: float = 400) -> str:
     """A command in the project's folder on the laptop; returns what it prints. It has to succeed."""
     done = hosts.run("laptop", f"cd project; {command}", timeout)
     assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout[-4000:]}"
@@ -78,7 +78,7 @@ def test_a_search_over_three_hosts_of_which_one_is_lost(hosts: Hosts) -> None:
                 time.sleep(0.2)
             hosts.crash("worker1")
             lost = len(reports(hosts))
-            search.wait(400)
+            search.wait(500)
         finally:
             search.kill()
         log.seek(0)
@@ -126,7 +126,7 @@ def test_a_search_over_three_hosts_of_which_one_is_lost(hosts: Hosts) -> None:
     some = {nodes[-1]: number for number, nodes in ran_on.items() if len(nodes) == 1}
     printed = hosts.run("head", f"python again.py {' '.join(some.values())}").stdout
     differences = [float(value) for value in re.findall(r"DIFFERENCE (\S+)", printed)]
-    assert len(differences) == len(some) >= 2 and max(differences) < 0.015, printed  # rounding, after 200 steps
+    assert len(differences) == len(some) >= 2 and max(differences) < 0.015, printed  # rounding, after 120 steps
 
     assert "already" in hosts.run("laptop", f"cd project; {SUBMIT}").stdout  # nothing is overwritten
     typed(hosts, RESUME)  # complete: it writes its results again, and repeats no trial

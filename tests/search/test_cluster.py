@@ -6,6 +6,7 @@ import http.server
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -67,18 +68,30 @@ def test_expected_nodes() -> None:
     assert expected_nodes({"provider": {"type": "aws"}, "available_node_types": types, "head_node_type": "head"}) == 3
 
 
+def nodes(alive: int, dead: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    """As `ray.nodes` gives them."""
+    up = [{"NodeManagerAddress": f"10.0.0.{i}", "Alive": True} for i in range(alive)]
+    return [*up, *({"NodeManagerAddress": address, "Alive": False} for address in dead)]
+
+
 def test_it_waits_until_all_are_there_but_not_for_ever() -> None:
     said: list[str] = []
     counts = iter([1, 1, 2, 3])
-    assert wait_for_nodes(lambda: next(counts), 3, said.append, patience=2) == 3
+    assert wait_for_nodes(lambda: nodes(next(counts)), 3, said.append, patience=2) == 3
     assert said[0] == "waiting for nodes: 1 of 3 are there"
     assert said[-1].startswith("waiting for nodes: 3 of 3 are there after")
     said.clear()
-    assert wait_for_nodes(lambda: 2, 3, said.append, patience=0.2) == 2
+    assert wait_for_nodes(lambda: nodes(2), 3, said.append, patience=0.2) == 2
     assert said[-1].startswith("warning: only 2 of 3 nodes came")
     said.clear()
-    assert wait_for_nodes(lambda: 4, 3, said.append) == 4
+    assert wait_for_nodes(lambda: nodes(4), 3, said.append) == 4
     assert said == []
+
+
+def test_a_host_that_was_lost_is_not_waited_for() -> None:
+    said: list[str] = []
+    assert wait_for_nodes(lambda: nodes(2, ("10.0.0.9", "10.0.0.1")), 3, said.append) == 2  # .1 is back as a new node
+    assert said == ["warning: 10.0.0.9 is lost; going on without it (it will be used when it is back)"]
 
 
 def test_the_heads_server_is_found_if_it_answers(
