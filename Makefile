@@ -12,7 +12,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 BENCHMARKS := $(wildcard $(addprefix benchmarks/,quickstart.py throughput.py accuracy.py scaling.py imagebind_gpu.py))
 
-.PHONY: search test bench lint clean
+.PHONY: search test test-cluster bench lint clean
 
 search: $(READY)
 	$(BIN)/python search/run.py --space spaces/quickstart.yaml $(ARGS)
@@ -20,8 +20,12 @@ search: $(READY)
 # One thread per process: many tests run processes that would otherwise fight for the cores.
 test: export OMP_NUM_THREADS := 1
 test: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not cluster"
 	$(BIN)/python -m pytest -m slow
+
+# A laptop, a head and two workers, made of namespaces on this machine: needs root, and some minutes.
+test-cluster: $(READY)
+	$(BIN)/python -m pytest -m cluster
 
 bench: $(READY)
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script $(ARGS); done

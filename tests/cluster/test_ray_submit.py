@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hosts import Hosts
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTED = [
     line
