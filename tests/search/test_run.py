@@ -240,7 +240,7 @@ def test_an_address_that_is_none(space: Path, start: Callable[..., SearchProcess
 @pytest.mark.parametrize(
     ("damage", "line"),
     [
-        ("missing", "{path}: no such file"),
+        ("missing", "missing: {path} (tasks.0.dataset.path)"),
         ("corrupt", "{path}: cannot be read as safetensors"),
         ("NaN", "{path}: train/vision: item 5 holds NaN or infinity"),
         ("too few", "class '0' has 32 items to condense, but dpc is 50"),
