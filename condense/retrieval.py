@@ -290,17 +290,18 @@ def _log_choose(n: Tensor, k: Tensor) -> Tensor:
 def alignment_warnings(embedded: Embedded) -> list[str]:
     """One line per pair of modalities whose embeddings do not belong together; usually none.
 
-    Of a pair, the items that have both are looked at. Where these are all of one class, every item counts as one of its
-    own: those that share something (captions of one sound) are few beside all others. Of one item there is nothing to say.
+    Of a pair, the items that have both are looked at; where these are of fewer than 2 classes there is nothing to say. Of
+    data without classes, every item counts as one of its own: those that share something (captions of one sound) are few
+    beside all others.
     """
     found = []
+    classes = len(embedded.labels.unique()) > 1
     for a, b in itertools.combinations(embedded.embeddings, 2):
         (of_a, of_b), labels = embedded.having(a, b)
-        if len(labels) < 2:
-            continue
-        classes = len(labels.unique()) > 1
         if not classes:
             labels = torch.arange(len(labels), device=labels.device)
+        if len(labels.unique()) < 2:
+            continue
         aligned = alignment(of_a, of_b, labels, limit=4096 if classes else 1024)
         text = warning(aligned, a, b, classes=classes)
         if text is not None:
