@@ -29,7 +29,7 @@ from condense.overrides import load_config
 from condense.retrieval import alignment_warnings
 from condense.store import Store
 from condense.tasks import load_task, load_test
-from condense.validation import score_of
+from condense.validation import full_score
 from condense.validation import validate as validation_scores
 
 REPORTS = 10  # validations during a run
@@ -43,7 +43,7 @@ def run(config_path: Path, output: Path, overrides: Sequence[str]) -> int:
     task = _load(config, store, device)
     for text in alignment_warnings(task.condense):
         print(f"warning: {text}", file=sys.stderr)
-    full = score_of(task.condense, task.validation, task.dataset.num_classes, config.metric)
+    full = full_score(task, config.metric)
     started = time.monotonic()
     replica = Condensation(
         task, config.dpc, config.initialization, config.hyperparameters, config.seed, max(1, config.steps)
@@ -85,10 +85,10 @@ def evaluate(directory: Path, convnet_seeds: int, json_path: Path | None) -> int
     comparison = Comparison(task, store)
     results = compare(comparison, {"condensed": [MemorySplit(inputs, labels)]}, config.dpc, range(convnet_seeds))
     names = {
-        "random": f"random ({len(results['random']['probe'].values)} draws)",
+        "random": f"random ({len(results['random']['probe'].values or results['random']['retrieval'].values)} draws)",
         "full_data": f"full data ({len(task.condense.labels)} items)",
     }
-    print(f"{_describe(task)}; {_items(config.dpc)} per class; test: {len(comparison.test.labels)} items")
+    print(f"{_describe(task)}; {_budget(task, config.dpc)}; test: {len(comparison.test.labels)} items")
     print(table(results, names))
     if json_path is not None:
         content = {
@@ -198,16 +198,17 @@ def _load(config: CondensationConfig, store: Store, device: torch.device) -> Tas
 def _condense(replica: Condensation, steps: int, full: float) -> tuple[Tensor, float]:
     """Steps and validates `replica`, with a progress line. Losses (steps, 4); the last validation score."""
     engine, task = Engine(), replica.task
-    print(f"{_describe(task)}; {_items(replica.dpc)} per class, {steps} steps on {task.device}", file=sys.stderr)
+    print(f"{_describe(task)}; {_budget(task, replica.dpc)}, {steps} steps on {task.device}", file=sys.stderr)
     losses = [torch.empty(0, 4)]
     every = max(1, math.ceil(steps / REPORTS))
     score = validation_scores([replica])[0]
+    what = "validation" if replica.metric == "accuracy" else f"validation {replica.metric}"
     line = ""
     while True:
         shown = "".join(f"{name} {value:.4g}  " for name, value in (_named(losses[-1][-1:]) or {}).items())
         share = share_of(score, full)
         of_full = "" if share is None else f" ({100 * share:.1f} % of full data)"
-        text = f"step {replica.step:>{len(str(steps))}}/{steps}  {shown}validation {100 * score:.1f} %{of_full}"
+        text = f"step {replica.step:>{len(str(steps))}}/{steps}  {shown}{what} {100 * score:.1f} %{of_full}"
         on_terminal = sys.stderr.isatty()  # there, one line that changes
         print(f"\r{text.ljust(len(line))}" if on_terminal else text, end="" if on_terminal else "\n", file=sys.stderr)
         line = text
@@ -229,12 +230,15 @@ def _named(row: Tensor) -> dict[str, float] | None:
     return dict(zip((*TERMS, "total"), row[0].tolist(), strict=True)) if len(row) else None
 
 
-def _items(dpc: int) -> str:
-    return f"{dpc} item{'s' if dpc > 1 else ''}"
+def _budget(task: Task, dpc: int) -> str:
+    items = f"{dpc} item{'s' if dpc > 1 else ''}"
+    return f"{items} per class" if task.dataset.num_classes > 1 else f"{items} in all"
 
 
 def _describe(task: Task) -> str:
-    return f"{task.dataset.name}: {task.dataset.num_classes} classes, {' + '.join(task.modalities)}"
+    count = task.dataset.num_classes
+    classes = f"{count} classes" if count > 1 else "no classes"
+    return f"{task.dataset.name}: {classes}, {' + '.join(task.modalities)}"
 
 
 def _recorded_config(directory: Path, record: Mapping[str, Any]) -> CondensationConfig:

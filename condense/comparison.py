@@ -5,7 +5,9 @@ Three protocols, each trained on the set and measured on the test split:
 - probe: a linear probe on the frozen encoder's embeddings (`condense/evaluate.py`)
 - convnet: a small network trained from scratch on the inputs, which never saw the encoder (`condense/convnet.py`);
   what a real item lacks is zeros there, as in the probe's features
-- retrieval: linear projections trained on the set's pairs; class-level recall@1 (`condense/retrieval.py`)
+- retrieval: linear projections trained on the set's pairs; class-level recall@1 (`condense/retrieval_metric.py`)
+
+Where all items are of one class, retrieval is of partners, and there is nothing for the other two to tell apart.
 """
 
 from __future__ import annotations
@@ -29,10 +31,9 @@ from condense.convnet import convnet_accuracy, train_from_scratch
 from condense.data.dataset import MemorySplit, Split
 from condense.embeddings import Embedded, Task, embed_split
 from condense.evaluate import as_share
-from condense.retrieval import retrieval_recall, train_projections
 from condense.store import Store
 from condense.tasks import load_test
-from condense.validation import probe_accuracy
+from condense.validation import probe_accuracy, score_of
 
 VERSION = 1  # of the ConvNet protocol, besides what its keyword arguments say
 CONVNET_STEPS = 300
@@ -98,21 +99,11 @@ class Comparison:
         return probe_accuracy(embedded, self.test, self.task.dataset.num_classes)
 
     def retrieval(self, embedded: Embedded) -> float | None:
-        """Class-level recall@1 on test, 0 .. 1, mean over pairs and directions; None without any pair.
-
-        A pair of modalities is trained on, and asked of, the items that have both; without such items it is left out.
-        Where there is one class only, it is the recall of partners.
-        """
-        recalls: list[float] = []
-        by_class = self.task.dataset.num_classes > 1
-        for a, b in itertools.combinations(self.task.modalities, 2):
-            (own_a, own_b), own_labels = embedded.having(a, b)
-            (test_a, test_b), test_labels = self.test.having(a, b)
-            if len(own_labels) and len(test_labels):
-                maps = train_projections(own_a, own_b, labels=own_labels if by_class else None)
-                asked = maps.project(test_a, test_b)
-                recalls += retrieval_recall(*asked, (1,), labels=test_labels if by_class else None).values()
-        return fmean(recalls) if recalls else None
+        """The metric `retrieval` on test, 0 .. 1, mean over pairs of modalities and directions; None without any pair."""
+        pairs = itertools.combinations(self.task.modalities, 2)
+        if not any(len(embedded.having(a, b)[1]) and len(self.test.having(a, b)[1]) for a, b in pairs):
+            return None
+        return score_of(embedded, self.test, self.task.dataset.num_classes, "retrieval")
 
     def convnet(self, trainings: Sequence[tuple[MemorySplit, int]]) -> list[float]:
         """Test accuracy of a ConvNet for each (items, seed), 0 .. 1; NaN for items that are not finite."""
@@ -182,8 +173,11 @@ def compare(
 
     `sets[method]` are the results of one method, one or more (seeds). Each has a probe, and the ConvNets take them in
     turn. `random` counts as `draws` sets, at least as many as there are ConvNets. Sets that are not finite have NaN.
+    With one class there are neither probes nor ConvNets.
     """
     task = comparison.task
+    classes = task.dataset.num_classes > 1
+    convnet_seeds = convnet_seeds if classes else ()
     everything = {name: list(given) for name, given in sets.items()}
     for method in SELECTIONS:
         seeds = range(max(draws, len(convnet_seeds)) if method == "random" else 1)
@@ -195,7 +189,7 @@ def compare(
     trained_on["full_data"] = [task.condense]
     results: dict[str, dict[str, Sample]] = {}
     for name, embedded in trained_on.items():
-        accuracies = [math.nan if each is None else comparison.probe(each) for each in embedded]
+        accuracies = [math.nan if each is None else comparison.probe(each) for each in embedded] if classes else []
         recalls = [comparison.retrieval(each) for each in embedded if each is not None] if retrieval else []
         found = tuple(recall for recall in recalls if recall is not None)
         results[name] = {"probe": Sample(tuple(accuracies)), "retrieval": Sample(found)}

@@ -188,9 +188,9 @@ class TaskConfig(Strict):
     )
     metric: Literal["accuracy", "retrieval"] = Field(
         "accuracy",
-        description="what a condensed set is judged by: `accuracy` of a probe on its classes, or `retrieval`: recall@1, 5 "
-        "and 10 (their mean) of partners of another modality, after training on its pairs. Data without classes has one "
-        "label for all, and needs `retrieval`",
+        description="what a condensed set is judged by: `accuracy` of a probe on its classes, or `retrieval` of another "
+        "modality after training on its pairs: recall@1 of the class. Data without classes has one label for all, and needs "
+        "`retrieval`: recall@1, 5 and 10 (their mean) of partners",
     )
 
 

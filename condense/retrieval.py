@@ -17,6 +17,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,7 +54,7 @@ def retrieval_recall(
         for start in range(0, len(a), step):
             similarity = queries[start : start + step] @ answers.T  # (m, n)
             same = classes[start : start + step, None] == classes  # (m, n)
-            found += torch.stack([_chance_to_find(similarity, same, each).sum().cpu() for each in k])
+            found += chance_to_find(similarity, same, k).sum(1).cpu()
         for each, hits in zip(k, found.tolist(), strict=True):
             recalls[f"{direction}/{name}@{each}"] = hits / len(a)
     return recalls
@@ -63,13 +64,13 @@ def retrieval_recall(
 class Projections:
     """Linear maps of the two modalities' embeddings into a common space; unit vectors come out."""
 
-    a: Tensor  # (D, D)
-    b: Tensor  # (D, D)
+    a: Tensor  # (D, D), or (R, D, D) of R sets
+    b: Tensor  # as a
 
     def project(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, D), (n, D) -> the same, projected and L2-normalised."""
+        """(n, D), (n, D) -> the same, projected and L2-normalised; (R, n, D) by the maps of R sets."""
         normalize = torch.nn.functional.normalize
-        return normalize(a.float() @ self.a, dim=1), normalize(b.float() @ self.b, dim=1)
+        return normalize(a.float() @ self.a, dim=-1), normalize(b.float() @ self.b, dim=-1)
 
 
 def train_projections(
@@ -78,119 +79,95 @@ def train_projections(
     *,
     seed: int = 0,
     labels: Tensor | None = None,  # (N,) int64: pairs of the same class attract each other; None: only partners do
+    **options: Any,  # see `train_projection_sets`
+) -> Projections:
+    """The projections of one set of pairs. Raises ValueError on shapes that do not fit."""
+    if a.shape != b.shape or a.dim() != 2 or len(a) == 0:
+        raise ValueError(f"a and b must both be (N, D) with N > 0, but got {tuple(a.shape)} and {tuple(b.shape)}")
+    classes = None if labels is None else labels[None]
+    maps = train_projection_sets(a[None], b[None], seed=seed, labels=classes, **options)
+    return Projections(maps.a[0], maps.b[0])
+
+
+@torch.no_grad()
+def train_projection_sets(
+    a: Tensor,  # (R, N, D) unit embeddings of one modality, of R sets of the same size
+    b: Tensor,  # (R, N, D) of the other
+    *,
+    seed: int = 0,
+    labels: Tensor | None = None,  # (R, N) int64: pairs of the same class attract each other; None: only partners do
     steps: int = 200,
     batch_size: int = 512,
     learning_rate: float = 1e-3,
     weight_decay: float = 0.01,
     temperature: float = 0.07,
 ) -> Projections:
-    """Both maps start from the identity and minimise symmetric InfoNCE on batches of min(N, batch_size) pairs, by Adam.
+    """Projections of every set, trained together; each is what it would be alone.
 
+    Both maps start from the identity and minimise symmetric InfoNCE on batches of min(N, batch_size) pairs, by Adam.
     InfoNCE: van den Oord et al. 2018, symmetric as in CLIP (Radford et al. 2021, whose temperature starts at 0.07);
     with labels, the target is uniform over the class (Khosla et al. 2020). `weight_decay / 2 * |W - I|^2`, summed over
-    the two maps, keeps a tiny set from moving what it says nothing about. `seed` draws the batches, nothing else: up
-    to batch_size pairs the result is deterministic. Raises ValueError on shapes that do not fit.
+    the two maps, keeps a tiny set from moving what it says nothing about. `seed` draws the batches (the same for all
+    sets), nothing else: up to batch_size pairs the result is deterministic. Raises ValueError on shapes that do not fit.
     """
-    if a.shape != b.shape or a.dim() != 2 or len(a) == 0:
-        raise ValueError(f"a and b must both be (N, D) with N > 0, but got {tuple(a.shape)} and {tuple(b.shape)}")
+    if a.shape != b.shape or a.dim() != 3 or a.shape[1] == 0:
+        raise ValueError(f"a and b must both be (R, N, D) with N > 0, but got {tuple(a.shape)} and {tuple(b.shape)}")
+    R, N, D = a.shape
     generator = torch.Generator().manual_seed(seed)
-    classes = torch.arange(len(a), device=a.device) if labels is None else labels
-    a, b = a.detach().float(), b.detach().float()
-    identity = torch.eye(a.shape[1], device=a.device)
-    maps = [identity.clone().requires_grad_() for _ in range(2)]
-    optimizer = torch.optim.Adam(maps, lr=learning_rate)
-    for _ in range(steps):
-        chosen: slice | Tensor = slice(None)
-        if len(a) > batch_size:
-            chosen = torch.randint(len(a), (batch_size,), generator=generator).to(a.device)
-        x, y = Projections(*maps).project(a[chosen], b[chosen])
-        logits = x @ y.T / temperature  # (B, B)
-        same = (classes[chosen][:, None] == classes[chosen]).float()
-        target = same / same.sum(1, keepdim=True)  # symmetric: a class has the same size for rows and columns
-        loss = torch.nn.functional.cross_entropy(logits, target) / 2
-        loss = loss + torch.nn.functional.cross_entropy(logits.T, target) / 2
-        loss = loss + weight_decay / 2 * sum((w - identity).square().sum() for w in maps)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return Projections(maps[0].detach(), maps[1].detach())
+    classes = torch.arange(N, device=a.device).expand(R, N) if labels is None else labels
+    a, b = a.float(), b.float()
+    maps = [torch.eye(D, device=a.device).repeat(R, 1, 1) for _ in range(2)]
+    moments = [(torch.zeros_like(weight), torch.zeros_like(weight)) for weight in maps]
+    x, y, target = a, b, _targets(classes)
+    for step in range(1, steps + 1):
+        if batch_size < N:
+            chosen = torch.randint(N, (batch_size,), generator=generator).to(a.device)
+            x, y, target = a[:, chosen], b[:, chosen], _targets(classes[:, chosen])
+        slopes = _info_nce_slopes(torch.bmm(x, maps[0]), torch.bmm(y, maps[1]), target, temperature)
+        for weight, items, slope, (first, second) in zip(maps, (x, y), slopes, moments, strict=True):
+            gradient = torch.baddbmm(weight, items.mT, slope, beta=weight_decay)
+            gradient.diagonal(dim1=1, dim2=2).sub_(weight_decay)  # of |W - I|^2, not of |W|^2
+            _adam_step(weight, gradient, first, second, step, learning_rate)
+    return Projections(*maps)
 
 
-RECALLS = (1, 5, 10)
-SCORE_STEPS = 100  # of the projections that a score is measured through
+def _adam_step(
+    weight: Tensor, gradient: Tensor, first: Tensor, second: Tensor, step: int, learning_rate: float
+) -> None:
+    """One step of Adam (Kingma & Ba 2015) with its usual constants, in place; `step` counts from 1.
 
-
-def train_projections_together(
-    a: Tensor,  # (R, N, D): R sets of N pairs
-    b: Tensor,  # (R, N, D)
-    *,
-    steps: int = SCORE_STEPS,
-    learning_rate: float = 1e-3,
-    weight_decay: float = 0.01,
-    temperature: float = 0.07,
-) -> list[Projections]:
-    """`train_projections` on the partners of each set, all sets at once, on full batches. R of them."""
-    a, b = a.detach().float(), b.detach().float()
-    identity = torch.eye(a.shape[2], device=a.device)
-    maps = [identity.repeat(len(a), 1, 1).requires_grad_() for _ in range(2)]
-    optimizer = torch.optim.Adam(maps, lr=learning_rate)
-    target = torch.arange(a.shape[1], device=a.device).repeat(len(a))
-    normalize = torch.nn.functional.normalize
-    for _ in range(steps):
-        x, y = normalize(a @ maps[0], dim=2), normalize(b @ maps[1], dim=2)
-        logits = x @ y.mT / temperature  # (R, N, N)
-        of_rows = torch.nn.functional.cross_entropy(logits.flatten(0, 1), target)
-        of_columns = torch.nn.functional.cross_entropy(logits.mT.flatten(0, 1), target)
-        loss = len(a) * (of_rows + of_columns) / 2  # a sum over sets: none of them sees another
-        loss = loss + weight_decay / 2 * sum((w - identity).square().sum() for w in maps)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return [Projections(*both) for both in zip(*(w.detach().unbind() for w in maps), strict=True)]
-
-
-@torch.no_grad()
-def partner_recall(a: Tensor, b: Tensor, k: Sequence[int] = RECALLS) -> float:
-    """(n, D), (n, D) unit vectors of partners -> mean of recall@k over `k` and both directions, 0 .. 1.
-
-    As `retrieval_recall` without labels (equal similarities in random order), at a fraction of its cost.
+    Elementwise, so that nothing of one set reaches another. torch.optim would import its compiler: seconds.
     """
-    total, step = 0.0, max(1, CHUNK // len(a))
-    for queries, answers in ((a, b), (b, a)):
-        for first in range(0, len(a), step):
-            similarity = queries[first : first + step] @ answers.T
-            own = similarity.diagonal(first)[:, None]
-            above, tied = (similarity > own).sum(1), (similarity == own).sum(1)
-            total += sum(float(((each - above) / tied).clamp(0, 1).sum()) for each in k)
-    return total / (2 * len(k) * len(a))
+    first.lerp_(gradient, 1 - 0.9)
+    second.mul_(0.999).addcmul_(gradient, gradient, value=1 - 0.999)
+    size = second.sqrt().div_((1 - 0.999**step) ** 0.5).add_(1e-8)
+    weight.addcdiv_(first, size, value=-learning_rate / (1 - 0.9**step))
 
 
-def retrieval_scores(
-    sets: Sequence[Embedded],  # complete and of the same size; or a single one
-    held_out: Embedded,
-) -> list[float]:
-    """How well each set teaches to find partners: `partner_recall` on `held_out`, mean over pairs of modalities.
+def _targets(classes: Tensor) -> Tensor:
+    """(R, N) -> (R, N, N): uniform over a row's class; symmetric, as a class has the same size for rows and columns."""
+    same = (classes.unsqueeze(2) == classes.unsqueeze(1)).float()
+    return same / same.sum(2, keepdim=True)
 
-    A pair is trained on, and asked of, the items that have both; without such items it is left out.
-    Raises ValueError if there is no pair at all.
+
+def _info_nce_slopes(
+    p: Tensor,  # (R, N, D), of any norm
+    q: Tensor,  # (R, N, D)
+    target: Tensor,  # (R, N, N), symmetric
+    temperature: float,
+) -> tuple[Tensor, Tensor]:
+    """The gradient of the symmetric InfoNCE of each set with respect to p and q, written out: autograd would take
+    three times as many small operations, which is all that a step costs on a small set.
+
+    With L = u v' / temperature of the unit vectors u, v: d loss / d L = (softmax of rows + softmax of columns) / 2 - target,
+    over N; and through u = p / |p|, d p = (d u - u <u, d u>) / |p|.
     """
-    scores, pairs = torch.zeros(len(sets), dtype=torch.float64), 0
-    for m, other in itertools.combinations(held_out.embeddings, 2):
-        asked, _ = held_out.having(m, other)
-        given = [of.having(m, other)[0] for of in sets]
-        if not len(asked[0]) or not len(given[0][0]):
-            continue
-        pairs += 1
-        if len(given[0][0]) <= 512:
-            x, y = (torch.stack(tensors) for tensors in zip(*given, strict=True))
-            found = train_projections_together(x, y)
-        else:
-            found = [train_projections(x, y, steps=SCORE_STEPS) for x, y in given]
-        for i, maps in enumerate(found):
-            scores[i] += partner_recall(*maps.project(*asked))
-    if not pairs:
-        raise ValueError("retrieval needs items with two modalities")
-    return (scores / pairs).tolist()
+    p_norm, q_norm = (x.norm(dim=2, keepdim=True).clamp(min=1e-12) for x in (p, q))
+    u, v = p / p_norm, q / q_norm
+    logits = torch.bmm(u, v.mT) / temperature  # (R, N, N)
+    slope = ((logits.softmax(2) + logits.softmax(1)) / 2 - target) / (temperature * p.shape[1])
+    du, dv = torch.bmm(slope, v), torch.bmm(slope.mT, u)
+    return (du - u * (u * du).sum(2, keepdim=True)) / p_norm, (dv - v * (v * dv).sum(2, keepdim=True)) / q_norm
 
 
 @dataclass(frozen=True)
@@ -264,37 +241,46 @@ def warning(
     found: Alignment,
     modality_a: str,
     modality_b: str,
+    *,
+    classes: bool = True,
 ) -> str | None:
     """One line if a condensation should not count on these modalities being aligned, else None.
 
     They count as aligned if the gap is at least 3 standard errors, and the nearest item is of the right class for at
-    least a tenth of the way from chance to always.
+    least a tenth of the way from chance to always. Without `classes` (every item is one of its own) the nearest must be
+    the partner more often than by chance: of a thousand captions, good encoders put the right one first for few.
     """
-    if found.z >= 3 and found.class_recall >= found.chance + 0.1 * (1 - found.chance):
+    if found.z >= 3 and found.class_recall >= found.chance + (0.1 * (1 - found.chance) if classes else 0.0):
         return None
+    others, recall = ("different classes", "class recall@1") if classes else ("others", "recall@1")
     return (
         f"{modality_a} and {modality_b} embeddings are not aligned: cosine of partners {found.paired:.3f}, of "
-        f"different classes {found.unpaired:.3f} (z = {found.z:.1f}), class recall@1 {found.class_recall:.3f} at a "
+        f"{others} {found.unpaired:.3f} (z = {found.z:.1f}), {recall} {found.class_recall:.3f} at a "
         f"chance of {found.chance:.3f}; cross- and joint-modal terms have nothing to hold on to"
     )
 
 
-def _chance_to_find(
+@torch.no_grad()
+def chance_to_find(
     similarity: Tensor,  # (m, n)
     same: Tensor,  # (m, n) bool: what counts as an answer; at least one per row
-    k: int,
+    k: Sequence[int],
 ) -> Tensor:
-    """(m,) float64: probability of an answer among the k most similar, equal similarities in random order."""
-    best = similarity.masked_fill(~same, -torch.inf).amax(1, keepdim=True)  # the most similar answer
-    above = (similarity > best).sum(1)  # what is surely before it
+    """(len(k), m) float64: probability of an answer among the k most similar, equal similarities in random order."""
+    best = torch.where(same, similarity, -torch.inf).amax(1, keepdim=True)  # the most similar answer
+    above = (similarity > best).sum(1, dtype=torch.int32)  # what is surely before it
     tied = similarity == best
-    right, wrong = (tied & same).sum(1).double(), (tied & ~same).sum(1).double()
-    room = (k - above).double()  # places left for the tied ones
-    # None of the `room` places goes to a right one: C(wrong, room) / C(wrong + right, room), 0 if room > wrong.
-    drawn = room.clamp(min=0).minimum(wrong)
-    log_miss = _log_choose(wrong, drawn) - _log_choose(wrong + right, drawn)
-    miss = torch.where(room > wrong, 0.0, log_miss.exp())
-    return torch.where(room > 0, 1 - miss, 0.0)
+    right = (tied & same).sum(1, dtype=torch.int32).double()
+    wrong = tied.sum(1, dtype=torch.int32).double() - right
+    found = []
+    for each in k:
+        room = (each - above).double()  # places left for the tied ones
+        # None of the `room` places goes to a right one: C(wrong, room) / C(wrong + right, room), 0 if room > wrong.
+        drawn = room.clamp(min=0).minimum(wrong)
+        log_miss = _log_choose(wrong, drawn) - _log_choose(wrong + right, drawn)
+        miss = torch.where(room > wrong, 0.0, log_miss.exp())
+        found.append(torch.where(room > 0, 1 - miss, 0.0))
+    return torch.stack(found)
 
 
 def _log_choose(n: Tensor, k: Tensor) -> Tensor:
@@ -304,14 +290,20 @@ def _log_choose(n: Tensor, k: Tensor) -> Tensor:
 def alignment_warnings(embedded: Embedded) -> list[str]:
     """One line per pair of modalities whose embeddings do not belong together; usually none.
 
-    Of a pair, the items that have both are looked at; where these are of fewer than 2 classes there is nothing to say.
+    Of a pair, the items that have both are looked at; where these are of fewer than 2 classes there is nothing to say. Of
+    data without classes, every item counts as one of its own: those that share something (captions of one sound) are few
+    beside all others.
     """
     found = []
+    classes = len(embedded.labels.unique()) > 1
     for a, b in itertools.combinations(embedded.embeddings, 2):
         (of_a, of_b), labels = embedded.having(a, b)
+        if not classes:
+            labels = torch.arange(len(labels), device=labels.device)
         if len(labels.unique()) < 2:
             continue
-        text = warning(alignment(of_a, of_b, labels), a, b)
+        aligned = alignment(of_a, of_b, labels, limit=4096 if classes else 1024)
+        text = warning(aligned, a, b, classes=classes)
         if text is not None:
             found.append(text)
     return found

@@ -12,7 +12,7 @@ from condense.condensation import Condensation, Divergence
 from condense.embeddings import Embedded, Task
 from condense.evaluate import accuracy, pad, train_probes
 from condense.objective import TERMS
-from condense.retrieval import retrieval_scores
+from condense.retrieval_metric import retrieval_scores
 
 
 @torch.no_grad()
@@ -40,11 +40,11 @@ def validate(replicas: Sequence[Condensation], head_seeds: Sequence[int] = (0,))
     scores = [float("nan")] * len(replicas)
     features = synthetic_features(replicas)
     by_task: dict[int, list[int]] = {}
-    by_shape: dict[tuple[int, int], list[int]] = {}
+    by_retrieval: dict[int, list[int]] = {}
     for i, replica in enumerate(replicas):
         if bool(features[i].isfinite().all()):
             if replica.metric == "retrieval":
-                by_shape.setdefault((id(replica.task), len(features[i])), []).append(i)
+                by_retrieval.setdefault(id(replica.task), []).append(i)
             else:
                 by_task.setdefault(id(replica.task), []).append(i)
         elif replica.divergence is None:
@@ -56,11 +56,10 @@ def validate(replicas: Sequence[Condensation], head_seeds: Sequence[int] = (0,))
         right = accuracy(probes, task.validation.features, task.validation.labels).overall.mean(1)
         for i, value in zip(members, right.tolist(), strict=True):
             scores[i] = value
-    for members in by_shape.values():
+    for members in by_retrieval.values():
         task = replicas[members[0]].task
-        with torch.enable_grad():
-            sets = [_embedded(features[i], replicas[i]) for i in members]
-            recalls = retrieval_scores(sets, task.validation)
+        sets = [_embedded(features[i], replicas[i]) for i in members]
+        recalls = retrieval_scores(sets, task.validation, task.dataset.num_classes, final=False)
         for i, value in zip(members, recalls, strict=True):
             scores[i] = value
     return scores
@@ -72,10 +71,17 @@ def _embedded(features: Tensor, replica: Condensation) -> Embedded:
     return Embedded(dict(zip(replica.task.modalities, parts, strict=True)), replica.labels)
 
 
-def score_of(train: Embedded, held_out: Embedded, num_classes: int, metric: str = "accuracy") -> float:
-    """What `train` teaches, measured on `held_out` by a task's metric, 0 .. 1."""
+def full_score(task: Task, metric: str) -> float:
+    """What all of the condense split teaches, measured as `validate` does: its scores are shares of this."""
     if metric == "retrieval":
-        return retrieval_scores([train], held_out)[0]
+        return retrieval_scores([task.condense], task.validation, task.dataset.num_classes, final=False)[0]
+    return probe_accuracy(task.condense, task.validation, task.dataset.num_classes)
+
+
+def score_of(train: Embedded, held_out: Embedded, num_classes: int, metric: str = "accuracy") -> float:
+    """What `train` teaches, measured on `held_out` by a task's metric, 0 .. 1: for a final figure."""
+    if metric == "retrieval":
+        return retrieval_scores([train], held_out, num_classes)[0]
     return probe_accuracy(train, held_out, num_classes)
 
 
@@ -86,7 +92,7 @@ def probe_accuracy(train: Embedded, held_out: Embedded, num_classes: int, head_s
 
 
 def held_out_scores(replicas: Sequence[Condensation], held_out: Sequence[Embedded]) -> list[float]:
-    """As `validate`, on other data: `held_out[i]` for `replicas[i]`."""
+    """Final figures (`score_of`), on other data than validation: `held_out[i]` for `replicas[i]`. NaN as in `validate`."""
     features = synthetic_features(replicas)
     return [
         score_of(_embedded(x, r), data, r.task.dataset.num_classes, r.metric)

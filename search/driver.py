@@ -146,9 +146,10 @@ class Search:
         tasks: list[dict[str, Any]] = [fetch(seat.engine.describe.remote(task)) for task in configs]
         check_learning_rates(space, tasks)
         for task in tasks:
+            count = len(task["class_names"])
             self.say(
                 f"{task['dataset']} ({', '.join(task['modalities'])}): {task['items']['condense']} items in "
-                f"{len(task['class_names'])} classes, full-data validation {task['metric']} {task['full_score']:.3f}"
+                f"{count} class{'es' if count > 1 else ''}, full-data validation {task['metric']} {task['full_score']:.3f}"
             )
             for warning in task["warnings"]:
                 self.say(f"warning: {warning}")

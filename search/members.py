@@ -24,11 +24,12 @@ from condense.config import Hyperparameters, TaskConfig
 from condense.data.media import preview
 from condense.embeddings import Embedded, Task
 from condense.engine import Engine
+from condense.errors import UserError
 from condense.export import draw_overview, export
 from condense.retrieval import alignment_warnings
 from condense.store import Store
 from condense.tasks import check_metric, load_task, load_test, task_key
-from condense.validation import held_out_scores, score_of, validate
+from condense.validation import full_score, held_out_scores, validate
 from search.engine_actor import UnknownMember
 from search.state import pack_states, unpack_states
 
@@ -278,7 +279,11 @@ class Members:
         task = self._tasks[key]
         if (key, parsed.metric) not in self._full:
             check_metric(parsed, task.dataset)
-            full = score_of(task.condense, task.validation, task.dataset.num_classes, parsed.metric)
+            full = full_score(task, parsed.metric)
+            if not full > 0:
+                raise UserError(
+                    f"{task.dataset.name}: the full data's validation {parsed.metric} is 0: no score without"
+                )
             self._full[key, parsed.metric] = full
         return key, parsed, task
 

@@ -12,37 +12,13 @@ from condense.condensation import Condensation
 from condense.config import Hyperparameters, TaskConfig
 from condense.embeddings import Embedded
 from condense.errors import UserError
-from condense.retrieval import (
-    partner_recall,
-    retrieval_recall,
-    retrieval_scores,
-    train_projections,
-    train_projections_together,
-)
+from condense.retrieval_metric import retrieval_scores
 from condense.tasks import check_metric
 from condense.validation import held_out_scores, score_of, validate
 
 
 def units(*shape: int, seed: int = 0) -> Tensor:
     return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
-
-
-def test_sets_that_are_trained_together_are_as_if_alone() -> None:
-    a, b = units(3, 7, 16), units(3, 7, 16, seed=1)
-    for i, maps in enumerate(train_projections_together(a, b, steps=30)):
-        alone = train_projections(a[i], b[i], steps=30)
-        torch.testing.assert_close(maps.a, alone.a, atol=2e-5, rtol=0)
-        torch.testing.assert_close(maps.b, alone.b, atol=2e-5, rtol=0)
-
-
-@pytest.mark.parametrize("n", [1, 4, 40])
-def test_partner_recall_is_the_mean_of_recalls(n: int) -> None:
-    a, b = units(n, 8), units(n, 8, seed=1)
-    b[: n // 2] = a[: n // 2]
-    if n > 3:
-        b[3] = b[2]  # a tie
-    expected = retrieval_recall(a, b, (1, 5, 10))
-    assert partner_recall(a, b) == pytest.approx(sum(expected.values()) / 6, abs=1e-6)
 
 
 def test_pairs_teach_more_than_shuffled_pairs() -> None:
@@ -55,18 +31,18 @@ def test_pairs_teach_more_than_shuffled_pairs() -> None:
     wrong = {"vision": right["vision"], "audio": right["audio"].roll(1, 0)}
     labels = torch.zeros(200, dtype=torch.int64)
     taught, other, asked = (Embedded(of, labels) for of in (right, wrong, held_out))
-    good, bad = retrieval_scores([taught, other], asked)
+    good, bad = retrieval_scores([taught, other], asked, 1)
     assert good > bad + 0.05
     assert score_of(taught, asked, 1, "retrieval") == pytest.approx(good, abs=1e-3)
     # Items that lack a modality are neither trained on nor asked for.
     has = torch.arange(200) % 4 > 0
     zeroed = {**held_out, "audio": held_out["audio"].where(has[:, None], 0.0)}
     kept = Embedded({m: x[has] for m, x in held_out.items()}, labels[has])
-    partly = retrieval_scores([taught], Embedded(zeroed, labels, {"audio": has}))
-    assert partly == pytest.approx(retrieval_scores([taught], kept))
+    partly = retrieval_scores([taught], Embedded(zeroed, labels, {"audio": has}), 1)
+    assert partly == pytest.approx(retrieval_scores([taught], kept, 1))
     alone = Embedded({"vision": hidden}, torch.zeros(400, dtype=torch.int64))
     with pytest.raises(ValueError, match="two modalities"):
-        retrieval_scores([alone], alone)
+        retrieval_scores([alone], alone, 1)
 
 
 def test_validation_by_either_metric_side_by_side() -> None:
@@ -78,7 +54,9 @@ def test_validation_by_either_metric_side_by_side() -> None:
     replicas[0].metric = replicas[1].metric = "retrieval"
     values = validate(replicas)
     assert values[2] == before[2] and values[0] != before[0]
-    assert values == pytest.approx(held_out_scores(replicas, [task.validation] * 3), abs=1e-3)
+    final = held_out_scores(replicas, [task.validation] * 3)  # of retrieval, projections that were trained for longer
+    assert values[2] == pytest.approx(final[2], abs=1e-3)
+    assert values == pytest.approx(final, abs=0.3)
 
 
 def test_what_data_cannot_be_judged_by_is_told() -> None:

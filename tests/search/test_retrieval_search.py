@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,14 @@ def test_a_search_without_classes(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert all(0 < float(row["retrieval/seed_1"]) < 1 for row in rows if row["status"] == "completed")
     assert "Test retrieval recall" in (tmp_path / "out" / "report.html").read_text()
+
+    command = [sys.executable, "-m", "condense", "evaluate", "out/condensed", "--json", "scores.json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "pairs.safetensors: no classes, vision + text; 8 items in all; test: 40 items" in done.stdout
+    scores = json.loads((tmp_path / "scores.json").read_text())["results"]
+    for method, of in (("condensed", "recommended"), ("herding", "herding"), ("full_data", "full_data")):
+        assert scores[method]["probe"] is None and scores[method]["convnet"] is None
+        assert scores[method]["retrieval"]["values"][0] == pytest.approx(report["test"][of]["values"][0], abs=0.005)
 
     space["tasks"][0]["metric"] = "accuracy"
     (tmp_path / "pairs.yaml").write_text(yaml.safe_dump(space))
