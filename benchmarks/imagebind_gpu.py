@@ -23,14 +23,14 @@ import argparse  # noqa: E402  (what is above must come before torch)
 import json  # noqa: E402
 import sys  # noqa: E402
 import time  # noqa: E402
-from collections.abc import Callable, Mapping, Sequence  # noqa: E402
-from dataclasses import dataclass, field  # noqa: E402
+from collections.abc import Callable, Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
 from statistics import median  # noqa: E402
 from typing import Any  # noqa: E402
 
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
+from noise import Noise  # noqa: E402
 from provenance import provenance  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
@@ -44,22 +44,6 @@ from condense.engine import Engine  # noqa: E402
 
 CLASSES, MODALITIES = 10, ("vision", "audio")
 SETTING = Hyperparameters(lambda_cross=0.3, lambda_joint=0.3, frequency_scale=0.5)
-
-
-@dataclass(frozen=True)
-class Noise:
-    """n items that are drawn when they are loaded."""
-
-    specs: dict[str, Any]
-    labels: Tensor
-    present: Mapping[str, Tensor] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def load(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(0)
-        return {m: torch.randn(len(indices), *spec.shape, generator=generator) for m, spec in self.specs.items()}
 
 
 def make_task(options: argparse.Namespace, precision: str, device: torch.device) -> Task:

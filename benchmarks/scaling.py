@@ -21,16 +21,14 @@ import os  # noqa: E402
 import sys  # noqa: E402
 import tempfile  # noqa: E402
 import time  # noqa: E402
-from collections.abc import Mapping, Sequence  # noqa: E402
-from dataclasses import dataclass, field  # noqa: E402
 from pathlib import Path  # noqa: E402
 from statistics import median  # noqa: E402
 from typing import Any  # noqa: E402
 
 import psutil  # noqa: E402
 import torch  # noqa: E402
+from noise import Noise  # noqa: E402
 from provenance import provenance  # noqa: E402
-from torch import Tensor  # noqa: E402
 
 from condense.condensation import Condensation  # noqa: E402
 from condense.config import Hyperparameters, TinyEncoder  # noqa: E402
@@ -43,25 +41,10 @@ CLASSES = 10
 SPECS = {name: spec for name, spec in tiny_specs(TinyEncoder()).items() if name in ("vision", "audio")}
 
 
-@dataclass(frozen=True)
-class Lazy:
-    """n items that are drawn when they are loaded: real data of a size that need not fit in memory."""
-
-    labels: Tensor
-    present: Mapping[str, Tensor] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def load(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(0)
-        return {m: torch.randn(len(indices), *spec.shape, generator=generator) for m, spec in SPECS.items()}
-
-
 def task_of(items: int) -> Task:
     """A task of random embeddings of `items` real items."""
     labels = torch.arange(items) % CLASSES
-    split = Lazy(labels)
+    split = Noise(SPECS, labels)
     names = tuple(str(c) for c in range(CLASSES))
     dataset = Dataset(f"{items} items", SPECS, names, split, split, split, str(items))
     encoder = build_tiny(TinyEncoder(pretraining="none"), dataset)

@@ -22,7 +22,7 @@ from condense.errors import UserError
 from search.cluster import bootstrap_config, bootstrap_file, expected_nodes, wait_for_nodes
 from search.ledger import Ledger
 from search.mlflow_store import absolute_uri, check_tracking, default_tracking_uri
-from search.space import Space, load_space, replica_seeds
+from search.space import Space, completed, load_space, replica_seeds
 
 log = logging.getLogger(__name__)
 ENGINE_DEATHS = 3  # during the confirmation, before the search gives up
@@ -108,7 +108,13 @@ class Search:
         if request.address not in (None, "local"):
             check_address(str(request.address))
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-        ledger = Ledger.open(request.output, space.model_dump(mode="json"), resume=request.resume, versions=versions)
+        ledger = Ledger.open(
+            request.output,
+            space.model_dump(mode="json"),
+            resume=request.resume,
+            versions=versions,
+            complete=completed,
+        )
         with contextlib.closing(ledger), ThreadPoolExecutor(1) as pool:
             checked = pool.submit(check_tracking, request.tracking_uri)  # beside the start of Ray: seconds each
             loaded = pool.submit(load_tune, after=checked)

@@ -23,7 +23,7 @@ import math
 import os
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -100,11 +100,18 @@ class Ledger:
 
     @classmethod
     def open(
-        cls, output: Path, space: Mapping[str, Any], *, resume: bool, versions: dict[str, str] | None = None
+        cls,
+        output: Path,
+        space: Mapping[str, Any],
+        *,
+        resume: bool,
+        versions: dict[str, str] | None = None,
+        complete: Callable[[dict[str, Any]], dict[str, Any]] = lambda recorded: recorded,
     ) -> Ledger:
         """Creates a search's folder, or with `resume` goes on in it, and keeps other drivers out until `close`.
 
-        `space` is the validated space as JSON. A search that ended before its first trial holds nothing: what it left
+        `space` is the validated space as JSON; `complete` gives a recorded one, which an earlier version may have written,
+        the keys that have come since. A search that ended before its first trial holds nothing: what it left
         is taken over, or replaced. Raises UserError if the folder cannot be written to, is in use, holds another search,
         holds one at all without `resume`, or holds none with it.
         """
@@ -118,6 +125,8 @@ class Ledger:
                 (output / "trials").mkdir(parents=True, exist_ok=True)
                 lock = on_error.enter_context(lock_folder(output))
                 known = _read_json(file)
+                if known is not None and isinstance(known.get("space"), dict):
+                    known["space"] = complete(known["space"])
                 check_folder(output, space, resume, known)
                 if known is not None and not resume and known.get("space") != space:
                     known = None

@@ -208,6 +208,14 @@ class Space(Strict):
         return [DefaultTrial("paper_default", paper), DefaultTrial("default", ours)]
 
 
+def completed(recorded: dict[str, Any]) -> dict[str, Any]:
+    """A space as some version of this project recorded it, with the defaults of keys that have come since."""
+    try:
+        return Space.model_validate(recorded).model_dump(mode="json")
+    except ValidationError:  # not a space any more: whoever compares it will say so
+        return recorded
+
+
 def replica_seeds(space: Space) -> list[int]:
     """The paired seeds of every trial, (seeds,)."""
     return [space.seed * SEED_BLOCK + i for i in range(space.seeds)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -40,14 +41,14 @@ class InputSpec:
 
 
 @dataclass(frozen=True)
-class FileSpec(InputSpec):
+class FileSpec(InputSpec, ABC):
     """Base of inputs that bring their own reading and showing; `condense/data/media.py` does the rest."""
 
     kind: ClassVar[str]  # of the files that it reads, for messages: "WAV or FLAC"
 
+    @abstractmethod
     def read(self, path: Path) -> Tensor:
         """The item in a file: (*shape) float32. Raises anything, UserError with a message without the file's name."""
-        raise NotImplementedError
 
     def picture(self, item: Tensor) -> Image | None:
         """`item` (*shape) as an image, one pixel per value; None if it is not one."""
@@ -58,31 +59,31 @@ class FileSpec(InputSpec):
         return {}
 
 
-class WaveSpec(InputSpec):
+class WaveSpec(InputSpec, ABC):
     """Base of inputs that are made from a mono clip of sound."""
 
     sample_rate: int  # Hz
 
     @property
+    @abstractmethod
     def num_samples(self) -> int:
         """Length of the clip that `from_wave` takes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def from_wave(self, wave: Tensor) -> Tensor:
         """(..., num_samples) in [-1, 1] at `sample_rate` -> (..., *shape)."""
-        raise NotImplementedError
 
 
-class WrittenSpec(InputSpec):
+class WrittenSpec(InputSpec, ABC):
     """Base of inputs that are text in a continuous space."""
 
+    @abstractmethod
     def encode(self, text: str) -> Tensor:
         """(*shape) float32. Raises UserError for a text that it cannot take."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, item: Tensor) -> str:
         """The text that is nearest to `item` (*shape)."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ Depth and thermal have their short side resized to 224, then the centre square i
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -153,15 +154,17 @@ class MapSpec(FileSpec):
         pixels = np.asarray(resized_centre(image, self.shape[1], BILINEAR), dtype=np.float32)
         return self._scaled(torch.from_numpy(pixels.copy())[None])
 
+    @abstractmethod
     def _from_array(self, array: np.ndarray) -> np.ndarray:
         """(H, W) as it is in an NPY file -> in the units of `_scaled`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _from_image(self, image: Image.Image) -> np.ndarray:
-        raise NotImplementedError
+        """A PNG or JPEG -> (H, W) in the units of `_scaled`."""
 
+    @abstractmethod
     def _scaled(self, measured: Tensor) -> Tensor:
-        raise NotImplementedError
+        """What was measured, in the encoder's units."""
 
     def picture(self, item: Tensor) -> Image.Image:
         """From the item's own smallest value, black, to its largest."""

@@ -45,6 +45,21 @@ def seat(session: str, small_data: Path) -> Callable[..., Seat]:
     return take
 
 
+def test_a_broken_connection_costs_no_engine(session: str, seat: Callable[..., Seat]) -> None:
+    @ray.remote
+    def broken() -> None:
+        raise ray.exceptions.ActorUnavailableError("the connection broke", None)
+
+    broker = ray.remote(Broker).options(num_cpus=0).remote()
+    a, whole = seat(broker, "a"), seat(broker, "whole")
+    whole.start(4)
+    expected = whole.report()
+    a.start(4)
+    a._pending = broken.remote()
+    assert {**a.report(), "state": b""} == {**expected, "state": b""}
+    assert a.incarnation == 1
+
+
 def test_one_engine_per_device_and_a_new_one_for_a_dead_one(session: str, seat: Callable[..., Seat]) -> None:
     broker = ray.remote(Broker).options(num_cpus=0).remote()
     a, b = seat(broker, "a"), seat(broker, "b")

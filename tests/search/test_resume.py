@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,22 @@ def test_ctrl_c(begun: Begun, whole_search: tuple[Path, SearchProcess]) -> None:
     assert begun.resume().finish() == 0, begun.search.said()
     assert before.items() <= results(output).items()
     check_same_search(output, whole_search[0])
+
+
+def test_a_lost_connection(begun: Begun) -> None:
+    """SIGHUP is what the end of an SSH connection comes to: an interruption like another, to be resumed."""
+    begun.until_trial(2)
+    begun.search.process.send_signal(signal.SIGHUP)
+    assert begun.search.finish() == 130, begun.search.said()
+    assert "go on with the same command and --resume" in begun.search.out.read_text()
+    before = results(begun.output)
+
+    record = begun.output / "search.json"  # and as an earlier version would have left it, without a key of today's
+    content = json.loads(record.read_text())
+    del content["space"]["tasks"][0]["metric"]
+    record.write_text(json.dumps(content))
+    assert begun.resume().finish() == 0, begun.search.said()
+    assert before.items() <= results(begun.output).items()
 
 
 def test_lost_processes(begun: Begun, whole_search: tuple[Path, SearchProcess]) -> None:

@@ -13,6 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
+from conftest import SMALL
 from search_process import SearchProcess
 
 pytestmark = pytest.mark.slow
@@ -38,27 +39,14 @@ def write_data(path: Path) -> None:
 
 def test_a_search_without_classes(tmp_path: Path) -> None:
     write_data(tmp_path / "pairs.safetensors")
-    space: dict[str, Any] = {
-        "name": "pairs",
-        "tasks": [
-            {
-                "dataset": {"name": "tensors", "path": "pairs.safetensors"},
-                "encoder": {"name": "tiny", "epochs": 3, "width": 8, "dim": 16, "image_size": 16, "image_channels": 1},
-                "dpc": 8,
-                "metric": "retrieval",
-            }
-        ],
-        "fixed": {"lambda_uni": 1.0},
-        "search": {
-            "lambda_cross": {"low": 0.01, "high": 10.0, "log": True},
-            "learning_rate": {"low": 0.1, "high": 10.0, "log": True},
-        },
-        "steps": 12,
-        "report_every": 6,
-        "trials": 4,
-        "seeds": 2,
-        "confirmation": {"top_k": 1, "seeds": 2},
+    encoder = {"name": "tiny", "epochs": 3, "width": 8, "dim": 16, "image_size": 16, "image_channels": 1}
+    task = {
+        "dataset": {"name": "tensors", "path": "pairs.safetensors"},
+        "encoder": encoder,
+        "dpc": 8,
+        "metric": "retrieval",
     }
+    space: dict[str, Any] = {**SMALL, "name": "pairs", "tasks": [task], "steps": 12, "report_every": 6, "trials": 4}
     (tmp_path / "pairs.yaml").write_text(yaml.safe_dump(space))
     search = SearchProcess(tmp_path, "--space", "pairs.yaml", "--output", "out")
     assert search.finish() == 0, search.said()
