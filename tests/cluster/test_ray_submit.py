@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hosts import Hosts
@@ -59,12 +60,13 @@ def typed(hosts: Hosts, command: str, timeout: float = 400) -> str:
     return done.stdout
 
 
-def reports(hosts: Hosts) -> list[dict[str, object]]:
-    """All reports that have reached the head."""
-    files = hosts.home("head").glob("results/quickstart/trials/*/progress.jsonl")
-    return [
-        json.loads(line) for file in files for line in file.read_text().splitlines(keepends=True) if line[-1] == "\n"
-    ]
+def reports(hosts: Hosts, name: str = "quickstart") -> list[dict[str, Any]]:
+    """All reports that have reached the head; of each trial in their order, with its folder's name as `trial`."""
+    found = []
+    for file in sorted(hosts.home("head").glob(f"results/{name}/trials/*/progress.jsonl")):
+        lines = [line for line in file.read_text().splitlines(keepends=True) if line[-1] == "\n"]
+        found += [{**json.loads(line), "trial": file.parent.name} for line in lines]
+    return found
 
 
 def test_a_search_over_three_hosts_of_which_one_is_lost(hosts: Hosts) -> None:
@@ -133,3 +135,34 @@ def test_a_search_over_three_hosts_of_which_one_is_lost(hosts: Hosts) -> None:
     assert len(json.loads((fetched / "report.json").read_text())["recommended"]) == 5
     typed(hosts, END_MLFLOW)
     typed(hosts, DOWN)
+
+
+def test_after_a_cut_cable_trials_go_on_elsewhere_within_a_minute(hosts: Hosts) -> None:
+    """The host itself goes on, so nothing tells Ray but silence."""
+    if "worker1" not in hosts.first:
+        hosts.boot("worker1")
+    typed(hosts, UP)
+    longer = "--set tasks.0.dpc=5 --set steps=900 --set scheduler=none --trials 6 --name cut"
+    command = f"cd project; {SUBMIT.partition(' --trials')[0]} {longer}"
+    log = (hosts.folder / "cut.log").open("wb")
+    search = subprocess.Popen(hosts.command("laptop", command), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        while not (there := {r["trial"]: r["step"] for r in reports(hosts, "cut") if r["node"] == "worker2"}):
+            assert search.poll() is None, (hosts.folder / "cut.log").read_text()[-3000:]
+            time.sleep(0.2)
+        hosts.cut_cable("worker2")
+        cut = time.monotonic()
+        while not all(
+            any(r["trial"] == trial and r["step"] > step and r["node"] != "worker2" for r in reports(hosts, "cut"))
+            for trial, step in there.items()
+        ):
+            assert search.poll() is None, (hosts.folder / "cut.log").read_text()[-3000:]
+            assert time.monotonic() - cut < 120
+            time.sleep(0.2)
+        took = time.monotonic() - cut
+    finally:
+        hosts.plug_cable("worker2")
+        search.kill()
+        log.close()
+    print(f"the next report of what ran on the host came {took:.0f} s after its cable was cut")
+    assert took < 60
