@@ -22,7 +22,8 @@ from condense.errors import UserError
 from search.cluster import bootstrap_config, bootstrap_file, expected_nodes, wait_for_nodes
 from search.ledger import Ledger
 from search.mlflow_store import absolute_uri, check_tracking, default_tracking_uri
-from search.space import Space, completed, load_space, replica_seeds
+from search.space import Space, completed, replica_seeds
+from search.space_file import load_space
 
 log = logging.getLogger(__name__)
 ENGINE_DEATHS = 3  # during the confirmation, before the search gives up
@@ -164,7 +165,14 @@ class Search:
         from search.tracking import MlflowTracker
         from search.trainable import Plan
 
-        plan = Plan(configs, replica_seeds(space), space.report_steps, space.robust.k, space.resources.cpus_per_trial)
+        plan = Plan(
+            configs,
+            replica_seeds(space),
+            space.report_steps,
+            space.robust,
+            space.resources.cpus_per_trial,
+            space.racing,
+        )
         tracker = MlflowTracker(self.request.tracking_uri, "condensation", ledger.search_id, space.name)
         tracker.start(
             {"space": space.name, "seeds": space.seeds, "steps": space.steps, "sampler": space.sampler.name},

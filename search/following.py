@@ -28,6 +28,7 @@ class Following(Callback):
 
     def __init__(self, space: Space, ledger: Ledger, tracker: MlflowTracker, display: Display) -> None:
         self.space, self.ledger, self.tracker, self.display = space, ledger, tracker, display
+        self.passed_on: dict[int, int] = {}  # trial -> step up to which its reports have been
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune's snapshots are not used; threads and terminals do not belong in one
@@ -44,9 +45,9 @@ class Following(Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         number, step = trial.config["number"], int(result["step"])
-        report = self.ledger.reported(number, step)
-        if report is not None:
-            self.tracker.trial_reported(number, step, report.metrics, curve=report.curve, timestamp=report.time)
+        for report in self.ledger.reported(number, self.passed_on.get(number, 0), step):
+            self.tracker.trial_reported(number, report.step, report.metrics, curve=report.curve, timestamp=report.time)
+        self.passed_on[number] = step
         if step >= self.space.steps:
             record = self.ledger.trial(number)
             assert record is not None

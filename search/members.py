@@ -191,6 +191,8 @@ class Members:
         task.dataset.check_class_sizes(parsed.dpc)
         return {
             "dataset": task.dataset.name,
+            "encoder": parsed.encoder.name,
+            "dpc": parsed.dpc,
             "modalities": list(task.modalities),
             "class_names": list(task.dataset.class_names),
             "items": {"condense": len(task.condense.labels), "validation": len(task.validation.labels)},

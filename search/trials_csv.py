@@ -17,7 +17,7 @@ def write_trials_csv(path: Path, trials: Iterable[TrialRecord]) -> None:
     seed, hosts, error."""
     trials = list(trials)
     attributes = ["number", "name", "status", "score", "steps", "seconds", "nodes", "error"]
-    columns = ["number", "name", "status", "score", "score_mean", "score_std", "steps", "seconds"]
+    columns = ["number", "name", "status", "score", "score_mean", "score_std", "seeds", "steps", "seconds"]
     params = list(dict.fromkeys(name for trial in trials for name in trial.params))
     judged = tuple(f"{metric}/" for metric in METRICS)
     scores = list(dict.fromkeys(key for trial in trials for key in trial.metrics if key.startswith(judged)))
