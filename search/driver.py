@@ -24,6 +24,7 @@ from search.ledger import Ledger
 from search.mlflow_store import absolute_uri, check_tracking, default_tracking_uri
 from search.space import Space, completed, replica_seeds
 from search.space_file import load_space
+from search.warm_start import earlier_settings, recorded, with_first_settings
 
 log = logging.getLogger(__name__)
 ENGINE_DEATHS = 3  # during the confirmation, before the search gives up
@@ -41,6 +42,7 @@ class Request:
     resume: bool
     address: str | None
     tracking_uri: str
+    ablate: bool = False  # only this, of a search that is complete
 
     @staticmethod
     def of(
@@ -52,14 +54,21 @@ class Request:
         resume: bool = False,
         address: str | None = None,
         tracking_uri: str | None = None,
+        warm_start: Path | None = None,
+        ablate: bool = False,
     ) -> Request:
-        """Raises UserError if the space is not valid."""
+        """Raises UserError if the space is not valid, or there is nothing to start from in `warm_start`."""
         loaded = load_space(space, overrides)
         if name:
             loaded = loaded.model_copy(update={"name": name})
         folder = (output or Path("results") / loaded.name).absolute()
+        known = recorded(folder) if resume or ablate else None
+        if warm_start is not None and not (resume or ablate):
+            known = earlier_settings(warm_start, loaded)
+        if known:
+            loaded = with_first_settings(loaded, known)
         uri = absolute_uri(tracking_uri) if tracking_uri else default_tracking_uri(folder)
-        return Request(loaded, folder, resume, address, uri)
+        return Request(loaded, folder, resume or ablate, address, uri, ablate)
 
 
 def describe(request: Request) -> str:
@@ -108,6 +117,8 @@ class Search:
         check_data(space)
         if request.address not in (None, "local"):
             check_address(str(request.address))
+        if request.ablate and not (request.output / "report.json").is_file():
+            raise UserError(f"{request.output}: --ablate needs a search that is complete (there is no report.json)")
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}
         ledger = Ledger.open(
             request.output,
@@ -180,8 +191,10 @@ class Search:
         )
         status = "failed"
         try:
-            complete = self._trials(ledger, broker, keeper, plan, tracker)
-            if complete:
+            if self.request.ablate:
+                self._results(ledger, broker, plan, tasks, tracker).ablate()
+            complete = self.request.ablate or self._trials(ledger, broker, keeper, plan, tracker)
+            if complete and not self.request.ablate:
                 self._close(ledger, broker, plan, tasks, tracker)
             status = "completed" if complete else "interrupted"
         except KeyboardInterrupt:
@@ -197,16 +210,19 @@ class Search:
         """Confirmation and results; begun again in a new engine if one dies (what was confirmed is on disk)."""
         import ray
 
-        from search.results import Results
-
         for more in reversed(range(ENGINE_DEATHS + 1)):
             try:
-                Results(self.space, ledger, broker, plan, tasks, tracker, self.say, self.started).write()
+                self._results(ledger, broker, plan, tasks, tracker).write()
                 return
             except ray.exceptions.RayActorError:
                 if not more:
                     raise
                 self.say("the engine died; going on in a new one")
+
+    def _results(self, ledger: Ledger, broker: Any, plan: Any, tasks: list[dict[str, Any]], tracker: Any) -> Any:
+        from search.results import Results
+
+        return Results(self.space, ledger, broker, plan, tasks, tracker, self.say, self.started)
 
     def _trials(self, ledger: Ledger, broker: Any, keeper: Any, plan: Any, tracker: Any) -> bool:
         """Runs what is left of the search; True when all trials have ended."""

@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 def trial_tags(record: TrialRecord) -> dict[str, str]:
     """Tags of a trial's MLflow run."""
+    if record.name and record.name.startswith("warm_start"):
+        return {"warm_start": record.name}
     return {"default": record.name} if record.name else {}
 
 

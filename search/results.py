@@ -11,7 +11,9 @@ from typing import Any
 import ray
 import yaml
 
+from condense.config import Hyperparameters
 from condense.errors import UserError
+from search.ablation import FULL, ablation_table, ablations, lines, write_csv
 from search.choosing import Choice, best_trials, choose
 from search.closing import Closing, summary, write_json
 from search.findings import (
@@ -80,6 +82,29 @@ class Results:
         self._to_mlflow(report, best_trials(records, PREVIEW_TRIALS))
         say_results(report, self.output, self.tracker, self.ledger.search_id, self.say)
         return report
+
+    def ablate(self) -> list[dict[str, Any]]:
+        """Each loss term alone and left out, on the reporting seeds; added to what `write` has left."""
+        report = json.loads((self.output / "report.json").read_text())
+        config = Hyperparameters.model_validate(
+            yaml.safe_load((self.output / "best.yaml").read_text())["hyperparameters"]
+        )
+        settings = ablations(config.model_dump(mode="json"))
+        self.say(f"ablation: {len(settings)} sets of loss terms on {len(self.closing.reporting_seeds)} seeds")
+        results = self.closing.run(settings, self.closing.reporting_seeds, "ablation", test=True)
+        values, test = ({k: self.closing.per_seed(r, key) for k, r in results.items()} for key in ("shares", "test"))
+        report["ablation"] = _finite(ablation_table(values, test))
+        write_csv(self.output / "ablation.csv", report["ablation"])
+        write_json(self.output / "report.json", report)
+        gallery = self._export(settings[FULL])
+        write_html(self.output, report, [row(r) for r in self.ledger.trials()], gallery)
+        for file in ("report.json", "report.html", "ablation.csv"):
+            self.tracker.log_artifact(None, file, (self.output / file).read_bytes())
+        for line in lines(report["ablation"]):
+            self.say(line)
+        self.say(f"in {self.output / 'ablation.csv'} and report.html")
+        rows: list[dict[str, Any]] = report["ablation"]
+        return rows
 
     def _settings(
         self, records: Sequence[TrialRecord], choice: Choice, surface: Surface | None

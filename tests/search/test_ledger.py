@@ -306,6 +306,7 @@ def test_trials_csv(ledger: Ledger, tmp_path: Path) -> None:
             "score",
             "score_mean",
             "score_std",
+            "seeds",
             "steps",
             "seconds",
             "lambda_cross",
