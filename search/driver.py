@@ -183,6 +183,7 @@ class Search:
             space.robust,
             space.resources.cpus_per_trial,
             space.racing,
+            tuple(space.objectives[1:]),
         )
         tracker = MlflowTracker(self.request.tracking_uri, "condensation", ledger.search_id, space.name)
         tracker.start(

@@ -33,6 +33,7 @@ def importances(output: Path) -> dict[str, dict[str, float]]:
 
     found: dict[str, dict[str, float]] = {}
     study = open_study(output)
+    target = _loss if len(study.directions) > 1 else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name, evaluator in (
@@ -40,12 +41,38 @@ def importances(output: Path) -> dict[str, dict[str, float]]:
             ("fanova", optuna.importance.FanovaImportanceEvaluator(seed=0)),
         ):
             try:
-                values = optuna.importance.get_param_importances(study, evaluator=evaluator)
+                values = optuna.importance.get_param_importances(study, evaluator=evaluator, target=target)
             except (ValueError, RuntimeError) as error:
                 log.info("no importance by %s: %s", name, error)
                 values = {}
             found[name] = {key: float(value) for key, value in values.items() if math.isfinite(value)}
     return found
+
+
+def _loss(trial: Any) -> float:
+    """The first objective, the score; negative, because PED-ANOVA takes low values of a given target for good ones."""
+    return -float(trial.values[0])
+
+
+def pareto(space: Space, records: Sequence[TrialRecord]) -> dict[str, Any] | None:
+    """The completed trials' objectives, and which of them no other trial beats in all. None for a single objective."""
+    if len(space.objectives) < 2:
+        return None
+    known = []
+    for r in records:
+        if r.status == "completed" and r.name != "paper_default":
+            values = [score_of(r), *(r.metrics.get(f"objective/{name}", math.nan) for name in space.objectives[1:])]
+            if all(map(math.isfinite, values)):
+                known.append((r.number, values))
+
+    def beaten(values: Sequence[float]) -> bool:
+        return any(
+            all(a >= b for a, b in zip(other, values, strict=True)) and list(other) != list(values)
+            for _, other in known
+        )
+
+    trials = [{"number": number, "values": values, "front": not beaten(values)} for number, values in known]
+    return {"objectives": list(space.objectives), "trials": trials}
 
 
 def contenders(records: Sequence[TrialRecord]) -> list[TrialRecord]:

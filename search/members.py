@@ -27,6 +27,7 @@ from condense.engine import Engine
 from condense.errors import UserError
 from condense.export import draw_overview, export
 from condense.retrieval import alignment_warnings
+from condense.secondary import full_secondary, secondary_scores
 from condense.store import Store
 from condense.tasks import check_metric, load_task, load_test, task_key
 from condense.validation import full_score, held_out_scores, validate
@@ -45,6 +46,7 @@ class Member:
     lease: float | None  # seconds that it may be silent; None: for ever
     heard: float  # when it last called, or was answered
     cpus: float | None = None  # granted; None: it does not say
+    secondary: Sequence[str] = ()  # what its reports hold beside the score
     target: int = 0  # the step to go to
     answer: Answer | None = None  # for who waits until it is there
 
@@ -151,6 +153,7 @@ class Members:
         state: bytes | None,
         lease: float | None,
         cpus: float | None = None,
+        secondary: Sequence[str] = (),
     ) -> int:
         """See `EngineActor.join`."""
         self.leave(name)
@@ -167,7 +170,7 @@ class Members:
             if state is not None:
                 for replica, own in zip(replicas, unpack_states(state), strict=True):
                     replica.load_state_dict(own)
-        self.members[name] = Member(replicas, lease, time.monotonic(), cpus)
+        self.members[name] = Member(replicas, lease, time.monotonic(), cpus, secondary)
         return replicas[0].step
 
     def advance(self, name: str, steps: int, answer: Answer) -> None:
@@ -258,6 +261,7 @@ class Members:
                     "step": member.step,
                     "accuracies": values,
                     "shares": [v / self._full[r.key, r.metric] for v, r in zip(values, member.replicas, strict=True)],
+                    "secondary": {name: self._secondary(member, name) for name in member.secondary},
                     "curve": {
                         "step": list(range(member.step - steps + 1, member.step + 1)),
                         **{
@@ -272,6 +276,15 @@ class Members:
                 }
             )
         return reports
+
+    def _secondary(self, member: Member, name: str) -> list[float]:
+        """Each replica's, as a share of what full data gives."""
+        for replica in member.replicas:
+            if (replica.key, name) not in self._full:
+                self._full[replica.key, name] = full_secondary(replica.task, name)
+        scores = secondary_scores(member.replicas, name)
+        full = [self._full[r.key, name] for r in member.replicas]
+        return [score / most if most > 0 else 0.0 for score, most in zip(scores, full, strict=True)]
 
     def _task(self, config: dict[str, Any]) -> tuple[str, TaskConfig, Task]:
         parsed = TaskConfig.model_validate(config)

@@ -20,6 +20,7 @@ from search.findings import (
     best_by_single_seed,
     best_trial,
     importances,
+    pareto,
     race,
     replica_steps,
     task_names,
@@ -174,6 +175,7 @@ class Results:
             "sensitivity": sensitivity(surface, chosen.params, default),
             "transfer": transfer(records, self.plan, [task["name"] for task in self.tasks], self._on_choosing_seeds),
             "racing": race(space, records),
+            "pareto": pareto(space, records),
             "test": test,
             "cost": {
                 "seconds": wall,

@@ -17,7 +17,7 @@ import math
 import warnings
 from collections import Counter, deque
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cloudpickle
 import numpy as np
@@ -146,8 +146,8 @@ class SpaceSearcher(OptunaSearch):
         self._distributions = distributions(space)
         super().__init__(
             space=self._distributions,
-            metric="score",
-            mode="max",
+            metric=list(space.objectives) if len(space.objectives) > 1 else "score",
+            mode=["max"] * len(space.objectives) if len(space.objectives) > 1 else "max",
             sampler=build_sampler(space, 0),
             study_name=STUDY,
             storage=_storage(ledger.output),
@@ -344,8 +344,9 @@ class SpaceSearcher(OptunaSearch):
         if self._trials()[record.number].state.is_finished():
             return
         self._report(record.number, {past.step: past.metrics.get("score", math.nan) for past in record.reports})
-        if record.status == "completed" and record.score is not None:
-            self.study.tell(record.number, record.score)
+        values = [record.score, *(record.metrics.get(f"objective/{name}") for name in self._definition.objectives[1:])]
+        if record.status == "completed" and all(value is not None and math.isfinite(value) for value in values):
+            self.study.tell(record.number, cast(list[float], values))
         elif record.status == "pruned":
             self.study.tell(record.number, state=TrialState.PRUNED)
         else:

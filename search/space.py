@@ -152,6 +152,12 @@ class Space(Strict):
     seeds: int = Field(3, ge=1, le=SEED_BLOCK // 2, description="paired seeds: replicas per task, equal for all trials")
     seed: int = Field(0, ge=0, le=100_000, description="seed of the sampler; the replicas' seeds derive from it")
     robust: Robust = Field(default=Robust(), description="how replicas become one score")
+    objectives: list[Literal["score", "worst_class", "retrieval"]] = Field(
+        default=["score"],
+        description="what is searched for: `score` alone, or with others, of which each trial gets the robust score too "
+        "(of shares of what full data gives): the accuracy of the worst class, retrieval of partners. Then the report "
+        "has a Pareto front; the recommendation goes by `score`",
+    )
     racing: Racing | None = Field(None, description="seeds in stages, more for who keeps up; left out: all at once")
     warm_start: list[dict[str, Any]] = Field(
         default_factory=list,
@@ -200,6 +206,15 @@ class Space(Strict):
             raise ValueError(f"`trials` must be > 2 defaults + {count} of `warm_start`, but got {self.trials}")
         if self.racing is not None and self.racing.start >= self.seeds:
             raise ValueError(f"`racing.start` must be < seeds ({self.seeds}), but got {self.racing.start}")
+        if self.objectives[:1] != ["score"] or len(set(self.objectives)) < len(self.objectives):
+            raise ValueError(
+                f"`objectives` must begin with score and differ from each other, but got {self.objectives}"
+            )
+        if len(self.objectives) > 1:
+            if self.scheduler.name != "none" or self.racing is not None:
+                raise ValueError("several `objectives` need `scheduler`: none and no `racing`: both go by a single one")
+            if self.sampler.name == "cmaes":
+                raise ValueError("`sampler.name`: cmaes has a single objective; use tpe, gp, nsga2, random or qmc")
         if self.report_every > self.steps:
             raise ValueError(f"`report_every` must be <= steps ({self.steps}), but got {self.report_every}")
         if self.scheduler.name == "asha" and self.grace_steps > self.steps:

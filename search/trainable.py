@@ -36,6 +36,7 @@ class Plan:
     robust: Robust
     cpus: float | None  # what a trial has been granted, if the user has said how much
     racing: Racing | None = None
+    secondary: tuple[str, ...] = ()  # objectives beside the score
 
     @property
     def steps(self) -> int:
@@ -80,6 +81,8 @@ def summarize(
     for i, own in enumerate(per_task(shares, tasks)):
         if tasks > 1:
             metrics[f"share/task_{i}"] = fmean(own)
+    for name, found in report.get("secondary", {}).items():
+        metrics[f"objective/{name}"] = robust_score(found, tasks, plan.robust)[0]
     for key, found in (("judged", values), ("share", shares)):
         metrics |= dict(zip(_names(plan, key, earlier + here), found, strict=True))
     return metrics
@@ -146,7 +149,7 @@ class _Running:
         left = [target for target in plan.report_steps if target > step]
         seat = Seat.here(self.broker, f"trial {self.number}")
         try:
-            seat.join(plan.tasks, self.hyperparameters, self.seeds(0), plan.steps, state, plan.cpus)
+            seat.join(plan.tasks, self.hyperparameters, self.seeds(0), plan.steps, state, plan.cpus, plan.secondary)
             seat.start(left[0])
             for step, following in zip(left, [*left[1:], None], strict=True):
                 report = seat.report()
