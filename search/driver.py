@@ -29,6 +29,7 @@ from search.warm_start import earlier_settings, recorded, with_first_settings
 log = logging.getLogger(__name__)
 ENGINE_DEATHS = 3  # during the confirmation, before the search gives up
 SECONDS_FOR_RAY = 10  # how long a cluster's head may take to accept a connection
+STARTS_OF_RAY = 3  # tries
 SECONDS_FOR_MLFLOW = 120  # how long the end of a search waits for a tracking server that is away
 PACKAGES = ("ray", "optuna", "mlflow", "torch", "numpy")
 
@@ -365,12 +366,20 @@ def ray_session(address: str | None) -> Iterator[None]:
     options: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 300_000_000} if local else {}
     if not local:
         check_address(str(address))
-    try:
-        ray.init(address="local" if local else address, log_to_driver=False, logging_level=logging.ERROR, **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        if local:
-            raise
-        raise UserError(f"--address {address}: no Ray cluster answers there ({' '.join(str(error).split())})") from None
+    for more in reversed(range(STARTS_OF_RAY)):
+        try:
+            ray.init(address="local" if local else address, log_to_driver=False, logging_level=logging.ERROR, **options)
+            break
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            if local:
+                raise
+            text = " ".join(str(error).split())
+            raise UserError(f"--address {address}: no Ray cluster answers there ({text})") from None
+        except Exception as error:  # what Ray raises when its own patience of 30 s is over: this machine is busy
+            if not more or "timed out during startup" not in str(error):
+                raise
+            log.warning("Ray did not start within 30 s (is this machine busy?): trying again")
+            ray.shutdown()
     try:
         yield
     finally:
