@@ -7,6 +7,7 @@ chosen one is measured against the defaults on the second. So the reported numbe
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -36,13 +37,10 @@ class Closing:
 
     def __init__(self, space: Space, ledger: Ledger, broker: Any, plan: Plan, say: Say) -> None:
         self.space, self.ledger, self.plan, self.say = space, ledger, plan, say
-        self.node = ray.get_runtime_context().get_node_id()
-        gpus = (
-            [str(i) for i in range(int(ray.cluster_resources().get("GPU", 0)))]
-            if space.resources.gpus_per_trial
-            else []
-        )
-        self.seat = Seat(broker, "closing", self.node, gpus[0] if gpus else "")
+        self.broker = broker
+        self.devices = devices(ray.nodes(), ray.get_runtime_context().get_node_id(), space.resources.gpus_per_trial > 0)
+        # Exports are written from this node: its own engine makes them.
+        self.seat = Seat(broker, "closing", *self.devices[0])
         self.folder = ledger.output / "confirmation"
         self.folder.mkdir(exist_ok=True)
         self.choosing_seeds, self.reporting_seeds = fresh_seeds(space)
@@ -56,32 +54,33 @@ class Closing:
     def run(
         self, settings: Mapping[str, dict[str, Any]], seeds: Sequence[int], stage: str, test: bool = False
     ) -> dict[str, dict[str, Any]]:
-        """label -> {accuracies, shares, test (if asked)} of each setting on `seeds`, task-major, all in one pack.
+        """label -> {accuracies, shares, test (if asked)} of each setting on `seeds`, task-major.
 
-        A setting whose loss is not finite gets NaN.
+        Spread over all devices of the cluster; those of a device are one pack. A setting whose loss is not finite gets NaN.
         """
         results = {
             label: self._kept(stage, label, hyperparameters, seeds, test) for label, hyperparameters in settings.items()
         }
         missing = [label for label, result in results.items() if result is None]
-        engine = self.seat.engine
-        steps = self.space.steps
-        for label in missing:
-            ray.get(engine.join.remote(f"{stage} {label}", self.plan.tasks, settings[label], list(seeds), steps, None))
-        waiting = {label: engine.advance.remote(f"{stage} {label}", steps) for label in missing}
-        for label, reference in waiting.items():
-            report = ray.get(reference)
-            result: dict[str, Any] = {"seeds": list(seeds), "hyperparameters": settings[label]}
+        places = zip(missing, itertools.cycle(self.devices), strict=False)
+        seats = {label: Seat(self.broker, f"{stage} {label}", *device) for label, device in places}
+        for label, seat in seats.items():
+            seat.join(self.plan.tasks, settings[label], list(seeds), self.space.steps)
+        for seat in seats.values():
+            seat.start(self.space.steps)
+        for label, seat in seats.items():
+            report = seat.report()
+            result: dict[str, Any] = {"seeds": list(seeds), "hyperparameters": settings[label], "node": seat.node}
             if report["divergence"] is not None:
                 nothing = [math.nan] * len(report["shares"])
                 result.update(accuracies=nothing, shares=nothing, test=nothing, divergence=report["divergence"])
             else:
                 result.update(accuracies=report["accuracies"], shares=report["shares"])
                 if test:
-                    result["test"] = ray.get(engine.finals.remote(f"{stage} {label}"))["accuracies"]
+                    result["test"] = ray.get(seat.engine.finals.remote(seat.member))["accuracies"]
             write_json(self._file(stage, label, hyperparameters=settings[label]), result)
             results[label] = result
-            ray.get(engine.leave.remote(f"{stage} {label}"))
+            seat.leave()
         return {label: result for label, result in results.items() if result is not None}
 
     def _file(self, stage: str, label: str, hyperparameters: dict[str, Any]) -> Path:
@@ -167,6 +166,19 @@ class Closing:
     def leave(self, name: str) -> None:
         """Drops a member."""
         ray.get(self.seat.engine.leave.remote(name))
+
+
+def devices(nodes: Sequence[Mapping[str, Any]], own: str, gpus: bool) -> list[tuple[str, str]]:
+    """(node id, GPU id or "") of every device that settings can run on, this node's first; `nodes`: `ray.nodes()`."""
+    found = []
+    for node in sorted(nodes, key=lambda node: (node["NodeID"] != own, node["NodeID"])):
+        if node["Alive"]:
+            count = int(node["Resources"].get("GPU", 0)) if gpus else 0
+            found += [(node["NodeID"], str(i)) for i in range(count)]
+            # A head without a GPU writes the exports, and has to take part; other nodes without one are for other work.
+            if not count and (not gpus or node["NodeID"] == own):
+                found.append((node["NodeID"], ""))
+    return found
 
 
 def summary(values: Sequence[float]) -> dict[str, Any]:

@@ -145,7 +145,7 @@ class Search:
         here = ray.get_runtime_context().get_node_id()
         own: dict[str, float] = next((node["Resources"] for node in ray.nodes() if node["NodeID"] == here), {})
         if self.space.resources.gpus_per_trial and not own.get("GPU"):
-            self.say("warning: this node has no GPU: embeddings and the confirmation will be computed on its CPU")
+            self.say("warning: this node has no GPU: embeddings will be computed on its CPU")
 
     def _with_ray(self, ledger: Ledger, loaded: Future[Any]) -> int:
         import ray

@@ -74,6 +74,7 @@ class Results:
             raise UserError(f"{self.output}: every trial of the search failed, so nothing can be recommended")
         settings = self._settings(records, choice, surface)
         self.say(f"confirming {choice.chosen.label} against the defaults on {count} other seeds")
+        closing.baselines()  # opens test on this node, whose embeddings then reach the others
         results = closing.run(settings, closing.reporting_seeds, "reporting", test=True)
         report = self._report(records, choice, surface, results)
         write_json(self.output / "report.json", report)
