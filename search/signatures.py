@@ -50,11 +50,12 @@ how far from real the items are, rises. That one ended at 0.96 to 1.22 of its st
 END = 5  # steps at the end of a curve whose mean is where it ends
 
 
-def signatures(metrics: Mapping[str, float], curve: Mapping[str, Sequence[float]]) -> list[str]:
-    """The names of MEANING that a trial shows, from its last metrics (`diagnostics/...`) and its whole curve."""
+def signatures(metrics: Mapping[str, float], *curves: Mapping[str, Sequence[float]]) -> list[str]:
+    """The names of MEANING that a trial shows, from its last metrics (`diagnostics/...`) and its whole curve: one for each
+    stage of racing."""
     found = {
         "modality_collapse": _collapsed(metrics),
-        "instability": unstable(curve),
+        "instability": any(map(unstable, curves)),
         "poor_alignment": metrics.get("diagnostics/alignment", math.inf) < ALIGNED,
     }
     return [name for name in MEANING if found[name]]
@@ -66,17 +67,18 @@ def trial_signatures(record: TrialRecord) -> list[str] | None:
     broken = record.status == "failed" and "not finite" in (record.error or "")  # as `search.trainable` words it
     if not record.reports and not broken:
         return None
-    found = signatures(record.metrics, whole_curve(record.reports))
+    found = signatures(record.metrics, *whole_curves(record.reports))
     return [name for name in MEANING if name in found or (broken and name == "instability")]
 
 
-def whole_curve(reports: Iterable[Report]) -> dict[str, list[float]]:
-    """The curves of a trial's reports, one after the other."""
-    whole: dict[str, list[float]] = {}
+def whole_curves(reports: Iterable[Report]) -> list[dict[str, list[float]]]:
+    """The curves of a trial's reports, one after the other. Each stage of racing, whose seeds start anew, has its own."""
+    stages: dict[float, dict[str, list[float]]] = {}
     for report in reports:
+        whole = stages.setdefault(report.metrics.get("seeds", 0.0), {})
         for name, values in (report.curve or {}).items():
             whole.setdefault(name, []).extend(values)
-    return whole
+    return list(stages.values())
 
 
 def ended_metrics(record: TrialRecord) -> dict[str, float]:
@@ -94,10 +96,15 @@ def ended_tags(record: TrialRecord) -> dict[str, str]:
     return {} if found is None else {"failure_signatures": ",".join(found) or "none"}
 
 
-def diagnostic_means(replicas: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def diagnostic_means(
+    replicas: Sequence[Mapping[str, float]],
+    before: Mapping[str, float],  # the metrics of the stage before; empty in the first
+    share: float,  # of the seeds that are of the stages before
+) -> dict[str, float]:
     """`diagnostics/...`: the mean of each figure of `condense.diagnostics` over the replicas that have it."""
     names = dict.fromkeys(name for figures in replicas for name in figures)
-    return {f"diagnostics/{name}": fmean(f[name] for f in replicas if name in f) for name in names}
+    means = {f"diagnostics/{name}": fmean(f[name] for f in replicas if name in f) for name in names}
+    return {key: share * before.get(key, value) + (1 - share) * value for key, value in means.items()}
 
 
 def unstable(curve: Mapping[str, Sequence[float]]) -> bool:

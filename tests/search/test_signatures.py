@@ -28,9 +28,9 @@ from search.signatures import (
     signatures,
     trial_signatures,
     unstable,
-    whole_curve,
+    whole_curves,
 )
-from search.space import Space
+from search.space import Robust, Space
 from search.trainable import Plan, summarize
 from search.trials_csv import write_trials_csv
 
@@ -163,11 +163,21 @@ def report_of(step: int, values: Sequence[float], metrics: dict[str, float] = HE
 def test_a_trial_is_judged_by_its_whole_curve_and_its_last_diagnostics() -> None:
     poor = {**HEALTHY, "diagnostics/alignment": 0.1}
     first, second = report_of(3, [1.0, 0.7, 0.5], poor), report_of(6, [1.1, 1.3, 1.6])
-    assert whole_curve([first, second])["loss"] == [1.0, 0.7, 0.5, 1.1, 1.3, 1.6]
+    assert [whole["loss"] for whole in whole_curves([first, second])] == [[1.0, 0.7, 0.5, 1.1, 1.3, 1.6]]
     assert trial_signatures(record(0, [first])) == ["poor_alignment"]
     assert trial_signatures(record(0, [first, second])) == ["instability"]
     assert trial_signatures(record(0, [report_of(3, [0.8, 0.7, 0.5]), report_of(6, [0.4, 0.3, 0.3])])) == []
     assert trial_signatures(record(0, [Report(3, 0.0, 0.0, poor)])) == ["poor_alignment"]  # without a curve
+
+
+def test_a_stage_of_racing_starts_anew() -> None:
+    def stage(seeds: float, step: int, values: Sequence[float]) -> Report:
+        return report_of(step, values, {**HEALTHY, "seeds": seeds})
+
+    reports = [stage(1.0, 60, falling(0.3)), stage(3.0, 120, falling(0.4)), stage(9.0, 180, falling(0.3))]
+    assert trial_signatures(record(0, reports)) == []  # no jumps, and no end above the start
+    reports[1] = stage(3.0, 120, [1 + i / 50 for i in range(STEPS)])
+    assert trial_signatures(record(0, reports)) == ["instability"]
 
 
 def test_a_trial_whose_loss_was_not_finite_is_unstable() -> None:
@@ -179,8 +189,11 @@ def test_a_trial_whose_loss_was_not_finite_is_unstable() -> None:
 
 
 def test_means_are_over_the_replicas_that_have_a_figure() -> None:
-    assert diagnostic_means([{"a": 1.0}, {"a": 2.0, "b": 5.0}, {}]) == {"diagnostics/a": 1.5, "diagnostics/b": 5.0}
-    assert diagnostic_means([]) == {}
+    means = diagnostic_means([{"a": 1.0}, {"a": 2.0, "b": 5.0}, {}], {}, 0.0)
+    assert means == {"diagnostics/a": 1.5, "diagnostics/b": 5.0}
+    assert diagnostic_means([], {}, 0.0) == {}
+    more = diagnostic_means([{"a": 0.0, "b": 1.0}], {"diagnostics/a": 1.5, "score": 1.0}, 0.75)
+    assert more == {"diagnostics/a": pytest.approx(1.125), "diagnostics/b": 1.0}
 
 
 def test_mlflow_and_trials_csv_have_them(tmp_path: Path) -> None:
@@ -333,7 +346,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[str] | N
     write_data(data)
     task = {"dataset": {"name": "tensors", "path": str(data)}, "encoder": ENCODER, "dpc": 1}
     members = Members(torch.device("cpu"), Store(tmp_path_factory.mktemp("store")))
-    plan = Plan([task], [0, 1, 2], [15, 30], 1.0, None)
+    plan = Plan([task], [0, 1, 2], [15, 30], Robust(), None)
 
     def trial(initialization: str = "herding", **hyperparameters: Any) -> list[str] | None:
         own = [{**task, "initialization": initialization}]
