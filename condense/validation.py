@@ -31,14 +31,16 @@ def synthetic_features(replicas: Sequence[Condensation]) -> list[Tensor]:
     return [torch.cat(parts, 1) for parts in features]
 
 
-def validate(replicas: Sequence[Condensation], head_seeds: Sequence[int] = (0,)) -> list[float]:
+def validate(
+    replicas: Sequence[Condensation], head_seeds: Sequence[int] = (0,), features: Sequence[Tensor] | None = None
+) -> list[float]:
     """Validation score of each replica's items, by its metric: accuracy of a probe trained on them (mean over heads), or
-    retrieval (`retrieval_scores`). All are trained together.
+    retrieval (`retrieval_scores`). All are trained together. `features`: their `synthetic_features`, where these are known.
 
     NaN where an embedding is not finite: such a replica has diverged (in its last step, if no loss has shown it yet).
     """
     scores = [float("nan")] * len(replicas)
-    features = synthetic_features(replicas)
+    features = synthetic_features(replicas) if features is None else features
     by_task: dict[int, list[int]] = {}
     by_retrieval: dict[int, list[int]] = {}
     for i, replica in enumerate(replicas):

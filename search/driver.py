@@ -234,11 +234,12 @@ class Search:
         from search.following import Display, Following, trial_tags
         from search.sampling import SpaceSearcher
         from search.scheduling import build_scheduler, prefill
+        from search.signatures import ended_metrics
         from search.trainable import run_trial
 
         space = self.space
         past = ledger.trials()
-        tracker.reconcile(past, tags=trial_tags, metrics=lambda record: record.metrics)
+        tracker.reconcile(past, tags=trial_tags, metrics=ended_metrics)
         searcher = SpaceSearcher(space, ledger)
         if left(ledger, space) == 0:
             return True

@@ -12,6 +12,7 @@ from ray.exceptions import RayActorError
 from ray.tune import Callback
 
 from search.ledger import Ledger, TrialRecord
+from search.signatures import ended_metrics, ended_tags
 from search.space import Space
 from search.tracking import MlflowTracker
 
@@ -21,8 +22,8 @@ log = logging.getLogger(__name__)
 def trial_tags(record: TrialRecord) -> dict[str, str]:
     """Tags of a trial's MLflow run."""
     if record.name and record.name.startswith("warm_start"):
-        return {"warm_start": record.name}
-    return {"default": record.name} if record.name else {}
+        return {"warm_start": record.name, **ended_tags(record)}
+    return {**({"default": record.name} if record.name else {}), **ended_tags(record)}
 
 
 class Following(Callback):
@@ -83,7 +84,12 @@ class Following(Callback):
         if record is None or record.status == "unfinished":
             return
         self.tracker.trial_finished(
-            record.number, record.status, record.metrics, error=record.error, timestamp=record.finished
+            record.number,
+            record.status,
+            ended_metrics(record),
+            error=record.error,
+            timestamp=record.finished,
+            tags=ended_tags(record),
         )
         self.display.ended(record)
 

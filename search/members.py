@@ -22,6 +22,7 @@ from condense.baselines import selection_scores
 from condense.condensation import Condensation
 from condense.config import Hyperparameters, TaskConfig
 from condense.data.media import preview
+from condense.diagnostics import Diagnostics
 from condense.embeddings import Embedded, Task
 from condense.engine import Engine
 from condense.errors import UserError
@@ -30,7 +31,7 @@ from condense.retrieval import alignment_warnings
 from condense.secondary import full_secondary, secondary_scores
 from condense.store import Store
 from condense.tasks import check_metric, load_task, load_test, task_key
-from condense.validation import full_score, held_out_scores, validate
+from condense.validation import full_score, held_out_scores, synthetic_features, validate
 from search.engine_actor import UnknownMember
 from search.state import pack_states, unpack_states
 
@@ -81,6 +82,7 @@ class Members:
         self._tasks: dict[str, Task] = {}
         self._full: dict[tuple[str, str], float] = {}  # task, metric -> validation score of the full data
         self._tests: dict[str, Embedded] = {}
+        self._diagnostics = Diagnostics()
 
     # Steps ---------------------------------------------------------------------------------------------------------
 
@@ -249,7 +251,10 @@ class Members:
 
     def _reports(self, due: list[Member]) -> list[dict[str, Any]]:
         losses = [[self.engine.losses_of(r) for r in m.replicas] for m in due]
-        accuracies = iter(validate([r for m in due for r in m.replicas]))
+        replicas = [r for m in due for r in m.replicas]
+        features = synthetic_features(replicas)
+        accuracies = iter(validate(replicas, features=features))
+        figures = iter(self._diagnostics.of(replicas, features))
         reports = []
         for member, own in zip(due, losses, strict=True):
             values = [next(accuracies) for _ in member.replicas]
@@ -262,6 +267,7 @@ class Members:
                     "accuracies": values,
                     "shares": [v / self._full[r.key, r.metric] for v, r in zip(values, member.replicas, strict=True)],
                     "secondary": {name: self._secondary(member, name) for name in member.secondary},
+                    "diagnostics": [next(figures) for _ in member.replicas],
                     "curve": {
                         "step": list(range(member.step - steps + 1, member.step + 1)),
                         **{

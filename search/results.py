@@ -16,6 +16,7 @@ from condense.errors import UserError
 from search.ablation import FULL, ablation_table, ablations, lines, write_csv
 from search.choosing import Choice, best_trials, choose
 from search.closing import Closing, summary, write_json
+from search.failure_regions import regions
 from search.findings import (
     best_by_single_seed,
     best_trial,
@@ -177,6 +178,7 @@ class Results:
             "transfer": transfer(records, self.plan, [task["name"] for task in self.tasks], self._on_choosing_seeds),
             "racing": race(space, records),
             "pareto": pareto(space, records),
+            "diagnostics": regions(space, records),
             "test": test,
             "cost": {
                 "seconds": wall,

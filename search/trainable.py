@@ -23,6 +23,7 @@ from ray import tune
 from search.racing import Runner, judge, stages
 from search.robust import per_seed_means, per_task, robust_score
 from search.seat import Seat
+from search.signatures import diagnostic_means
 from search.space import Racing, Robust
 
 
@@ -85,7 +86,7 @@ def summarize(
         metrics[f"objective/{name}"] = robust_score(found, tasks, plan.robust)[0]
     for key, found in (("judged", values), ("share", shares)):
         metrics |= dict(zip(_names(plan, key, earlier + here), found, strict=True))
-    return metrics
+    return metrics | diagnostic_means(report.get("diagnostics", ()), before or {}, earlier / (earlier + here))
 
 
 def replica_values(metrics: dict[str, float], plan: Plan, key: str = "share") -> list[float]:
