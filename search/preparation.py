@@ -26,6 +26,7 @@ class Preparation:
     def __init__(self, broker: Any, engine: Any, say: Callable[[str], None], per_gpu: bool) -> None:
         """`engine`: on this node. `per_gpu`: trials take GPUs, so that each has an engine, or else each node."""
         self.broker, self.engine, self.say, self.per_gpu = broker, engine, say, per_gpu
+        self.troubles: set[str] = set()  # a host with eight GPUs has the same one eight times
 
     def describe(self, task: dict[str, Any]) -> dict[str, Any]:
         """See `EngineActor.describe`. Raises UserError if the data cannot be read, or the encoder does not take it."""
@@ -70,8 +71,10 @@ class Preparation:
             trouble = ray.get(reference)
         except ray.exceptions.RayError as error:
             trouble = " ".join(str(error).split("\n")[-1].split()) or type(error).__name__
-        if trouble is not None:
-            self.say(f"{host} does not help: {trouble}")
+        line = f"{host} does not help: {trouble}"
+        if trouble is not None and line not in self.troubles:
+            self.troubles.add(line)
+            self.say(line)
 
 
 def help_out(broker: Any, busy: Any, head: str, task: dict[str, Any], doing: dict[str, Any]) -> str | None:

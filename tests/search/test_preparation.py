@@ -95,13 +95,13 @@ def write_task(folder: Path, seed: int) -> dict[str, Any]:
 
 @pytest.fixture
 def prepare(cluster: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Preparation, list[str]]]:
-    """(hear) -> a preparation with engines of its own, which end when they are idle for a second; what it says, too."""
+    """(hear) -> a preparation with engines of its own, which end when they are idle for three seconds; what it says, too."""
     monkeypatch.setattr(preparation, "EVERY", 0.3)
     monkeypatch.setattr(preparation, "WORTHWHILE", 0.0)
 
     def make(hear: Callable[[str], None]) -> tuple[Preparation, list[str]]:
         here = NodeAffinitySchedulingStrategy(cluster[1], soft=False)
-        broker = ray.remote(Broker).options(num_cpus=0, scheduling_strategy=here).remote(None, 1.0)
+        broker = ray.remote(Broker).options(num_cpus=0, scheduling_strategy=here).remote(None, 3.0)
         said: list[str] = []
 
         def say(line: str) -> None:
@@ -117,7 +117,9 @@ def test_another_node_does_some_of_the_batches(
     cluster: tuple[Path, str], prepare: Callable[..., tuple[Preparation, list[str]]], tmp_path: Path
 ) -> None:
     work, said = prepare(lambda line: (tmp_path / "go").touch() if "does not help" in line else None)
-    described = work.describe(write_task(tmp_path, 0))
+    task = write_task(tmp_path, 0)
+    described = work.describe(task)
+    assert work.describe(task) == described  # an engine that was busy for so long has not been idle
     assert described["items"] == {"condense": 240, "validation": 8}
     assert any(line.startswith("encoding mine.csv (condense): ") and "items/s" in line for line in said)
     assert said.count(f"help is asked for on {socket.gethostname()}") == 1
