@@ -10,7 +10,7 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
-BENCHMARKS := $(wildcard $(addprefix benchmarks/,quickstart.py throughput.py accuracy.py scaling.py imagebind_gpu.py))
+BENCHMARKS := $(wildcard $(addprefix benchmarks/,quickstart.py throughput.py accuracy.py scaling.py encoding.py imagebind_gpu.py))
 
 .PHONY: search test test-cluster bench lint clean
 

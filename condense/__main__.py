@@ -57,7 +57,9 @@ def build_parser() -> Parser:
     embed = commands.add_parser(
         "embed",
         help="only fill the embedding cache",
-        description="Compute the encoder and the embeddings of all three splits, if they are not in the cache yet.",
+        description="Compute the encoder and the embeddings of all three splits, if they are not in the cache yet.\n"
+        "Shows its progress; after an interruption the same command goes on. $CONDENSE_WORKERS: processes that\n"
+        "decode files.",
         epilog="example:\n  python -m condense embed results/quickstart/best.yaml",
         formatter_class=shown,
     )

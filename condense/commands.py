@@ -19,7 +19,7 @@ from condense.comparison import PROTOCOLS, Comparison, Sample, as_json, compare,
 from condense.condensation import Condensation
 from condense.config import CondensationConfig, validate
 from condense.data.dataset import MemorySplit
-from condense.embeddings import Task
+from condense.embeddings import QUIET, Task
 from condense.engine import Engine
 from condense.errors import UserError
 from condense.export import RECORD, export, read_export
@@ -106,8 +106,8 @@ def embed(config_path: Path, overrides: Sequence[str]) -> int:
     """Fills the cache with the embeddings of all three splits, saying what was there."""
     config = load_config(config_path, overrides)
     store, device = open_store(Reporting), best_device()
-    task = _load(config, store, device)
-    load_test(task, store)
+    task = _load(config, store, device, quiet=0.0)
+    load_test(task, store, quiet=0.0)
     print(f"{_describe(task)}; cache: {store.folder}")
     return 0
 
@@ -190,9 +190,9 @@ def _check_writable(path: Path) -> None:
         raise UserError(f"{path}: cannot be written: --json needs a file in a folder that exists")
 
 
-def _load(config: CondensationConfig, store: Store, device: torch.device) -> Task:
+def _load(config: CondensationConfig, store: Store, device: torch.device, quiet: float = QUIET) -> Task:
     print(f"reading {config.dataset.name} through {config.encoder.name} (the first time takes longer)", file=sys.stderr)
-    return load_task(config, store, device)
+    return load_task(config, store, device, quiet)
 
 
 def _condense(replica: Condensation, steps: int, full: float) -> tuple[Tensor, float]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import http.client
 import os
 import re
 import shutil
 import sys
-import time
 import urllib.error
 import urllib.request
 import zipfile
@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from condense.errors import UserError
+from condense.progress import Progress
 
 URLS = {"imagebind": "https://dl.fbaipublicfiles.com/imagebind/imagebind_huge.pth"}
 NOTICES = {"imagebind": "ImageBind's weights are under CC-BY-NC-SA 4.0: for non-commercial use only"}
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 60  # seconds without a byte
-EVERY = 1.0  # seconds between two progress lines on a terminal; 30 times that elsewhere
 
 
 def download(name: str, to: Path) -> Path:
@@ -81,12 +81,12 @@ def _fetch(url: str, file: IO[bytes], part: Path) -> None:
         free = shutil.disk_usage(part.parent).free
         if total - have > free:
             raise UserError(f"{part}: {total - have:,} bytes are needed on that disk, but only {free:,} are free")
-        progress = _Progress(part.name.removesuffix(".part"), have, total)
-        while chunk := answer.read(CHUNK):
-            file.write(chunk)
-            have += len(chunk)
-            progress.show(have)
-        progress.end(have)
+        with Progress(total, functools.partial(_told, part.name.removesuffix(".part"), total), have) as progress:
+            while chunk := answer.read(CHUNK):
+                file.write(chunk)
+                have += len(chunk)
+                progress.show(have)
+            progress.end(have)
         file.flush()
         os.fsync(file.fileno())
     if have < total:
@@ -142,33 +142,7 @@ def _check_content(part: Path, url: str) -> None:
         raise UserError(f"{url}: {damaged} arrived damaged: fetch it again")
 
 
-class _Progress:
-    """A line on stderr with share, rate and time left."""
-
-    def __init__(self, name: str, have: int, total: int) -> None:
-        self.name, self.start, self.total = name, have, total
-        self.started = self.shown = time.monotonic()
-        self.terminal = sys.stderr.isatty()
-
-    def show(self, have: int) -> None:
-        now = time.monotonic()
-        if now - self.shown >= (EVERY if self.terminal else 30 * EVERY):
-            self.shown = now
-            self._print(have, now)
-
-    def end(self, have: int) -> None:
-        self._print(have, time.monotonic())
-        if self.terminal:
-            print(file=sys.stderr)
-
-    def _print(self, have: int, now: float) -> None:
-        rate = (have - self.start) / max(1e-9, now - self.started)
-        left = (self.total - have) / rate if rate else float("inf")
-        remaining = f"{left / 60:.0f} min left" if left != float("inf") else "stalled"
-        text = (
-            f"{self.name}  {100 * have / max(1, self.total):5.1f} % of {self.total / 1e9:.2f} GB  "
-            f"{rate / 1e6:.1f} MB/s  {remaining}"
-        )
-        print(
-            f"\r{text:<78}" if self.terminal else text, end="" if self.terminal else "\n", file=sys.stderr, flush=True
-        )
+def _told(name: str, total: int, have: int, rate: float, left: str) -> str:
+    """The progress line: share, rate and time left."""
+    share = 100 * have / max(1, total)
+    return f"{name}  {share:5.1f} % of {total / 1e9:.2f} GB  {rate / 1e6:.1f} MB/s  {left}"

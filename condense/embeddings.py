@@ -11,11 +11,13 @@ from torch import Tensor
 
 from condense.data.dataset import Dataset, Split
 from condense.encoders.encoder import Encoder
+from condense.encoding import encode
 from condense.objective import RealStatistics
 from condense.store import Store
 
 log = logging.getLogger(__name__)
 VERSION = 1
+QUIET = 3.0  # seconds that nobody minds to wait for
 
 
 @dataclass(frozen=True)
@@ -50,34 +52,12 @@ class Embedded:
         return Embedded(moved(self.embeddings), self.labels.to(device), moved(self.present))
 
 
-@torch.no_grad()
-def embed_split(encoder: Encoder, split: Split, device: torch.device, batch: int = 256) -> Embedded:
-    """One pass over a split; what an item lacks is not sent through the encoder.
+def embed_split(encoder: Encoder, split: Split, device: torch.device, batch: int | None = None) -> Embedded:
+    """One pass over a split, kept nowhere, in batches of so many items (by default `condense.encoding` chooses).
 
     Raises FloatingPointError if an item's embedding is not finite.
     """
-    parts: dict[str, list[Tensor]] = {}
-    for first in range(0, len(split), batch):
-        items = split.load(range(first, min(first + batch, len(split))))
-        for name, tensor in items.items():
-            has = split.present[name][first : first + batch] if name in split.present else None
-            embedded = _embed_present(encoder, name, tensor.to(device), has).float()
-            if not embedded.isfinite().all():
-                bad = first + int((~embedded.isfinite().all(1)).nonzero()[0])
-                raise FloatingPointError(f"the {name} embedding of item {bad} is not finite")
-            parts.setdefault(name, []).append(embedded.cpu())
-    return Embedded({name: torch.cat(tensors) for name, tensors in parts.items()}, split.labels, split.present)
-
-
-def _embed_present(encoder: Encoder, modality: str, inputs: Tensor, has: Tensor | None) -> Tensor:
-    """(n, D): embeddings of the inputs (n, *shape) that there are, by `has` (n,) bool; zeros for the others."""
-    if has is None or bool(has.all()):
-        return encoder.embed(modality, inputs)
-    has = has.to(inputs.device)
-    embedded = torch.zeros(len(inputs), encoder.dim, device=inputs.device)
-    if bool(has.any()):
-        embedded[has] = encoder.embed(modality, inputs[has]).float()
-    return embedded
+    return Embedded(encode(encoder, split, device, batch=batch), split.labels, split.present)
 
 
 def embedding_key(dataset: Dataset, encoder: Encoder, split: str) -> dict[str, object]:
@@ -85,17 +65,23 @@ def embedding_key(dataset: Dataset, encoder: Encoder, split: str) -> dict[str, o
     return {"version": VERSION, "dataset": dataset.fingerprint, "encoder": encoder.fingerprint, "split": split}
 
 
-def load_embedded(dataset: Dataset, encoder: Encoder, split: str, store: Store, device: torch.device) -> Embedded:
-    """Embeddings of `condense`, `validation` or `test`, from the store; computed there first if they are missing."""
+def load_embedded(
+    dataset: Dataset, encoder: Encoder, split: str, store: Store, device: torch.device, quiet: float = QUIET
+) -> Embedded:
+    """Embeddings of `condense`, `validation` or `test`, from the store; computed there first if they are missing.
+
+    `quiet`: seconds that this may take before it shows its progress.
+    """
+    key = embedding_key(dataset, encoder, split)
 
     def make() -> dict[str, Tensor]:
         part = dataset.open_test() if split == "test" else getattr(dataset, split)
         log.info("embedding %d items of %s (%s)", len(part), dataset.name, split)
-        embedded = embed_split(encoder, part, device)
-        masks = {f"present/{name}": has for name, has in embedded.present.items()}
-        return {**embedded.embeddings, "label": embedded.labels, **masks}
+        parts = store.parts("embeddings", key)
+        embeddings = encode(encoder, part, device, parts, key, name=f"{dataset.name} ({split})", quiet=quiet)
+        return {**embeddings, "label": part.labels, **{f"present/{name}": has for name, has in part.present.items()}}
 
-    tensors = store.get_or_make("embeddings", embedding_key(dataset, encoder, split), make)
+    tensors = store.get_or_make("embeddings", key, make)
     labels = tensors.pop("label")
     present = {name: tensors[f"present/{name}"] for name in dataset.modalities if f"present/{name}" in tensors}
     return Embedded({name: tensors[name] for name in dataset.modalities}, labels, present).to(device)

@@ -8,8 +8,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import math
 import os
+from pathlib import Path
 
 KEEP = 1 << 30  # bytes
 # For a process that is still to be started. GNU's OpenMP is what torch ships: a short spin is faster than none.
@@ -39,3 +42,12 @@ def prepare_process() -> None:
     for key, parameter in _MALLOPT.items():
         if key not in os.environ:  # else glibc has read it
             mallopt(parameter, int(chosen[key]))
+
+
+def cores(root: Path = Path("/")) -> int:
+    """CPU cores that this process may use: its affinity, and what its control group lets it have, rounded up."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):  # "max" is no number
+        quota, period = (root / "sys/fs/cgroup/cpu.max").read_text().split()
+        allowed = min(allowed, math.ceil(int(quota) / int(period)))
+    return max(1, allowed)

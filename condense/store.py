@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -88,15 +89,30 @@ class Store:
         Several processes asking at once: one makes, the others wait and read.
         """
         found = self.get(kind, key)
-        if found is not None:
+        parts = self.parts(kind, key).folder
+        if found is not None and not parts.exists():
             return found
         with self._alone(self.path(kind, key)):
-            found = self.get(kind, key) or self._fetched(kind, key)
+            found = found or self.get(kind, key) or self._fetched(kind, key)
             if found is None:
                 self.put(kind, key, make())
                 found = self.get(kind, key)
+            if found is not None:
+                shutil.rmtree(parts, ignore_errors=True)
         if found is None:
             raise RuntimeError(f"{self.path(kind, key)} cannot be read back after it was written")
+        return found
+
+    def parts(self, kind: str, key: Mapping[str, Any]) -> Store:
+        """Where `make` may keep what it has so far, in case that it is killed; gone as soon as there is the entry."""
+        return Store(self.path(kind, key).with_suffix(".parts"))
+
+    def keys(self, kind: str) -> list[dict[str, Any]]:
+        """Of all entries of a kind; of those that are damaged only if their key is not."""
+        found = []
+        for path in sorted((self.folder / kind).glob("*.safetensors")):
+            with contextlib.suppress(SafetensorError, OSError, KeyError, ValueError), safe_open(path, "pt") as file:
+                found.append(json.loads((file.metadata() or {})["key"]))
         return found
 
     def _fetched(self, kind: str, key: Mapping[str, Any]) -> dict[str, Tensor] | None:

@@ -9,8 +9,9 @@ import torch
 from condense.config import TaskConfig
 from condense.data import load_dataset
 from condense.data.dataset import Dataset
-from condense.embeddings import Embedded, Task, load_embedded
+from condense.embeddings import QUIET, Embedded, Task, load_embedded
 from condense.encoders import build_encoder, encoder_specs
+from condense.encoders.encoder import Encoder
 from condense.errors import UserError
 from condense.store import Store
 
@@ -20,20 +21,31 @@ def task_key(config: TaskConfig) -> str:
     return json.dumps(config.model_dump(mode="json", include={"dataset", "encoder"}), sort_keys=True)
 
 
-def load_task(config: TaskConfig, store: Store, device: torch.device) -> Task:
-    """Dataset, encoder and embeddings; what is missing in the store is made there first.
+def load_task(config: TaskConfig, store: Store, device: torch.device, quiet: float = QUIET) -> Task:
+    """Dataset, encoder and embeddings; what is missing in the store is made there first, and shows its progress if that
+    takes more than `quiet` seconds.
 
     Raises:
         UserError: the data cannot be read, or the encoder does not take it.
     """
+    return embed_task(*load_parts(config, store, device), store, device, quiet)
+
+
+def load_parts(config: TaskConfig, store: Store, device: torch.device) -> tuple[Dataset, Encoder]:
+    """What `load_task` begins with; raises the same."""
     dataset = load_dataset(config.dataset, encoder_specs(config.encoder))
     dataset.check_class_sizes(config.dpc)
     check_metric(config, dataset)
     encoder = build_encoder(config.encoder, dataset, store)
     if isinstance(encoder, torch.nn.Module):
         encoder.to(device)
-    condense = load_embedded(dataset, encoder, "condense", store, device)
-    validation = load_embedded(dataset, encoder, "validation", store, device)
+    return dataset, encoder
+
+
+def embed_task(dataset: Dataset, encoder: Encoder, store: Store, device: torch.device, quiet: float = QUIET) -> Task:
+    """What `load_task` ends with."""
+    condense = load_embedded(dataset, encoder, "condense", store, device, quiet)
+    validation = load_embedded(dataset, encoder, "validation", store, device, quiet)
     return Task(dataset, encoder, condense, validation, device)
 
 
@@ -45,6 +57,6 @@ def check_metric(config: TaskConfig, dataset: Dataset) -> None:
         raise UserError(f"{dataset.name}: has a single modality: `metric: retrieval` needs two or more")
 
 
-def load_test(task: Task, store: Store) -> Embedded:
+def load_test(task: Task, store: Store, quiet: float = QUIET) -> Embedded:
     """The embeddings of the test split: for a final evaluation, never for a choice."""
-    return load_embedded(task.dataset, task.encoder, "test", store, task.device)
+    return load_embedded(task.dataset, task.encoder, "test", store, task.device, quiet)

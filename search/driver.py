@@ -152,6 +152,7 @@ class Search:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         from search.broker import Broker
+        from search.preparation import Preparation
         from search.seat import Seat
 
         space = self.space
@@ -162,7 +163,8 @@ class Search:
         self.say(f"{space.name}: {space.trials} trials x {space.seeds} seeds, into {shown(ledger.output)}")
         preparing = time.monotonic()
         seat = Seat.here(broker, "preparation")
-        tasks: list[dict[str, Any]] = [fetch(seat.engine.describe.remote(task)) for task in configs]
+        preparation = Preparation(broker, seat.engine, self.say, space.resources.gpus_per_trial > 0)
+        tasks = [preparation.describe(task) for task in configs]
         check_learning_rates(space, tasks)
         for task in tasks:
             count = len(task["class_names"])
@@ -297,18 +299,6 @@ def check_learning_rates(space: Space, tasks: list[dict[str, Any]]) -> None:
             raise UserError(
                 f"search.{name}: no task has the modality {modality!r} (there are: {', '.join(sorted(known))})"
             )
-
-
-def fetch(reference: Any) -> Any:
-    """`ray.get`; a UserError that was raised in an actor comes out as itself, without Ray's traceback."""
-    import ray
-
-    try:
-        return ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, UserError):
-            raise error.cause from None
-        raise
 
 
 def shown(path: Path) -> str:

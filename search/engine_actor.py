@@ -43,6 +43,7 @@ class EngineActor:
         self.members = Members(device, Store(fetch=fetch), self.threads)
         self.inbox: queue.Queue[tuple[Callable[[], Any], Future[Any]]] = queue.Queue()
         self.started = self.last_used = time.monotonic()
+        self.working = False  # on a call
         threading.Thread(target=self._serve, daemon=True, name="engine").start()
 
     # Calls ---------------------------------------------------------------------------------------------------------
@@ -123,7 +124,51 @@ class EngineActor:
 
     def idle_seconds(self) -> float:
         """How long there has been neither a member nor a call."""
-        return 0.0 if self.members.members else time.monotonic() - self.last_used
+        return 0.0 if self.working or self.members.members else time.monotonic() - self.last_used
+
+    # Encoding with others ------------------------------------------------------------------------------------------
+
+    def doing(self) -> dict[str, Any] | None:
+        """The encoding of a split that goes on here, if it has taken long enough to be worth a line; else None.
+
+        `line`: how far it is; `seconds_left`; `key` of the entry and items per `batch`, which `help` needs.
+        """
+        work = self._pass()
+        if work is None or not work.progress.is_due:
+            return None
+        progress = work.progress
+        return {"line": progress.line(), "seconds_left": progress.seconds_left, "key": work.key, "batch": work.batch}
+
+    def help(self, task: dict[str, Any], doing: dict[str, Any], busy: Any) -> int:
+        """Does some batches of what the engine `busy` is `doing`, until there are none; how many items.
+
+        Raises UserError if the task's data cannot be read here, or is not the same here.
+        """
+        key, who = doing["key"], ray.get_runtime_context().get_actor_id()
+
+        def take() -> range | None:
+            return ray.get(busy.take.remote(key, who))  # type: ignore[no-any-return]
+
+        def put(items: range, embedded: dict[str, Any]) -> None:
+            ray.get(busy.put.remote(key, items, embedded))
+
+        return self._do(lambda: self.members.help(task, key, doing["batch"], take, put))  # type: ignore[no-any-return]
+
+    def take(self, key: dict[str, Any], who: str) -> range | None:
+        """A batch of the pass for `key` that goes on here, for another engine; None if it is over."""
+        work = self._pass()
+        return work.take(who) if work is not None and work.key == key else None
+
+    def put(self, key: dict[str, Any], items: range, embedded: dict[str, Any]) -> None:
+        """Takes in a batch that another engine has done."""
+        work = self._pass()
+        if work is not None and work.key == key:
+            work.put(items, embedded)
+
+    def _pass(self) -> Any:
+        from condense.encoding import Pass
+
+        return Pass.current
 
     # The engine's thread -------------------------------------------------------------------------------------------
 
@@ -163,12 +208,12 @@ class EngineActor:
             except queue.Empty:
                 return
             patience = None
-            self.last_used = time.monotonic()
+            self.working = True
             try:
                 done.set_result(work())
             except BaseException as error:
                 done.set_exception(error)
-            self.last_used = time.monotonic()
+            self.working, self.last_used = False, time.monotonic()
 
 
 def default_threads(cores: int) -> int:

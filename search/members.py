@@ -21,16 +21,19 @@ import torch
 from condense.baselines import selection_scores
 from condense.condensation import Condensation
 from condense.config import Hyperparameters, TaskConfig
+from condense.data.dataset import Dataset
 from condense.data.media import preview
 from condense.diagnostics import Diagnostics
-from condense.embeddings import Embedded, Task
+from condense.embeddings import Embedded, Task, embedding_key
+from condense.encoders.encoder import Encoder
+from condense.encoding import embed_batches
 from condense.engine import Engine
 from condense.errors import UserError
 from condense.export import draw_overview, export
 from condense.retrieval import alignment_warnings
 from condense.secondary import full_secondary, secondary_scores
 from condense.store import Store
-from condense.tasks import check_metric, load_task, load_test, task_key
+from condense.tasks import check_metric, embed_task, load_parts, load_test, task_key
 from condense.validation import full_score, held_out_scores, synthetic_features, validate
 from search.engine_actor import UnknownMember
 from search.state import pack_states, unpack_states
@@ -79,6 +82,7 @@ class Members:
         self._at_a_time = 1  # steps between two looks at what has been asked for
         # Where the time went.
         self.seconds: dict[str, float] = dict.fromkeys(("steps", "validation", "joins"), 0.0)
+        self._parts: dict[str, tuple[Dataset, Encoder]] = {}  # of tasks whose embeddings are not there yet
         self._tasks: dict[str, Task] = {}
         self._full: dict[tuple[str, str], float] = {}  # task, metric -> validation score of the full data
         self._tests: dict[str, Embedded] = {}
@@ -190,6 +194,21 @@ class Members:
         if member is not None:
             self.drop(member, RuntimeError(f"{name} has left"))
 
+    def help(
+        self,
+        config: dict[str, Any],
+        key: dict[str, Any],
+        batch: int,
+        take: Callable[[], range | None],
+        put: Callable[[range, dict[str, torch.Tensor]], None],
+    ) -> int:
+        """See `EngineActor.help`, and `embed_batches`."""
+        dataset, encoder = self._load_parts(TaskConfig.model_validate(config))
+        split = {"condense": dataset.condense, "validation": dataset.validation}[key["split"]]
+        if embedding_key(dataset, encoder, key["split"]) != key:
+            raise UserError(f"{dataset.name}: the data or the encoder is not the same here")
+        return embed_batches(encoder, split, self.device, batch, take, put)
+
     def describe(self, config: dict[str, Any]) -> dict[str, Any]:
         """See `EngineActor.describe`."""
         key, parsed, task = self._task(config)
@@ -296,7 +315,8 @@ class Members:
         parsed = TaskConfig.model_validate(config)
         key = task_key(parsed)
         if key not in self._tasks:
-            self._tasks[key] = load_task(parsed, self.store, self.device)
+            self._tasks[key] = embed_task(*self._load_parts(parsed), self.store, self.device)
+            del self._parts[key]
         task = self._tasks[key]
         if (key, parsed.metric) not in self._full:
             check_metric(parsed, task.dataset)
@@ -307,6 +327,13 @@ class Members:
                 )
             self._full[key, parsed.metric] = full
         return key, parsed, task
+
+    def _load_parts(self, config: TaskConfig) -> tuple[Dataset, Encoder]:
+        """A large dataset takes long to read: whoever has helped to encode it keeps it for its members."""
+        key = task_key(config)
+        if key not in self._parts:
+            self._parts[key] = load_parts(config, self.store, self.device)
+        return self._parts[key]
 
     def _test(self, key: str) -> Embedded:
         if key not in self._tests:

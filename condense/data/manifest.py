@@ -20,12 +20,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from condense.config import MODALITIES, ManifestDataset
 from condense.data.dataset import Dataset, stratified_holdout
 from condense.data.inputs import InputSpec
 from condense.data.media import check_file, read_item
 from condense.errors import UserError
+from condense.process import cores
 
 SPLITS = ("train", "validation", "test")
 
@@ -42,7 +44,8 @@ class Row:
 
 @dataclass(frozen=True)
 class ManifestSplit:
-    """A split whose items are decoded, in parallel threads, each time that they are loaded."""
+    """A split whose items are decoded each time that they are loaded, in parallel threads; in a worker process
+    (`condense/decoding.py`) one after the other."""
 
     csv_path: Path
     specs: Mapping[str, InputSpec]  # in the order of each row's cells
@@ -75,7 +78,11 @@ class ManifestSplit:
                 except UserError as error:
                     raise UserError(f"{_at(self.csv_path, row, modality)}: {error}") from None
 
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        if get_worker_info() is not None:  # one of several processes that do this
+            for position in range(len(rows)):
+                read(position)
+            return batch
+        with ThreadPoolExecutor(min(8, cores())) as pool:
             list(pool.map(read, range(len(rows))))
         return batch
 

@@ -92,7 +92,7 @@ def test_a_file_arrives_whole_with_its_licence_and_progress(
     shown = capsys.readouterr()
     assert shown.out.strip() == str(target)
     assert "CC-BY-NC-SA 4.0" in shown.err
-    assert re.search(r"imagebind\.pth  100\.0 % of 0\.00 GB  [\d.]+ MB/s  0 min left", shown.err)
+    assert re.search(r"imagebind\.pth  100\.0 % of 0\.00 GB  [\d.]+ MB/s  0 s left", shown.err)
     assert main(["download", "imagebind", "--to", str(target)]) == 0  # nothing is asked again
     assert len(server.asked) == 1
 

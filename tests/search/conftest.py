@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import shutil
@@ -51,6 +52,29 @@ def small_tensors(per_class: int = 40) -> dict[str, Tensor]:
             noise = torch.randn(len(labels), *SHAPES[name], generator=generator)
             tensors[f"{split}/{name}"] = pattern[labels] / 2 + noise
     return tensors
+
+
+@contextlib.contextmanager
+def two_nodes_in(folder: Path, **variables: str) -> Iterator[tuple[str, str]]:
+    """A cluster of two nodes, whose caches are the folders `head` and `worker`; their ids, the driver's first."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    ray.shutdown()
+    cluster = Cluster()
+    nodes = [
+        cluster.add_node(
+            num_cpus=1, include_dashboard=False, env_vars={"CONDENSE_CACHE": str(folder / name), **variables}
+        )
+        for name in ("head", "worker")
+    ]
+    try:
+        ray.init(address=cluster.address, logging_level=40)
+        cluster.wait_for_nodes()
+        yield nodes[0].node_id, nodes[1].node_id
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
 
 
 @pytest.fixture(scope="session", autouse=True)

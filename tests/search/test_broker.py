@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 import ray
-from conftest import ENCODER
-from ray.cluster_utils import Cluster
+from conftest import ENCODER, two_nodes_in
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from safetensors import safe_open
 
@@ -125,17 +124,8 @@ def test_an_engine_without_members_ends(session: str, seat: Callable[..., Seat])
 @pytest.fixture
 def two_nodes(tmp_path: Path) -> Iterator[tuple[str, str]]:
     """A cluster of two nodes with a cache of its own each; their ids, the driver's first."""
-    ray.shutdown()
-    cluster = Cluster()
-    nodes = [
-        cluster.add_node(num_cpus=1, include_dashboard=False, env_vars={"CONDENSE_CACHE": str(tmp_path / name)})
-        for name in ("head", "worker")
-    ]
-    ray.init(address=cluster.address, logging_level=40)
-    cluster.wait_for_nodes()
-    yield nodes[0].node_id, nodes[1].node_id
-    ray.shutdown()
-    cluster.shutdown()
+    with two_nodes_in(tmp_path) as nodes:
+        yield nodes
 
 
 def test_what_one_node_has_embedded_reaches_the_others(
