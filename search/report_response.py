@@ -79,10 +79,10 @@ def response(trials: Sequence[Trial], name: str, report: Mapping[str, Any]) -> g
     numeric = all(text.finite(value) is not None for value in values)
     figure = go.Figure()
     line = curve(report, name) if numeric else None
-    log = numeric and is_log(values)
-    if line and (not log or min(line["values"]) > 0):
+    if line:
         _draw_curve(figure, line)
         values += line["values"]
+    log = numeric and is_log(values)
     for status, colour in (("pruned", FAINT), ("completed", MUTED)):
         some = [t for t in points if t.get("status") == status]
         if some:
@@ -192,10 +192,10 @@ def score_range(trials: Sequence[Trial], report: Mapping[str, Any]) -> list[floa
 
 def _maps(report: Mapping[str, Any], trials: Sequence[Trial]) -> str:
     known = [grid for grid in map(_grid, report.get("response_pairs") or []) if grid]
-    levels = _levels([value for grid in known for row in grid["mean"] for value in row if value is not None])
+    shared = levels(known)
     drawn = "".join(
         html.figure(
-            pair_map(grid, levels, report, trials),
+            pair_map(grid, shared, report, trials),
             f"Modelled score over {grid['x']} and {grid['y']}",
         )
         for grid in known
@@ -221,8 +221,9 @@ def _grid(entry: Any) -> dict[str, Any] | None:
     return {"x": str(entry.get("x")), "y": str(entry.get("y")), "xs": xs, "ys": ys, "mean": mean}
 
 
-def _levels(values: Sequence[float]) -> dict[str, float]:
+def levels(grids: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Contours at round scores, the same in all maps."""
+    values = [value for grid in grids for row in grid["mean"] for value in row if value is not None]
     if not values:
         return {}
     marks = text.ticks(min(values), max(values), log=False)
@@ -231,7 +232,7 @@ def _levels(values: Sequence[float]) -> dict[str, float]:
 
 
 def pair_map(
-    grid: Mapping[str, Any], levels: Mapping[str, float], report: Mapping[str, Any], trials: Sequence[Trial]
+    grid: Mapping[str, Any], contours: Mapping[str, float], report: Mapping[str, Any], trials: Sequence[Trial]
 ) -> go.Figure:
     """Contours of the modelled score over two hyperparameters; trials as dots, the recommended setting as diamond."""
     figure = go.Figure()
@@ -241,7 +242,7 @@ def pair_map(
         y=grid["ys"],
         z=grid["mean"],
         colorscale=[[i / (len(shades) - 1), shade] for i, shade in enumerate(shades)],
-        contours={**levels, "showlabels": True, "labelfont": {"size": 10, "color": INK}, "labelformat": ".3~g"},
+        contours={**contours, "showlabels": True, "labelfont": {"size": 10, "color": INK}, "labelformat": ".3~g"},
         line={"width": 0.8, "color": LINE},
         showscale=False,
         hovertemplate=f"{escape(grid['x'])} %{{x:.3g}}<br>{escape(grid['y'])} %{{y:.3g}}<br>model %{{z:.3f}}<extra></extra>",

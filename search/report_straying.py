@@ -15,7 +15,7 @@ from search import report_text as text
 from search.report_figures import ACCENT, FAINT, INK, LINE, MUTED, PAGE, PALETTE, Trial, comparable, is_log, layout
 from search.report_figures import escape as plain
 
-ROW = 66  # pixels between two ranges
+ROW = 60  # pixels between two ranges
 
 
 def section(report: Mapping[str, Any], trials: Sequence[Trial]) -> str:

@@ -304,13 +304,14 @@ def racing(known: Any) -> str:
     return told + "."
 
 
-def shrinkage(confirmation: Mapping[str, Any], whose: str = "; its") -> str:
+def shrinkage(confirmation: Mapping[str, Any], whose: str = "") -> str:
     """Half a sentence on the best trial's score in the search minus its confirmed score; empty where unknown."""
     entry = measurement(confirmation.get("shrinkage"))
     if entry is None:
         return ""
-    if whose == "; its" and measurement(confirmation.get("best")) is not None and not _is_best(confirmation):
+    if not whose and measurement(confirmation.get("best")) is not None and not _is_best(confirmation):
         whose = "; the best trial's"
+    whose = whose or "; its"
     lost = entry[0]
     if abs(lost) < 0.0005:
         return f"{whose} score in the search was the same as on fresh seeds"
