@@ -82,7 +82,10 @@ def write_html(
         report_pareto.section(report),
         report_tasks.section(report),
         report_html.section(
-            "gallery", "Synthetic items", gallery_cards(gallery), missing="No synthetic items were exported."
+            "gallery",
+            "Synthetic items",
+            gallery_cards(gallery, _first_task(report)),
+            missing="No synthetic items were exported.",
         ),
         _history(report, trials),
         report_signatures.section(report),
@@ -139,12 +142,17 @@ def _header(report: Mapping[str, Any], trials: Sequence[Trial], sections: Sequen
     )
 
 
+def _first_task(report: Mapping[str, Any]) -> str:
+    """The name of the task that the gallery is of; empty where there is only one."""
+    tasks = report.get("tasks") or []
+    return report_tasks.name_of(tasks[0], 0) if len(tasks) > 1 else ""
+
+
 def _history(report: Mapping[str, Any], trials: Sequence[Trial]) -> str:
     first = report_html.figure(
         report_figures.history(trials),
         "Score of each trial over trial number",
-        "Robust score: mean minus k standard deviations over seeds, on validation data. A pruned trial shows the score "
-        "at which it was stopped, after fewer steps.",
+        f"{text.robust_rule(report)} A pruned trial shows the score at which it was stopped, after fewer steps.",
     )
     second = report_html.figure(
         report_figures.progress(trials), "Score over steps within each trial", "The same trials over their steps."

@@ -13,8 +13,17 @@ from search import report_text as text
 from search.report_figures import ACCENT, FAINT, INK, MUTED, Trial, layout
 from search.report_figures import escape as plain
 from search.report_tables import candidates_table, settings_table
+from search.report_tasks import name_of
 
-CONFIRMED = ("recommended", "best", "tuned_rates", "default", "paper_default", "mmd")  # in the order of the figure
+CONFIRMED = (
+    "recommended",
+    "best",
+    "best_single_seed",
+    "tuned_rates",
+    "default",
+    "paper_default",
+    "mmd",
+)  # in the order of the figure
 
 
 def what_to_use(report: Mapping[str, Any], trials: Sequence[Trial]) -> str:
@@ -26,14 +35,25 @@ def what_to_use(report: Mapping[str, Any], trials: Sequence[Trial]) -> str:
     right = f"<div><h3>Confirmed score</h3>{drawn}</div>" if drawn else ""
     table = settings_table(report, trials)
     left = f"<div><h3>Recommended hyperparameters</h3>{table}</div>" if table else ""
-    use = ""
-    if table:
-        use = "<h3>Use it</h3><pre><code>python -m condense run best.yaml --output my_condensed</code></pre>"
+    use = f"<h3>Use it</h3><pre><code>{escape(commands(report))}</code></pre>" if table else ""
     lead = f'<p class="lead">{escape(text.gain(report))}</p>'
     grounds = text.grounds(report)
     lead += f'<p class="grounds">{escape(grounds)}</p>' if grounds else ""
     why = candidates_table(report)
     return html.section("use", "What to use", lead, tiles(report), html.columns(left, right), use, why)
+
+
+def commands(report: Mapping[str, Any]) -> str:
+    """How to condense with the recommended setting, a line for each task."""
+    tasks = report.get("tasks") or []
+    if len(tasks) < 2:
+        return "python -m condense run best.yaml --output my_condensed"
+    lines = []
+    for i, task in enumerate(tasks):
+        end = f"_task_{i}" if i else ""
+        run = f"python -m condense run best{end}.yaml --output my_condensed{end}"
+        lines.append(f"# {' '.join(name_of(task, i).split())}\n{run}")
+    return "\n".join(lines)
 
 
 def on_test(report: Mapping[str, Any]) -> str:
@@ -59,7 +79,7 @@ def tiles(report: Mapping[str, Any]) -> str:
     around = f"± {text.score(std)} over {seeds}" if std is not None else f"over {seeds}"
     shown = [("confirmed score", text.score(mean), around)]
     for setting, entry in text.differences(entries).items():
-        if setting != "best":
+        if setting not in ("best", "best_single_seed"):
             bounds = text.interval(entry)
             told = f"95 %: [{text.score(bounds[0])}, {text.score(bounds[1])}]" if bounds else "no interval known"
             sign = "+" if entry["mean"] >= 0 else ""

@@ -13,12 +13,15 @@ WAY_BYTES = 6_000_000  # that all ways may take together, beside first and last
 Stage = tuple[str, Mapping[str, Any]]  # what it is called, modality -> {png, wav, txt}
 
 
-def gallery_cards(gallery: Sequence[Mapping[str, Any]]) -> str:
-    """One card per synthetic item, in order of class, first those with their way across training; empty without items."""
+def gallery_cards(gallery: Sequence[Mapping[str, Any]], task: str = "") -> str:
+    """One card per synthetic item, in order of class, first those with their way across training; empty without items.
+
+    `task`: its name, where the search has others.
+    """
     shown = _shown(gallery)
     if not shown:
         return ""
-    note = "Synthetic items of the recommended setting, one card each, in order of class."
+    note = f"Synthetic items of the recommended setting{f' on {task}' if task else ''}, in order of class."
     if len(shown) < len(gallery):
         note += f" {len(shown)} of {len(gallery):,} are shown; all are in condensed/."
     ways = _ways(shown)

@@ -47,7 +47,7 @@ def section(report: Mapping[str, Any], trials: Sequence[Trial]) -> str:
         "its robust range. The paper's default is left out: its weights act in another scaling."
     )
     if any(curve(report, name) for name in names):
-        intro = f"Curve: the model's mean and its uncertainty, all else as recommended. {intro}"
+        intro = f"Curve: the model's mean and two of its standard deviations, all else as recommended. {intro}"
     body = f'{html.note(intro)}<div class="small">{"".join(drawn)}</div>' if drawn else ""
     return html.section(
         "response",

@@ -59,7 +59,7 @@ def per_task(report: Mapping[str, Any], count: int) -> dict[str, list[tuple[floa
             known = [text.measurement(value) for value in own]
             if any(known):
                 found[key] = [value[:2] if value else None for value in known]
-    return {key: found[key] for key in ("recommended", "best", *SETTINGS, "mmd") if key in found}
+    return {key: found[key] for key in ("recommended", "best", "best_single_seed", *SETTINGS, "mmd") if key in found}
 
 
 def by_task(names: Sequence[str], measured: Mapping[str, Sequence[tuple[float, float | None] | None]]) -> go.Figure:
@@ -163,7 +163,7 @@ def transfer(report: Mapping[str, Any]) -> str:
     ]
     told = (
         "Each row is the setting that is best for one task alone, each column a task: share of full data it reaches "
-        "there, the darker, the nearer to the best of that column."
+        "there on fresh seeds, the darker, the nearer to the best of that column."
     )
     if losses:
         told += f" The most that is lost by taking another task's setting is {text.score(max(losses))}."

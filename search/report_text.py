@@ -15,6 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 SETTINGS = {
     "recommended": "recommended",
     "best": "best trial",
+    "best_single_seed": "best trial by a single seed",
     "tuned_rates": "default lambdas, tuned learning rates",
     "default": "normalised default",
     "paper_default": "paper's default",
@@ -195,7 +196,12 @@ def grounds(report: Mapping[str, Any]) -> str:
     confirmation = report.get("confirmation") or {}
     if not report.get("recommended") or measurement(confirmation.get("recommended")) is None:
         return ""
-    sentences = [_origin(differences(confirmation)), _luck(confirmation), _steadiness(report.get("perturbation"))]
+    sentences = [
+        _origin(differences(confirmation)),
+        _luck(confirmation),
+        _one_seed(confirmation),
+        _steadiness(report.get("perturbation")),
+    ]
     return " ".join(sentence for sentence in sentences if sentence)
 
 
@@ -203,7 +209,8 @@ def _confirmed(recommended: tuple[float, float | None, int | None], confirmation
     mean, std, n = recommended
     seeds = "fresh seeds" if n is None else f"{n} fresh seed{'s' if n != 1 else ''}"
     text = f"On {seeds} the recommended setting scores {spread(mean, std)} (share of full-data {word})"
-    against = {key: entry for key, entry in differences(confirmation).items() if key not in ("tuned_rates", "best")}
+    told_later = ("tuned_rates", "best", "best_single_seed")
+    against = {key: entry for key, entry in differences(confirmation).items() if key not in told_later}
     if against:
         text += f", {' and '.join(_clause(setting, entry) for setting, entry in against.items())}"
         some = sum(interval(entry) is not None for entry in against.values())
@@ -213,7 +220,7 @@ def _confirmed(recommended: tuple[float, float | None, int | None], confirmation
     failed = [f"the {label(k)}" for k in settings if confirmation.get(k) and measurement(confirmation[k]) is None]
     if failed:
         text += f"; {' and '.join(failed)} {'have' if len(failed) > 1 else 'has'} no score: not every loss was finite"
-    return text + ("" if "best" in differences(confirmation) else shrinkage(confirmation)) + "."
+    return text + ("" if _luck(confirmation) else shrinkage(confirmation)) + "."
 
 
 def _origin(against: Mapping[str, Mapping[str, Any]]) -> str:
@@ -239,12 +246,12 @@ def _origin(against: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _luck(confirmation: Mapping[str, Any]) -> str:
-    """A sentence on the search's best trial beside the recommended setting; empty where they are the same."""
+    """A sentence on the search's best trial beside the recommended setting; empty where nothing is known of it."""
     entry = differences(confirmation).get("best")
+    if _is_best(confirmation):
+        return f"It is the search's best trial{shrinkage(confirmation, '; its')}."
     if entry is None:
         return ""
-    if _is_best(confirmation) or (float(entry["mean"]) == 0 and interval(entry) in (None, (0.0, 0.0))):
-        return f"It is the search's best trial{shrinkage(confirmation, '; its')}."
     if shown(entry) > 0:
         text = f"It is {difference(entry)} above the search's best trial"
     elif shown(entry) < 0:
@@ -252,6 +259,14 @@ def _luck(confirmation: Mapping[str, Any]) -> str:
     else:
         text = f"It cannot be told apart from the search's best trial ({difference(entry)})"
     return text + shrinkage(confirmation, "; that trial's") + "."
+
+
+def _one_seed(confirmation: Mapping[str, Any]) -> str:
+    """A sentence on what a search with one run per setting would have chosen; empty where that is no worse."""
+    entry = differences(confirmation).get("best_single_seed")
+    if entry is None or shown(entry) <= 0:
+        return ""
+    return f"Choosing by a single seed would have cost {difference(entry)}."
 
 
 def _is_best(confirmation: Mapping[str, Any]) -> bool:
@@ -287,6 +302,20 @@ def _steadiness(perturbation: Any) -> str:
         f"With every hyperparameter moved at random {moved(known.get('decades'))}, {most(known.get('quantile'))} "
         f"still reach {score(kept)}."
     )
+
+
+def robust_rule(report: Mapping[str, Any]) -> str:
+    """What the robust score is, by the rule of the search's space."""
+    space = report.get("space")
+    robust = (space.get("robust") if isinstance(space, Mapping) else None) or {}
+    rules = {
+        "mean": "the mean over seeds",
+        "worst_case": "the lowest of all seeds and tasks",
+        "cvar": f"the mean of the lowest {number(100 * (finite(robust.get('fraction')) or 0.25))} % of seeds and tasks",
+    }
+    k = finite(robust.get("k"))
+    usual = f"mean minus {'k' if k is None else number(k)} standard deviation{'' if k == 1 else 's'} over seeds"
+    return f"Robust score: {rules.get(str(robust.get('rule')), usual)}, on validation data."
 
 
 def racing(known: Any) -> str:
@@ -332,7 +361,7 @@ def verdict_on_test(test: Mapping[str, Any] | None, judged_by: str = "accuracy")
     full = known.get("full_data")
     if full:
         text += f", {number(100 * mean / full)} % of what full data gives ({score(full)})"
-    own = {"recommended", "best", "tuned_rates", "default", "paper_default", "full_data"}
+    own = {"recommended", "best", "best_single_seed", "tuned_rates", "default", "paper_default", "full_data"}
     baselines = {key: value for key, value in known.items() if key not in own}
     if baselines:
         best = max(baselines, key=lambda key: baselines[key])

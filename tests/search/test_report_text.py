@@ -68,7 +68,7 @@ DEFAULT = (0.06, 0.05, 0.07)
          "was 0.020 higher, because"),
         (against(best=(0.01, 0.005, 0.015)), "It is 0.010 [0.005, 0.015] above the search's best trial; that"),
         (against(best=(-0.01, -0.015, -0.005)), "It gives up 0.010 [0.005, 0.015] against the search's best trial; that"),
-        (against(best=(0.0, 0.0, 0.0)), "It is the search's best trial; its score in the search was 0.020 higher"),
+        (against(best_single_seed=(0.02, 0.01, 0.03)), "Choosing by a single seed would have cost 0.020 [0.010, 0.030]."),
         (against(default=DEFAULT), "; the best trial's score in the search was 0.020 higher"),
         (against() | {"perturbation": {"decades": 0.3, "quantile": 0.1, "recommended": {"quantile": 0.9}}},
          "With every hyperparameter moved at random by up to a factor of 2 either way, nine runs in ten still reach 0.900."),
@@ -78,6 +78,22 @@ DEFAULT = (0.06, 0.05, 0.07)
 )  # fmt: skip
 def test_verdict_tells_the_lambdas_gain_from_the_rates_and_luck_from_skill(report: dict[str, Any], told: str) -> None:
     assert told in text.verdict(report)
+
+
+def test_verdict_says_where_the_best_trial_is_recommended() -> None:
+    report = against(default=DEFAULT)
+    report["confirmation"]["best"]["trial"] = 3
+    assert "It is the search's best trial; its score in the search was 0.020 higher" in text.verdict(report)
+
+
+def test_robust_score_is_told_by_its_rule() -> None:
+    def told(**robust: Any) -> str:
+        return text.robust_rule({"space": {"robust": robust}})
+
+    assert "mean minus 0.5 standard deviations over seeds" in told(rule="mean_std", k=0.5)
+    assert "the mean of the lowest 25 % of seeds and tasks" in told(rule="cvar", fraction=0.25)
+    assert "the lowest of all" in told(rule="worst_case") and "the mean over seeds" in told(rule="mean")
+    assert "mean minus k standard deviations" in text.robust_rule({"space": "spaces/quickstart.yaml"})
 
 
 def test_verdict_claims_nothing_of_a_setting_that_was_not_run() -> None:
