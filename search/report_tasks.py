@@ -59,7 +59,7 @@ def per_task(report: Mapping[str, Any], count: int) -> dict[str, list[tuple[floa
             known = [text.measurement(value) for value in own]
             if any(known):
                 found[key] = [value[:2] if value else None for value in known]
-    return {key: found[key] for key in ("recommended", "best", "best_single_seed", *SETTINGS, "mmd") if key in found}
+    return {key: found[key] for key in ("recommended", "best", *SETTINGS, "mmd") if key in found}
 
 
 def by_task(names: Sequence[str], measured: Mapping[str, Sequence[tuple[float, float | None] | None]]) -> go.Figure:
@@ -109,14 +109,15 @@ def _table(
     tasks: Sequence[tuple[str, Any]], measured: Mapping[str, Sequence[tuple[float, float | None] | None]]
 ) -> str:
     columns: list[tuple[str, list[str]]] = [("task", [_described(name, task) for name, task in tasks])]
-    full = [task.get("full_score") if isinstance(task, Mapping) else None for _, task in tasks]
-    if any(text.finite(score) is not None for score in full):
-        columns.append(("full data", [text.score(score) for score in full]))
     for key, values in measured.items():
         title = "tuned rates only" if key == "tuned_rates" else text.label(key)
         columns.append((title, [text.spread(*value) if value else "–" for value in values]))
+    told = "Share of full-data score, mean ± standard deviation over fresh seeds."
+    full = [task.get("full_score") if isinstance(task, Mapping) else None for _, task in tasks]
+    if any(text.finite(score) is not None for score in full):
+        columns.append(("full data", [text.score(score) for score in full]))
+        told += " Full data: the score itself, with all items."
     rows = [[cells[i] for _, cells in columns] for i in range(len(tasks))]
-    told = "Full data: the score with all items. The others: share of it, mean ± standard deviation over fresh seeds."
     return html.table([escape(title) for title, _ in columns], rows) + html.note(told)
 
 

@@ -229,6 +229,8 @@ def _origin(against: Mapping[str, Mapping[str, Any]]) -> str:
     if rates is None:
         return ""
     told = difference(rates)
+    if interval(rates) is None:
+        return f"Its difference to the default lambdas with tuned learning rates is {told} (no interval known)."
     if shown(rates) < 0:
         return (
             f"The default lambdas with tuned learning rates do better than it, by {difference(rates, turned=True)}: "
@@ -237,7 +239,8 @@ def _origin(against: Mapping[str, Mapping[str, Any]]) -> str:
     alone = None if default is None else float(default["mean"]) - float(rates["mean"])
     if default is None or alone is None or alone <= 0 or shown(default) <= 0:
         if shown(rates) > 0:
-            return f"It is {told} above the default lambdas with tuned learning rates: so much is due to the lambdas."
+            lead = f"It is {told} above the default lambdas with tuned learning rates"
+            return f"{lead}: so much is due to the lambdas and the frequency scale."
         return f"It cannot be told apart from the default lambdas with tuned learning rates ({told})."
     total = f"Of the {score(default['mean'])} over the {label('default')}, tuning the learning rates alone gives"
     if shown(rates) > 0:

@@ -113,7 +113,6 @@ def test_tasks_are_compared_setting_by_setting() -> None:
     assert list(measured) == [
         "recommended",
         "best",
-        "best_single_seed",
         "tuned_rates",
         "default",
         "paper_default",
