@@ -142,6 +142,15 @@ def _header(report: Mapping[str, Any], trials: Sequence[Trial], sections: Sequen
     )
 
 
+def _progress_told(report: Mapping[str, Any]) -> str:
+    told = "The same trials over their steps."
+    space = report.get("space")
+    steps = text.finite(space.get("steps")) if isinstance(space, Mapping) else None
+    if steps is not None and text.racing(report.get("racing")):
+        told += f" Beyond {text.number(steps)} steps: the same trial on more seeds."
+    return told
+
+
 def _first_task(report: Mapping[str, Any]) -> str:
     """The name of the task that the gallery is of; empty where there is only one."""
     tasks = report.get("tasks") or []
@@ -155,7 +164,7 @@ def _history(report: Mapping[str, Any], trials: Sequence[Trial]) -> str:
         f"{text.robust_rule(report)} A pruned trial shows the score at which it was stopped, after fewer steps.",
     )
     second = report_html.figure(
-        report_figures.progress(trials), "Score over steps within each trial", "The same trials over their steps."
+        report_figures.progress(trials), "Score over steps within each trial", _progress_told(report)
     )
     raced = report_html.note(text.racing(report.get("racing"))) if first else ""
     return report_html.section(

@@ -68,12 +68,22 @@ def bars(series: Mapping[str, Mapping[str, float]], title: str) -> go.Figure | N
             name=label,
             orientation="h",
             marker={"color": colour},
-            text=[text.number(round(values[name], 4)) if name in values else "" for name in names],
+            text=[text.number(round(values[name], 4)) if values.get(name, -1) >= 0 else "" for name in names],
             textposition="outside",
             textfont={"size": 11, "color": MUTED},
             cliponaxis=False,
             hoverinfo="skip",
         )
+        for name in names:
+            if values.get(name, 0) < 0:  # left of its bar the number would lie on the hyperparameter's name
+                figure.add_annotation(
+                    x=0,
+                    y=plain(name),
+                    xanchor="left",
+                    showarrow=False,
+                    text=text.number(round(values[name], 4)),
+                    font={"size": 11, "color": MUTED},
+                )
     several = len(known) > 1
     room = 30 if several else 0
     layout(figure, 56 + room + (44 if several else 32) * len(names), margin={"l": 8, "r": 48, "t": 4 + room, "b": 8})

@@ -184,7 +184,7 @@ def score_range(trials: Sequence[Trial], report: Mapping[str, Any]) -> list[floa
         line = curve(report, name)
         if line:
             lows.append(min(line["mean"]))
-            highs.append(max(line["mean"]))
+            highs.append(max(line["high"]))
     low, high = min(lows, default=0.0), max(highs, default=1.0)
     pad = 0.05 * (high - low) or 0.05
     return [low - pad, high + pad]

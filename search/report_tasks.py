@@ -129,8 +129,10 @@ def _described(name: str, task: Any) -> str:
         facts.append(", ".join(map(str, known["modalities"])))
     if isinstance(known.get("class_names"), list | tuple):
         facts.append(f"{len(known['class_names']):,} classes")
-    if text.finite(known.get("items")) is not None:
-        facts.append(f"{text.number(known['items'])} items")
+    items = known.get("items")
+    items = items.get("condense") if isinstance(items, Mapping) else items
+    if text.finite(items) is not None:
+        facts.append(f"{text.number(items)} items")
     small = f"<br><small>{escape(' · '.join(facts))}</small>" if facts else ""
     return f"{escape(name)}{small}"
 
@@ -166,7 +168,9 @@ def transfer(report: Mapping[str, Any]) -> str:
         "Each row is the setting that is best for one task alone, each column a task: share of full data it reaches "
         "there on fresh seeds, the darker, the nearer to the best of that column."
     )
-    if losses:
+    if len({entry.get("trial") for entry in settings}) == 1:
+        told += " Here it is the same trial for all of them."
+    elif losses:
         told += f" The most that is lost by taking another task's setting is {text.score(max(losses))}."
     return (
         f"<h3>Does a recommendation for one task hold on another?</h3>{html.note(told)}"

@@ -94,11 +94,11 @@ def _report(rng: np.random.Generator, trials: list[dict[str, Any]]) -> dict[str,
     best = max(ended, key=lambda trial: float(trial["score"]))["number"]
     return {
         "name": "spoken digits and AVE: which lambdas?",
-        "space": {"search": {key: {"low": low, "high": high, "log": True} for key, (low, high) in SPACE.items()}},
+        "space": {"steps": 100, "search": {key: {"low": low, "high": high, "log": True} for key, (low, high) in SPACE.items()}},
         "seeds": {"search": [0, 1, 2], "choosing": list(range(1000, 1010)), "reporting": list(range(2000, 2010))},
         "created": "2026-03-02T10:14:07",
         "tasks": [
-            {"dataset": name.split(",")[0], "modalities": ["vision", "audio"], "class_names": names, "items": items}
+            {"dataset": name.split(",")[0], "modalities": ["vision", "audio"], "class_names": names, "items": {"condense": items}}
             | {"metric": "accuracy", "full_score": full, "dpc": int(name.split()[1]), "name": name}
             for name, names, items, full in zip(
                 TASKS, (list("0123456789"), list("0123456789"), [f"event {i}" for i in range(28)]),

@@ -10,7 +10,7 @@ from search import report_figures as figures
 from search import report_pareto as pareto
 from search import report_tasks as tasks
 from search.report_confirmation import confirmation
-from search.report_importance import importance
+from search.report_importance import bars, importance
 from search.report_parallel import parallel
 from search.report_pareto import scatter, step_shape
 from search.report_response import levels, pair_map, response
@@ -157,3 +157,10 @@ def test_confirmation_names_all_that_was_run_again() -> None:
     figure = confirmation(report)
     assert figure is not None and len(figure.layout.yaxis.ticktext) == 7
     assert figure.layout.yaxis.ticktext[3] == "default lambdas,<br>tuned learning rates"
+
+
+def test_loss_that_is_a_gain_keeps_its_number_off_the_names() -> None:
+    figure = bars({"loss": {"lambda_cross": 0.02, "lambda_joint": -0.001}}, "loss of score")
+    assert figure is not None
+    assert list(figure.data[0].text) == ["", "0.02"]
+    assert [(note.y, note.text) for note in figure.layout.annotations] == [("lambda_joint", "−0.001")]
