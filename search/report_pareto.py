@@ -18,7 +18,7 @@ Point = tuple[Any, list[float], bool]  # number, values, on the front
 def section(report: Mapping[str, Any]) -> str:
     """The section on objectives that pull apart; nothing where there was one only."""
     known = report.get("pareto") or {}
-    names = [str(name) for name in known.get("objectives") or []]
+    names = [text.label(name) for name in known.get("objectives") or []]
     points = _points(known, len(names))
     if len(names) < 2 or not points:
         return ""
