@@ -15,6 +15,8 @@ from urllib.parse import urlsplit, urlunsplit
 SETTINGS = {
     "recommended": "recommended",
     "best": "best trial",
+    "best_single_seed": "best trial by a single seed",
+    "tuned_rates": "default lambdas, tuned learning rates",
     "default": "normalised default",
     "paper_default": "paper's default",
     "random": "random choice",
@@ -132,7 +134,8 @@ def differences(confirmation: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     several = confirmation.get("differences")
     if isinstance(several, Mapping):
         found |= {str(key): dict(value) for key, value in several.items() if isinstance(value, Mapping)}
-    ordered = sorted(found, key=lambda key: (key != "paper_default", key != "default"))
+    first = ("paper_default", "default", "tuned_rates")
+    ordered = sorted(found, key=lambda key: first.index(key) if key in first else len(first))
     return {key: found[key] for key in ordered if finite(found[key].get("mean")) is not None}
 
 
@@ -145,17 +148,29 @@ def interval(entry: Mapping[str, Any]) -> tuple[float, float] | None:
     return None if low is None or high is None else (low, high)
 
 
-def _clause(setting: str, entry: Mapping[str, Any]) -> str:
+def difference(entry: Mapping[str, Any], turned: bool = False) -> str:
+    """`0.063 [0.051, 0.075]`, or the mean alone; `turned`: with the opposite sign."""
     mean, bounds = float(entry["mean"]), interval(entry)
-    side = "above" if mean >= 0 else "below"
-    if bounds is None:
-        return f"{score(abs(mean))} {side} the {label(setting)} (no interval known)"
-    low, high = bounds if mean >= 0 else (-bounds[1], -bounds[0])
-    text = f"{score(abs(mean))} [{score(low)}, {score(high)}] {side} the {label(setting)}"
-    return text + (" (the interval includes 0: no difference is shown)" if bounds[0] <= 0 <= bounds[1] else "")
+    if turned:
+        mean, bounds = -mean, None if bounds is None else (-bounds[1], -bounds[0])
+    return score(mean) if bounds is None else f"{score(mean)} [{score(bounds[0])}, {score(bounds[1])}]"
 
 
-def verdict(report: Mapping[str, Any]) -> str:
+def shown(entry: Mapping[str, Any]) -> int:
+    """1 or -1 where a difference's 95 % interval is above or below 0; 0 where it holds 0 or is missing."""
+    bounds = interval(entry)
+    return 0 if bounds is None else int(bounds[0] > 0) - int(bounds[1] < 0)
+
+
+def _clause(setting: str, entry: Mapping[str, Any]) -> str:
+    below = float(entry["mean"]) < 0
+    text = f"{difference(entry, turned=below)} {'below' if below else 'above'} the {label(setting)}"
+    if interval(entry) is None:
+        return f"{text} (no interval known)"
+    return text if shown(entry) else f"{text} (the interval includes 0: no difference is shown)"
+
+
+def gain(report: Mapping[str, Any]) -> str:
     """The first sentence of the page: the confirmed score and what it is worth against both defaults."""
     if not report.get("recommended"):
         return "There is no recommendation: the search has not chosen a setting."
@@ -166,37 +181,175 @@ def verdict(report: Mapping[str, Any]) -> str:
             "Not confirmed yet: the recommended setting has not been run again on fresh seeds, "
             "so what it gains over the defaults is not known."
         )
+    return _confirmed(recommended, confirmation, metric(report))
+
+
+def verdict(report: Mapping[str, Any]) -> str:
+    """All of it in a few sentences: the confirmed score and its gain, where that comes from, and how steady it is."""
+    return f"{gain(report)} {grounds(report)}".strip()
+
+
+def grounds(report: Mapping[str, Any]) -> str:
+    """How much of the gain the lambdas gave, whether the search's best trial was any better, and what is left when the
+    values are not met exactly; empty where nothing of it is known.
+    """
+    confirmation = report.get("confirmation") or {}
+    if not report.get("recommended") or measurement(confirmation.get("recommended")) is None:
+        return ""
+    sentences = [
+        _origin(differences(confirmation)),
+        _luck(confirmation),
+        _one_seed(confirmation),
+        _steadiness(report.get("perturbation")),
+    ]
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _confirmed(recommended: tuple[float, float | None, int | None], confirmation: Mapping[str, Any], word: str) -> str:
     mean, std, n = recommended
     seeds = "fresh seeds" if n is None else f"{n} fresh seed{'s' if n != 1 else ''}"
-    text = f"On {seeds} the recommended setting scores {spread(mean, std)} (share of full-data {metric(report)})"
-    clauses = [_clause(setting, entry) for setting, entry in differences(confirmation).items()]
-    if clauses:
-        text += f", {' and '.join(clauses)}"
-        some = [interval(entry) is not None for entry in differences(confirmation).values()]
-        if any(some):
-            text += (
-                f" (95 % interval{'s' if sum(some) > 1 else ''} of the paired difference{'s' if sum(some) > 1 else ''})"
-            )
-    failed = [k for k in ("paper_default", "default") if k in confirmation and measurement(confirmation[k]) is None]
+    text = f"On {seeds} the recommended setting scores {spread(mean, std)} (share of full-data {word})"
+    told_later = ("tuned_rates", "best", "best_single_seed")
+    against = {key: entry for key, entry in differences(confirmation).items() if key not in told_later}
+    if against:
+        text += f", {' and '.join(_clause(setting, entry) for setting, entry in against.items())}"
+        some = sum(interval(entry) is not None for entry in against.values())
+        if some:
+            text += f" (95 % interval{'s' if some > 1 else ''} of the paired difference{'s' if some > 1 else ''})"
+    settings = ("paper_default", "default", "tuned_rates")
+    failed = [f"the {label(k)}" for k in settings if confirmation.get(k) and measurement(confirmation[k]) is None]
     if failed:
-        text += (
-            f"; the {' and the '.join(label(k) for k in failed)} {'have' if len(failed) > 1 else 'has'} no score: not"
+        text += f"; {' and '.join(failed)} {'have' if len(failed) > 1 else 'has'} no score: not every loss was finite"
+    return text + ("" if _luck(confirmation) else shrinkage(confirmation)) + "."
+
+
+def _origin(against: Mapping[str, Mapping[str, Any]]) -> str:
+    """A sentence on how much of the gain is the lambdas' and how much the learning rates'; empty where unknown."""
+    rates, default = against.get("tuned_rates"), against.get("default")
+    if rates is None:
+        return ""
+    told = difference(rates)
+    if interval(rates) is None:
+        return f"Its difference to the default lambdas with tuned learning rates is {told} (no interval known)."
+    if shown(rates) < 0:
+        return (
+            f"The default lambdas with tuned learning rates do better than it, by {difference(rates, turned=True)}: "
+            "tuning the lambdas did not pay here."
         )
-        text += " every loss was finite"
-    return text + shrinkage(confirmation) + "."
+    alone = None if default is None else float(default["mean"]) - float(rates["mean"])
+    if default is None or alone is None or alone <= 0 or shown(default) <= 0:
+        if shown(rates) > 0:
+            lead = f"It is {told} above the default lambdas with tuned learning rates"
+            return f"{lead}: so much is due to the lambdas and the frequency scale."
+        return f"It cannot be told apart from the default lambdas with tuned learning rates ({told})."
+    total = f"Of the {score(default['mean'])} over the {label('default')}, tuning the learning rates alone gives"
+    if shown(rates) > 0:
+        return f"{total} {score(alone)}; the lambdas and the frequency scale add {told}."
+    return f"{total} {score(alone)}; what the lambdas and the frequency scale add, {told}, is within noise."
 
 
-def shrinkage(confirmation: Mapping[str, Any]) -> str:
-    """Half a sentence on the search score minus the confirmed score; empty where it is not known."""
+def _luck(confirmation: Mapping[str, Any]) -> str:
+    """A sentence on the search's best trial beside the recommended setting; empty where nothing is known of it."""
+    entry = differences(confirmation).get("best")
+    if _is_best(confirmation):
+        return f"It is the search's best trial{shrinkage(confirmation, '; its')}."
+    if entry is None:
+        return ""
+    if shown(entry) > 0:
+        text = f"It is {difference(entry)} above the search's best trial"
+    elif shown(entry) < 0:
+        text = f"It gives up {difference(entry, turned=True)} against the search's best trial"
+    else:
+        text = f"It cannot be told apart from the search's best trial ({difference(entry)})"
+    return text + shrinkage(confirmation, "; that trial's") + "."
+
+
+def _one_seed(confirmation: Mapping[str, Any]) -> str:
+    """A sentence on what a search with one run per setting would have chosen; empty where that is no worse."""
+    entry = differences(confirmation).get("best_single_seed")
+    if entry is None or shown(entry) <= 0:
+        return ""
+    return f"Choosing by a single seed would have cost {difference(entry)}."
+
+
+def _is_best(confirmation: Mapping[str, Any]) -> bool:
+    """Whether the recommended setting is the trial with the best score, as far as is known."""
+    own, best = (confirmation.get(key) for key in ("recommended", "best"))
+    numbers = [entry.get("trial") if isinstance(entry, Mapping) else None for entry in (own, best)]
+    return numbers[0] is not None and numbers[0] == numbers[1]
+
+
+def moved(decades: Any) -> str:
+    """`up to a factor of 2 either way`: how far hyperparameters were moved."""
+    known = finite(decades)
+    return "a little" if known is None else f"by up to a factor of {number(round(10**known, 1))} either way"
+
+
+def most(quantile: Any) -> str:
+    """`nine runs in ten`: those above a quantile."""
+    known = finite(quantile)
+    if known is None:
+        return "most runs"
+    words = {90: "nine runs in ten", 80: "four runs in five", 75: "three runs in four", 50: "half of the runs"}
+    return words.get(round(100 * (1 - known)), f"{number(100 * (1 - known))} % of the runs")
+
+
+def _steadiness(perturbation: Any) -> str:
+    """A sentence on runs with every hyperparameter moved at random; empty where there were none."""
+    known = perturbation if isinstance(perturbation, Mapping) else {}
+    entry = known.get("recommended")
+    kept = finite(entry.get("quantile")) if isinstance(entry, Mapping) else None
+    if kept is None:
+        return ""
+    return (
+        f"With every hyperparameter moved at random {moved(known.get('decades'))}, {most(known.get('quantile'))} "
+        f"still reach {score(kept)}."
+    )
+
+
+def robust_rule(report: Mapping[str, Any]) -> str:
+    """What the robust score is, by the rule of the search's space."""
+    space = report.get("space")
+    robust = (space.get("robust") if isinstance(space, Mapping) else None) or {}
+    rules = {
+        "mean": "the mean over seeds",
+        "worst_case": "the lowest of all seeds and tasks",
+        "cvar": f"the mean of the lowest {number(100 * (finite(robust.get('fraction')) or 0.25))} % of seeds and tasks",
+    }
+    k = finite(robust.get("k"))
+    usual = f"mean minus {'k' if k is None else number(k)} standard deviation{'' if k == 1 else 's'} over seeds"
+    return f"Robust score: {rules.get(str(robust.get('rule')), usual)}, on validation data."
+
+
+def racing(known: Any) -> str:
+    """A sentence on how many seeds trials were run on, and what that saved; empty where trials did not race."""
+    given = known.get("seeds") if isinstance(known, Mapping) else None
+    counts = [(int(seeds), int(count)) for seeds, count in (given or {}).items() if count and str(seeds).isdigit()]
+    if not counts:
+        return ""
+    parts = [f"{count:,} on {seeds:,} seed{'s' if seeds != 1 else ''}" for seeds, count in sorted(counts)]
+    listed = f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else parts[0]
+    told = f"Seeds were given to the trials that could still win: {listed}"
+    taken, full = finite(known.get("replica_steps")), finite(known.get("full"))
+    if taken is not None and full:
+        told += f"; that took {taken:,.0f} replica-steps instead of {full:,.0f} ({100 * taken / full:.0f} %)"
+    return told + "."
+
+
+def shrinkage(confirmation: Mapping[str, Any], whose: str = "") -> str:
+    """Half a sentence on the best trial's score in the search minus its confirmed score; empty where unknown."""
     entry = measurement(confirmation.get("shrinkage"))
     if entry is None:
         return ""
+    if not whose and measurement(confirmation.get("best")) is not None and not _is_best(confirmation):
+        whose = "; the best trial's"
+    whose = whose or "; its"
     lost = entry[0]
     if abs(lost) < 0.0005:
-        return "; its score in the search was the same"
+        return f"{whose} score in the search was the same as on fresh seeds"
     if lost < 0:
-        return f"; its score in the search was {score(-lost)} lower, so it was not merely a lucky trial"
-    return f"; its score in the search was {score(lost)} higher, because the best of many noisy scores is partly luck"
+        return f"{whose} score in the search was {score(-lost)} lower, so it was not merely a lucky trial"
+    return f"{whose} score in the search was {score(lost)} higher, because the best of many noisy scores is partly luck"
 
 
 def verdict_on_test(test: Mapping[str, Any] | None, judged_by: str = "accuracy") -> str:
@@ -211,7 +364,7 @@ def verdict_on_test(test: Mapping[str, Any] | None, judged_by: str = "accuracy")
     full = known.get("full_data")
     if full:
         text += f", {number(100 * mean / full)} % of what full data gives ({score(full)})"
-    own = {"recommended", "best", "default", "paper_default", "full_data"}
+    own = {"recommended", "best", "best_single_seed", "tuned_rates", "default", "paper_default", "full_data"}
     baselines = {key: value for key, value in known.items() if key not in own}
     if baselines:
         best = max(baselines, key=lambda key: baselines[key])

@@ -14,9 +14,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from fake_search import fake_search
+from report_page import Page
 from safetensors.torch import save_file
 from search_process import SearchProcess
 from torch import Tensor
+
+from search.report import write_html
 
 SHAPES = {"vision": (1, 8, 8), "audio": (1, 32, 32)}
 ENCODER = {"name": "tiny", "pretraining": "none", "width": 4, "dim": 8, "image_size": 8}
@@ -149,3 +153,9 @@ def whole_search(
     search = start("--space", write_space(folder, **ONE_AT_A_TIME), "--output", folder / "out")
     search.finish()
     return folder / "out", search
+
+
+@pytest.fixture(scope="session")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    """The report's page of a complete, made-up search."""
+    return Page(write_html(tmp_path_factory.mktemp("report"), *fake_search()))

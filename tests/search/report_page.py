@@ -1,157 +1,17 @@
-"""A search's results that are made up, and a report's page taken apart: what the tests of the report start from."""
+"""A report's page taken apart, and looked at in a browser."""
 
 from __future__ import annotations
 
-import io
-import math
-import struct
-import wave
-import zlib
+import html
+import json
+import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-SEARCHED = ["lambda_cross", "lambda_joint", "frequency_scale", "learning_rate_vision", "learning_rate_audio"]
-
-
-def fake_search(num_trials: int = 24) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
-    """(report, trials, gallery) as a search on spoken digits would leave them; the same at every call."""
-    rng = np.random.default_rng(0)
-    low_high = {
-        "lambda_cross": (1e-2, 1e2),
-        "lambda_joint": (1e-2, 1e2),
-        "frequency_scale": (0.1, 4.0),
-        "learning_rate_vision": (0.1, 100.0),
-        "learning_rate_audio": (0.1, 100.0),
-    }
-    best = dict(zip(SEARCHED, (0.3, 0.1, 0.9, 8.0, 5.0), strict=True))
-    trials: list[dict[str, Any]] = []
-    for number in range(num_trials):
-        name = {0: "paper_default", 1: "default"}.get(number)
-        params: dict[str, Any] = {
-            key: float(np.exp(rng.uniform(math.log(low), math.log(high)))) for key, (low, high) in low_high.items()
-        }
-        if number > 10:  # as if the sampler had learnt
-            params = {key: best[key] * (params[key] / best[key]) ** 0.4 for key in params}
-        if name:
-            params = dict(zip(SEARCHED, (10.0, 10.0, 1.0, *((0.5, 0.5) if number == 0 else (3.16, 3.16))), strict=True))
-        distance = sum((math.log10(params[key]) - math.log10(best[key])) ** 2 for key in SEARCHED)
-        final = 0.945 - 0.022 * distance + rng.normal(0, 0.008)
-        seeds = final + rng.normal(0, 0.01 + 0.006 * distance, 3)
-        status = "failed" if number == 7 else "pruned" if not name and number > 2 and final < 0.82 else "completed"
-        steps = {"failed": 20, "pruned": 40, "completed": 100}[status]
-        progress = [
-            {"step": step, "score": float(0.45 + (final - 0.45) * (1 - math.exp(-step / 18)) + rng.normal(0, 0.006))}
-            for step in range(20, steps + 1, 20)
-        ]
-        mean, std = float(seeds.mean()), float(seeds.std(ddof=1))
-        trial = {
-            "number": number,
-            "name": name,
-            "status": status,
-            "error": None,
-            "params": params,
-            "score": mean - 0.5 * std,
-            "score_mean": mean,
-            "score_std": std,
-            "steps": steps,
-            "seconds": 7.3 + number / 7,
-            "accuracies": [float(seed) for seed in seeds],
-            "progress": progress,
-        }
-        if status == "pruned":
-            trial["score"], trial["score_mean"] = progress[-1]["score"] - 0.5 * std, progress[-1]["score"]
-        if status == "failed":
-            trial |= {"score": None, "score_mean": None, "score_std": None, "accuracies": [], "progress": []}
-            trial["error"] = (
-                "loss/joint became NaN at step 20 (replica spoken_digits dpc 5 seed 2), learning_rate_audio 88.1"
-            )
-        trials.append(trial)
-
-    def entry(mean: float, std: float, n: int = 10) -> dict[str, Any]:
-        return {"mean": mean, "std": std, "n": n, "values": [float(v) for v in rng.normal(mean, std, n)]}
-
-    report = {
-        "name": "spoken digits, 5 per class: which lambdas?",
-        "space": "spaces/quickstart.yaml",
-        "seeds": {"search": [0, 1, 2], "confirmation": list(range(1000, 1010))},
-        "trials": {status: sum(t["status"] == status for t in trials) for status in ("completed", "pruned", "failed")},
-        "recommended": {"lambda_uni": 1.0, **best, "scaling": "normalized", "optimizer": "sgd", "momentum": 0.5},
-        "default": {"lambda_uni": 1.0, **trials[1]["params"], "scaling": "normalized"},
-        "confirmation": {
-            "recommended": entry(0.931, 0.009),
-            "best": entry(0.927, 0.012),
-            "default": entry(0.868, 0.016),
-            "paper_default": entry(0.812, 0.019),
-            "difference": {"mean": 0.119, "ci95": [0.104, 0.133], "against": "paper_default"},
-            "differences": {
-                "default": {"mean": 0.063, "ci95": [0.051, 0.075]},
-                "paper_default": {"mean": 0.119, "ci95": [0.104, 0.133]},
-            },
-            "shrinkage": 0.014,
-        },
-        "robust_region": dict(
-            zip(SEARCHED, ([0.06, 1.4], [0.02, 0.5], [0.5, 1.6], [2.1, 31.0], [1.4, 19.0]), strict=True)
-        ),
-        "importance": dict(zip(SEARCHED, (0.12, 0.21, 0.38, 0.2, 0.09), strict=True)),
-        "test": {
-            "recommended": {"mean": 0.924, "std": 0.006, "n": 10},
-            "default": {"mean": 0.861, "std": 0.014, "n": 10},
-            "random": {"mean": 0.736, "std": 0.019, "n": 10},
-            "herding": {"mean": 0.895, "std": 0.0, "n": 10},
-            "k_center": {"mean": 0.842, "std": 0.004, "n": 10},
-            "mmd": {"mean": 0.911, "std": 0.005, "n": 10},
-            "full_data": 0.966,
-        },
-        "cost": {"seconds": 214.3, "replica_steps": 6120, "replica_steps_per_second": 37.42},
-        "mlflow": {
-            "tracking_uri": "sqlite:////data/results/quick start/mlflow.db",
-            "experiment": "quickstart",
-            "run_id": "4e0c2f7a9b1d4c7f8a52f3b1f0a7c9de",
-        },
-        "versions": {"condense": "0.1.0", "torch": "2.9.1", "ray": "2.52.0", "optuna": "4.6.0", "mlflow": "3.6.0"},
-    }
-    names = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-    gallery = [
-        {"label": name, "index": index, "items": _items(rng, index, 0.06), "start": _items(rng, index, 0.0)}
-        for index, name in enumerate(names)
-    ]
-    return report, trials, gallery
-
-
-def _items(rng: np.random.Generator, kind: int, noise: float) -> dict[str, dict[str, Any]]:
-    rows, columns = np.mgrid[0:32, 0:32] / 31 - 0.5
-    picture = np.exp(-((np.hypot(rows * (1 + kind / 9), columns) - 0.12 - 0.02 * kind) ** 2) / 0.004)
-    mel = np.abs(np.sin(6 * rows * (1 + kind / 4)) * np.exp(-((columns + 0.05 * (kind - 5)) ** 2) / 0.04))
-    tone = np.sin(np.arange(4000) * (0.1 + 0.02 * kind)) * np.exp(-np.arange(4000) / 1500)
-    return {
-        "vision": {"png": _png(picture + rng.normal(0, noise, (32, 32))), "wav": None, "txt": None},
-        "audio": {"png": _png(mel + rng.normal(0, noise, (32, 32))), "wav": _wav(tone), "txt": None},
-    }
-
-
-def _png(grey: np.ndarray) -> bytes:
-    pixels = (np.clip(grey, 0, 1) * 255).astype(np.uint8)
-    height, width = pixels.shape
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    lines = b"".join(b"\0" + row.tobytes() for row in pixels)
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
-
-
-def _wav(samples: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(16_000)
-        file.writeframes((samples * 20_000).astype("<i2").tobytes())
-    return buffer.getvalue()
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 class Page(HTMLParser):
@@ -159,6 +19,7 @@ class Page(HTMLParser):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
+        self.path = path
         self.source = path.read_text(encoding="utf-8")
         self.tags: list[str] = []
         self.sections: list[str] = []
@@ -180,3 +41,81 @@ class Page(HTMLParser):
     @property
     def text(self) -> str:
         return " ".join(" ".join(self.words).split())
+
+    @property
+    def figures(self) -> int:
+        return self.source.count('<div class="plot"')
+
+
+# before the page's own scripts: the frame that is named #dark is drawn for a reader who prefers dark colours
+DARK = """<head><script>
+if (location.hash === "#dark") window.matchMedia = () => ({ matches: true, addEventListener() {} });
+</script>"""
+PROBE = """<script>
+setTimeout(async () => {
+  const plots = [...document.querySelectorAll(".plot")];
+  const rows = document.querySelector("table.sortable").tBodies[0].rows;
+  const button = document.querySelector("table.sortable th button");
+  const order = () => [...rows].map((row) => Number(row.cells[0].textContent));
+  button.click(); const falling = order();
+  button.click(); const rising = order();
+  const lines = plots.find((plot) => plot.data.some((trace) => trace.meta === "highlight"));
+  lines.scrollIntoView({ behavior: "instant", block: "center" });
+  const box = lines.querySelector(".scatterlayer .trace:last-of-type .point, .scatterlayer .point").getBoundingClientRect();
+  const at = { clientX: box.x + box.width / 2, clientY: box.y + box.height / 2, bubbles: true };
+  lines.querySelector(".nsewdrag").dispatchEvent(new MouseEvent("mousemove", at));
+  await new Promise((done) => setTimeout(done, 300)); // Plotly waits a little before it answers a pointer
+  const marked = lines.data.find((trace) => trace.meta === "highlight").x.length;
+  const background = getComputedStyle(plots[0].querySelector("svg.main-svg")).backgroundColor;
+  for (const part of document.querySelectorAll("details")) part.open = true;
+  const overflow = document.documentElement.scrollWidth - window.innerWidth;
+  const images = [...document.images];
+  const sounds = [...document.querySelectorAll("audio")].slice(0, 4);
+  await Promise.all(sounds.map((sound) => new Promise((done) => {
+    sound.addEventListener("loadedmetadata", done); sound.addEventListener("error", done); sound.load();
+  })));
+  let cut = 0;
+  if (location.hash !== "#dark") { // paper is always light
+    window.dispatchEvent(new Event("beforeprint"));
+    const edge = document.querySelector("main").getBoundingClientRect().right;
+    const inside = [...document.querySelectorAll(".scroll table, .trials table, .plot, .cards")];
+    cut = inside.filter((part) => part.getBoundingClientRect().right > edge + 1).length;
+    window.dispatchEvent(new Event("afterprint"));
+  }
+  parent.postMessage({
+    width: window.innerWidth, error: document.documentElement.dataset.error || null, plots: plots.length,
+    drawn: plots.filter((plot) => plot.querySelector("svg.main-svg .plot, svg.main-svg .shapelayer")).length,
+    overflow, falling, rising, marked, background, cut,
+    links: [...document.querySelectorAll('a[href^="#"]')].filter((a) => !document.querySelector(a.hash)).length,
+    images: images.length, seen: images.filter((image) => image.naturalWidth > 0).length,
+    heard: sounds.map((sound) => sound.duration),
+  }, "*");
+}, 300);
+</script></body>"""
+FRAMES = """<body><iframe src="probe.html#dark" width="375" height="700"></iframe>
+<iframe src="probe.html" width="1280" height="700"></iframe>
+<script>window.addEventListener("message", (event) => {
+  const result = document.body.appendChild(document.createElement("pre"));
+  result.textContent = JSON.stringify(event.data);
+});</script></body>"""
+
+
+def probe(page: Page, folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """What a browser makes of the page on a phone (in the dark) and on a desktop, and the lines of its console."""
+    source = page.source.replace("<head>", DARK, 1).replace("</body>", PROBE)
+    (folder / "probe.html").write_text(source, encoding="utf-8")
+    (folder / "frames.html").write_text(FRAMES, encoding="utf-8")
+    done = chromium(folder, "--virtual-time-budget=8000", "--dump-dom", (folder / "frames.html").as_uri())
+    found = [json.loads(html.unescape(result)) for result in re.findall(r"<pre>(.*?)</pre>", done.stdout)]
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    return sorted(found, key=lambda result: int(result["width"])), console
+
+
+def chromium(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a browser without a window and without a network."""
+    command = [
+        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-logging=stderr",
+        f"--user-data-dir={folder / 'profile'}", *arguments,
+    ]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
