@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from search.cluster import bootstrap_file, from_home
-from search.report_text import verdict, verdict_on_test
+from search.report.text import verdict, verdict_on_test
 from search.tracking import MlflowTracker
 
 

@@ -31,7 +31,7 @@ from search.intervals import paired_difference
 from search.last_words import say_results
 from search.ledger import Ledger, TrialRecord
 from search.plateau import QUANTILE, response_pairs, responses, robust_region, sensitivity, surface_of
-from search.report import write_html
+from search.report.page import write_html
 from search.robust import per_task
 from search.space import Space
 from search.surface import Surface

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from search_process import SearchProcess
 from torch import Tensor
 
-from search.report import write_html
+from search.report.page import write_html
 
 SHAPES = {"vision": (1, 8, 8), "audio": (1, 32, 32)}
 ENCODER = {"name": "tiny", "pretraining": "none", "width": 4, "dim": 8, "image_size": 8}

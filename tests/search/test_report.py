@@ -12,8 +12,8 @@ import pytest
 from fake_search import fake_search
 from report_page import Page
 
-from search.report import MENU, write_html
-from search.report_gallery import MAX_CARDS, MAX_STAGES
+from search.report.gallery import MAX_CARDS, MAX_STAGES
+from search.report.page import MENU, write_html
 
 ALWAYS = ["use", "straying", "test", "response", "parallel", "importance", "gallery", "history", "trials", "provenance"]
 HOSTILE = "</script><script>alert('x')</script><img src=x onerror=alert(1)> & \"quoted\""

@@ -9,7 +9,7 @@ import pytest
 from fake_search import SEARCHED
 from report_page import CHROMIUM, Page, chromium, probe
 
-from search.report_figures import PALETTE
+from search.report.figures import PALETTE
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: the report is not looked at")
 

@@ -6,15 +6,13 @@ import numpy as np
 import pytest
 from fake_search import OPTIMUM, TASKS, fake_search
 
-from search import report_figures as figures
-from search import report_pareto as pareto
-from search import report_tasks as tasks
-from search.report_confirmation import confirmation
-from search.report_importance import bars, importance
-from search.report_parallel import parallel
-from search.report_pareto import scatter, step_shape
-from search.report_response import levels, pair_map, response
-from search.report_straying import moved_runs, ranges, searched_range
+from search.report import figures, pareto, tasks
+from search.report.confirmation import confirmation
+from search.report.importance import bars, importance
+from search.report.parallel import parallel
+from search.report.pareto import scatter, step_shape
+from search.report.response import levels, pair_map, response
+from search.report.straying import moved_runs, ranges, searched_range
 
 
 def test_history_tells_ways_of_ending_apart() -> None:

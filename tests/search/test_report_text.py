@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from search import report_text as text
+from search.report import text
 
 
 def confirmed(mean: float, low: float, high: float, **more: Any) -> dict[str, Any]:

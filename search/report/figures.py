@@ -13,7 +13,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from search import report_text as text
+from search.report import text
 
 PALETTE = {  # role: (light, dark); the light values are all different, as the page maps light to dark by value
     "page": ("#ffffff", "#14181c"),

@@ -8,9 +8,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from search import report_html as html
-from search import report_text as text
-from search.report_figures import ACCENT, FAINT, MUTED, crowd, escape, layout
+from search.report import html, text
+from search.report.figures import ACCENT, FAINT, MUTED, crowd, escape, layout
 
 Point = tuple[Any, list[float], bool]  # number, values, on the front
 

@@ -8,11 +8,10 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from search import report_html as html
-from search import report_text as text
-from search.report_confirmation import dots
-from search.report_figures import ACCENT, INK, MUTED, PALETTE, layout
-from search.report_figures import escape as plain
+from search.report import html, text
+from search.report.confirmation import dots
+from search.report.figures import ACCENT, INK, MUTED, PALETTE, layout
+from search.report.figures import escape as plain
 
 ESTIMATES = {"importance": "PED-ANOVA", "importance_fanova": "fANOVA"}
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from search import report_html as html
-from search import report_text as text
+from search.report import html, text
 
 MOST = 12  # trials that are named for a signature
 

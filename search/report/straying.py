@@ -10,10 +10,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from search import report_html as html
-from search import report_text as text
-from search.report_figures import ACCENT, FAINT, INK, LINE, MUTED, PAGE, PALETTE, Trial, comparable, is_log, layout
-from search.report_figures import escape as plain
+from search.report import html, text
+from search.report.figures import ACCENT, FAINT, INK, LINE, MUTED, PAGE, PALETTE, Trial, comparable, is_log, layout
+from search.report.figures import escape as plain
 
 ROW = 60  # pixels between two ranges
 

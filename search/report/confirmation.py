@@ -8,12 +8,11 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from search import report_html as html
-from search import report_text as text
-from search.report_figures import ACCENT, FAINT, INK, MUTED, Trial, layout
-from search.report_figures import escape as plain
-from search.report_tables import candidates_table, settings_table
-from search.report_tasks import name_of
+from search.report import html, text
+from search.report.figures import ACCENT, FAINT, INK, MUTED, Trial, layout
+from search.report.figures import escape as plain
+from search.report.tables import candidates_table, settings_table
+from search.report.tasks import name_of
 
 CONFIRMED = (
     "recommended",

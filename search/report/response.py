@@ -9,9 +9,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from search import report_html as html
-from search import report_text as text
-from search.report_figures import (
+from search.report import html, text
+from search.report.figures import (
     ACCENT,
     BAND,
     FAINT,

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from search import report_html
-from search import report_text as text
-from search.report_figures import Trial, searched
-from search.report_html import breakable
+from search.report import html as report_html
+from search.report import text
+from search.report.figures import Trial, searched
+from search.report.html import breakable
 
 
 def settings_table(report: Mapping[str, Any], trials: Sequence[Trial]) -> str:

@@ -1,11 +1,10 @@
 """report.html: one file that answers "which lambdas should I use?", offline, on a phone, in a talk and in print.
 
-A module per section: `report_confirmation.py` (what to use, test), `report_straying.py`, `report_response.py`,
-`report_parallel.py`, `report_importance.py`, `report_pareto.py`, `report_tasks.py`, `report_signatures.py`,
-`report_gallery.py`; the look of figures: `report_figures.py`; blocks of HTML: `report_html.py`; tables:
-`report_tables.py`; words and numbers: `report_text.py`; style and script: `report_template.html`. What a search has not
-produced (no confirmation yet, no robust range, ...) is said, or its section left out. Labels, errors and names are a
-user's data: whatever reaches the page is escaped.
+A module per section: `confirmation.py` (what to use, test), `straying.py`, `response.py`, `parallel.py`, `importance.py`,
+`pareto.py`, `tasks.py`, `signatures.py`, `gallery.py`; the look of figures: `figures.py`; blocks of HTML: `html.py`; tables:
+`tables.py`; words and numbers: `text.py`; style and script: `template.html`. What a search has not
+produced (no confirmation yet, no robust range, ...) is said, or its section left out. Labels, errors and names are
+a user's data: whatever reaches the page is escaped.
 """
 
 from __future__ import annotations
@@ -22,22 +21,13 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
-from search import (
-    report_confirmation,
-    report_figures,
-    report_html,
-    report_importance,
-    report_pareto,
-    report_response,
-    report_signatures,
-    report_straying,
-    report_tasks,
-)
-from search import report_text as text
-from search.report_figures import Trial
-from search.report_gallery import gallery_cards
-from search.report_parallel import parallel
-from search.report_tables import trials_table
+from search.report import confirmation, figures, html, importance, pareto, response, straying, text
+from search.report import signatures as failure_signatures
+from search.report import tasks as task_sections
+from search.report.figures import Trial
+from search.report.gallery import gallery_cards
+from search.report.parallel import parallel
+from search.report.tables import trials_table
 
 MENU = {  # section: its name in the menu, which is shorter than its title
     "use": "What to use",
@@ -70,44 +60,42 @@ def write_html(
     `start` like `items`: what the synthetic item started from, and `steps` [{`step`, `items`}]: its way from there.
     Raises OSError if the file cannot be written.
     """
-    signatures = report_signatures.of_trials(report)
+    signatures = failure_signatures.of_trials(report)
     sections = [
-        report_confirmation.what_to_use(report, trials),
-        report_straying.section(report, trials),
-        report_confirmation.on_test(report),
-        report_response.section(report, trials),
+        confirmation.what_to_use(report, trials),
+        straying.section(report, trials),
+        confirmation.on_test(report),
+        response.section(report, trials),
         _parallel(report, trials),
-        report_importance.section(report),
-        report_importance.ablation_section(report),
-        report_pareto.section(report),
-        report_tasks.section(report),
-        report_html.section(
+        importance.section(report),
+        importance.ablation_section(report),
+        pareto.section(report),
+        task_sections.section(report),
+        html.section(
             "gallery",
             "Synthetic items",
             gallery_cards(gallery, _first_task(report)),
             missing="No synthetic items were exported.",
         ),
         _history(report, trials),
-        report_signatures.section(report),
-        report_html.section(
-            "trials", "All trials", trials_table(trials, signatures), missing="No trial has ended yet."
-        ),
+        failure_signatures.section(report),
+        html.section("trials", "All trials", trials_table(trials, signatures), missing="No trial has ended yet."),
         _provenance(report),
     ]
     body = "\n".join([_header(report, trials, sections), "<main>", *filter(None, sections), "</main>"])
     pairs = any(item.get("start") for item in gallery)
-    palette = report_figures.PALETTE
+    palette = figures.PALETTE
     light, dark = (" ".join(f"--{role}: {both[i]};" for role, both in palette.items()) for i in (0, 1))
-    template = resources.files("search").joinpath("report_template.html").read_text(encoding="utf-8")
+    template = resources.files("search.report").joinpath("template.html").read_text(encoding="utf-8")
     page = Template(template).substitute(
         title=escape(f"{report.get('name') or 'Search'}: report"),
         body=body,
         light=light,
         dark=dark,
-        font=report_figures.FONT,
+        font=figures.FONT,
         card="188px" if pairs else "168px",
         card_phone="150px",
-        swap=report_html.script(json.dumps({both[0]: both[1] for both in palette.values()})),
+        swap=html.script(json.dumps({both[0]: both[1] for both in palette.values()})),
         plotly=get_plotlyjs(),
     )
     output.mkdir(parents=True, exist_ok=True)
@@ -154,32 +142,28 @@ def _progress_told(report: Mapping[str, Any]) -> str:
 def _first_task(report: Mapping[str, Any]) -> str:
     """The name of the task that the gallery is of; empty where there is only one."""
     tasks = report.get("tasks") or []
-    return report_tasks.name_of(tasks[0], 0) if len(tasks) > 1 else ""
+    return task_sections.name_of(tasks[0], 0) if len(tasks) > 1 else ""
 
 
 def _history(report: Mapping[str, Any], trials: Sequence[Trial]) -> str:
-    first = report_html.figure(
-        report_figures.history(trials),
+    first = html.figure(
+        figures.history(trials),
         "Score of each trial over trial number",
         f"{text.robust_rule(report)} A pruned trial shows the score at which it was stopped, after fewer steps.",
     )
-    second = report_html.figure(
-        report_figures.progress(trials), "Score over steps within each trial", _progress_told(report)
-    )
-    raced = report_html.note(text.racing(report.get("racing"))) if first else ""
-    return report_html.section(
-        "history", "How the search went", raced, first, second, missing="No trial has ended yet."
-    )
+    second = html.figure(figures.progress(trials), "Score over steps within each trial", _progress_told(report))
+    raced = html.note(text.racing(report.get("racing"))) if first else ""
+    return html.section("history", "How the search went", raced, first, second, missing="No trial has ended yet.")
 
 
 def _parallel(report: Mapping[str, Any], trials: Sequence[Trial]) -> str:
-    figure = report_html.figure(
+    figure = html.figure(
         parallel(trials, report.get("recommended")),
         "Parallel coordinates of all trials",
         "A line is a trial, from its hyperparameters down to its score; diamonds: the recommended setting. "
         "Point at or tap one to bring it forward.",
     )
-    return report_html.section(
+    return html.section(
         "parallel", "Parallel coordinates", figure, missing="No hyperparameter was varied in a scored trial."
     )
 
@@ -212,9 +196,7 @@ def _provenance(report: Mapping[str, Any]) -> str:
     if isinstance(space, Mapping):
         shown = escape(json.dumps(space, indent=2, default=str, ensure_ascii=False))
         parts.append(f"<details><summary>search space</summary><pre><code>{shown}</code></pre></details>")
-    return report_html.section(
-        "provenance", "Where this comes from", *parts, missing="Nothing is known about this search."
-    )
+    return html.section("provenance", "Where this comes from", *parts, missing="Nothing is known about this search.")
 
 
 def _listed(value: Any) -> str:

@@ -13,8 +13,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from search import report_text as text
-from search.report_figures import (
+from search.report import text
+from search.report.figures import (
     ACCENT,
     FAINT,
     INK,
