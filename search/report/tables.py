@@ -104,7 +104,8 @@ def _choice(known: Sequence[Mapping[str, Any]], quantile: Any) -> str:
         told += f"When moved: what {text.most(quantile)} reach with every hyperparameter moved at random."
     if any(entry.get("label") == "plateau" and entry.get("trial") is None for entry in known):
         told += (
-            " “plateau”: what a model of all trials expects to lose least when moved, so it rests on no single trial."
+            " “plateau”: what a model of all trials expects to lose least when moved, so it rests on no single trial; it is "
+            "recommended unless these runs speak against it."
         )
     return told
 
