@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from condense.errors import UserError
-from search.cluster import bootstrap_config, bootstrap_file, expected_nodes, wait_for_nodes
+from search.cluster import awaited_nodes, bootstrap_file, wait_for_nodes
 from search.ledger import Ledger
 from search.mlflow_store import absolute_uri, check_tracking, default_tracking_uri
 from search.space import Space, completed, load_space, replica_seeds
@@ -126,9 +126,9 @@ class Search:
     def _wait_for_nodes(self) -> None:
         import ray
 
-        config = bootstrap_config()
-        if config is not None and self.request.address in (None, "auto"):
-            wait_for_nodes(ray.nodes, expected_nodes(config), self.say)
+        expected = awaited_nodes(self.request.address)
+        if expected is not None and self.request.address != "local":
+            wait_for_nodes(ray.nodes, expected, self.say)
         here = ray.get_runtime_context().get_node_id()
         own: dict[str, float] = next((node["Resources"] for node in ray.nodes() if node["NodeID"] == here), {})
         if self.space.resources.gpus_per_trial and not own.get("GPU"):
