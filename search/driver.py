@@ -23,11 +23,13 @@ from search.cluster import awaited_nodes, bootstrap_file, wait_for_nodes
 from search.ledger import Ledger
 from search.mlflow_store import absolute_uri, check_tracking, default_tracking_uri
 from search.space import Space, completed, load_space, replica_seeds
+from search.stopping import GO_ON, Stopped, full, last_word, says_full
 
 log = logging.getLogger(__name__)
 ENGINE_DEATHS = 3  # during the confirmation, before the search gives up
 SECONDS_FOR_RAY = 10  # how long a cluster's head may take to accept a connection
-SECONDS_FOR_MLFLOW = 120  # how long the end of a search waits for a tracking server that is away
+# How long the end of a search waits for a tracking server that is away. One that had to stop is waited for by its user.
+SECONDS_FOR_MLFLOW = {"completed": 120, "interrupted": 20, "failed": 20, "stopped": 2}
 PACKAGES = ("ray", "optuna", "mlflow", "torch", "numpy")
 
 
@@ -115,7 +117,7 @@ class Search:
             versions=versions,
             complete=completed,
         )
-        with contextlib.closing(ledger), ThreadPoolExecutor(1) as pool:
+        with last_word(), contextlib.closing(ledger), ThreadPoolExecutor(1) as pool:
             checked = pool.submit(check_tracking, request.tracking_uri)  # beside the start of Ray: seconds each
             loaded = pool.submit(load_tune, after=checked)
             with ray_session(request.address):
@@ -178,8 +180,13 @@ class Search:
             status = "completed" if complete else "interrupted"
         except KeyboardInterrupt:
             status = "interrupted"
+        except Exception as error:
+            if isinstance(error, Stopped) or says_full(error):
+                status = "stopped"
+                raise error if isinstance(error, Stopped) else full(ledger.output) from error
+            raise
         finally:
-            tracker.finish(status, SECONDS_FOR_MLFLOW if status == "completed" else 20)
+            tracker.finish(status, SECONDS_FOR_MLFLOW[status])
         if status == "interrupted":
             self.say(f"interrupted: go on with the same command and --resume (output: {shown(ledger.output)})")
             return 130
@@ -197,7 +204,7 @@ class Search:
                 return
             except ray.exceptions.RayActorError:
                 if not more:
-                    raise
+                    raise Stopped(f"the confirmation's engine died {ENGINE_DEATHS + 1} times; {GO_ON}") from None
                 self.say("the engine died; going on in a new one")
 
     def _trials(self, ledger: Ledger, broker: Any, keeper: Any, plan: Any, tracker: Any) -> bool:
