@@ -8,6 +8,7 @@ import importlib.metadata
 import importlib.util
 import logging
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -58,6 +59,10 @@ class Request:
         loaded = load_space(space, overrides)
         if name:
             loaded = loaded.model_copy(update={"name": name})
+        if output and re.match(r"[a-z][a-z0-9+.-]*:/", str(output), re.IGNORECASE):  # Path makes one / of two
+            raise UserError(
+                f"--output {output}: must be a folder here; docs/reliability.md has how to fetch or mirror it"
+            )
         folder = (output or Path("results") / loaded.name).absolute()
         uri = absolute_uri(tracking_uri) if tracking_uri else default_tracking_uri(folder)
         return Request(loaded, folder, resume, address, uri)
@@ -180,11 +185,14 @@ class Search:
             status = "completed" if complete else "interrupted"
         except KeyboardInterrupt:
             status = "interrupted"
-        except Exception as error:
-            if isinstance(error, Stopped) or says_full(error):
-                status = "stopped"
-                raise error if isinstance(error, Stopped) else full(ledger.output) from error
+        except Stopped:
+            status = "stopped"
             raise
+        except Exception as error:
+            if not says_full(error):
+                raise
+            status = "stopped"
+            raise full(ledger.output) from error
         finally:
             tracker.finish(status, SECONDS_FOR_MLFLOW[status])
         if status == "interrupted":
@@ -204,7 +212,9 @@ class Search:
                 return
             except ray.exceptions.RayActorError:
                 if not more:
-                    raise Stopped(f"the confirmation's engine died {ENGINE_DEATHS + 1} times; {GO_ON}") from None
+                    raise Stopped(
+                        f"the engine died {ENGINE_DEATHS + 1} times, or its Ray cluster was lost; {GO_ON}"
+                    ) from None
                 self.say("the engine died; going on in a new one")
 
     def _trials(self, ledger: Ledger, broker: Any, keeper: Any, plan: Any, tracker: Any) -> bool:
