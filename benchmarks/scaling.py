@@ -100,7 +100,7 @@ def suggest_ms(trials: int) -> dict[str, float]:
     """Fills a search with `trials` finished trials, then times 20 more proposals."""
     from search.ledger import Ledger
     from search.sampling import SpaceSearcher
-    from search.space import load_space
+    from search.space_file import load_space
 
     os.fsync = lambda _: None  # type: ignore[assignment]  # not what is measured, and most of the filling
     space = load_space("quickstart", [f"trials={trials + 20}", "scheduler=none"])

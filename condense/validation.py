@@ -31,14 +31,16 @@ def synthetic_features(replicas: Sequence[Condensation]) -> list[Tensor]:
     return [torch.cat(parts, 1) for parts in features]
 
 
-def validate(replicas: Sequence[Condensation], head_seeds: Sequence[int] = (0,)) -> list[float]:
+def validate(
+    replicas: Sequence[Condensation], head_seeds: Sequence[int] = (0,), features: Sequence[Tensor] | None = None
+) -> list[float]:
     """Validation score of each replica's items, by its metric: accuracy of a probe trained on them (mean over heads), or
-    retrieval (`retrieval_scores`). All are trained together.
+    retrieval (`retrieval_scores`). All are trained together. `features`: their `synthetic_features`, where these are known.
 
     NaN where an embedding is not finite: such a replica has diverged (in its last step, if no loss has shown it yet).
     """
     scores = [float("nan")] * len(replicas)
-    features = synthetic_features(replicas)
+    features = synthetic_features(replicas) if features is None else features
     by_task: dict[int, list[int]] = {}
     by_retrieval: dict[int, list[int]] = {}
     for i, replica in enumerate(replicas):
@@ -58,15 +60,15 @@ def validate(replicas: Sequence[Condensation], head_seeds: Sequence[int] = (0,))
             scores[i] = value
     for members in by_retrieval.values():
         task = replicas[members[0]].task
-        sets = [_embedded(features[i], replicas[i]) for i in members]
+        sets = [as_embedded(features[i], replicas[i]) for i in members]
         recalls = retrieval_scores(sets, task.validation, task.dataset.num_classes, final=False)
         for i, value in zip(members, recalls, strict=True):
             scores[i] = value
     return scores
 
 
-def _embedded(features: Tensor, replica: Condensation) -> Embedded:
-    """From features (N, M * D)."""
+def as_embedded(features: Tensor, replica: Condensation) -> Embedded:
+    """A replica's items, from their features (N, M * D)."""
     parts = features.split(replica.task.encoder.dim, 1)
     return Embedded(dict(zip(replica.task.modalities, parts, strict=True)), replica.labels)
 
@@ -95,7 +97,7 @@ def held_out_scores(replicas: Sequence[Condensation], held_out: Sequence[Embedde
     """Final figures (`score_of`), on other data than validation: `held_out[i]` for `replicas[i]`. NaN as in `validate`."""
     features = synthetic_features(replicas)
     return [
-        score_of(_embedded(x, r), data, r.task.dataset.num_classes, r.metric)
+        score_of(as_embedded(x, r), data, r.task.dataset.num_classes, r.metric)
         if bool(x.isfinite().all())
         else float("nan")
         for x, r, data in zip(features, replicas, held_out, strict=True)

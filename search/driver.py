@@ -8,7 +8,6 @@ import importlib.metadata
 import importlib.util
 import logging
 import os
-import re
 import socket
 import time
 from collections.abc import Iterator
@@ -23,12 +22,16 @@ from condense.errors import UserError
 from search.cluster import awaited_nodes, bootstrap_file, wait_for_nodes
 from search.ledger import Ledger
 from search.mlflow_store import absolute_uri, check_tracking, default_tracking_uri
-from search.space import Space, completed, load_space, replica_seeds
+from search.output_folder import absolute_folder
+from search.space import Space, completed, replica_seeds
+from search.space_file import load_space
 from search.stopping import GO_ON, Stopped, full, last_word, says_full
+from search.warm_start import earlier_settings, recorded, with_first_settings
 
 log = logging.getLogger(__name__)
 ENGINE_DEATHS = 3  # during the confirmation, before the search gives up
 SECONDS_FOR_RAY = 10  # how long a cluster's head may take to accept a connection
+STARTS_OF_RAY = 3  # tries
 # How long the end of a search waits for a tracking server that is away. One that had to stop is waited for by its user.
 SECONDS_FOR_MLFLOW = {"completed": 120, "interrupted": 20, "failed": 20, "stopped": 2}
 PACKAGES = ("ray", "optuna", "mlflow", "torch", "numpy")
@@ -43,6 +46,7 @@ class Request:
     resume: bool
     address: str | None
     tracking_uri: str
+    ablate: bool = False  # only this, of a search that is complete
 
     @staticmethod
     def of(
@@ -54,18 +58,21 @@ class Request:
         resume: bool = False,
         address: str | None = None,
         tracking_uri: str | None = None,
+        warm_start: Path | None = None,
+        ablate: bool = False,
     ) -> Request:
-        """Raises UserError if the space is not valid."""
+        """Raises UserError if the space is not valid, or there is nothing to start from in `warm_start`."""
         loaded = load_space(space, overrides)
         if name:
             loaded = loaded.model_copy(update={"name": name})
-        if output and re.match(r"[a-z][a-z0-9+.-]*:/", str(output), re.IGNORECASE):  # Path makes one / of two
-            raise UserError(
-                f"--output {output}: must be a folder here; docs/reliability.md has how to fetch or mirror it"
-            )
-        folder = (output or Path("results") / loaded.name).absolute()
+        folder = absolute_folder(output or Path("results") / loaded.name)
+        known = recorded(folder) if resume or ablate else None
+        if warm_start is not None and not (resume or ablate):
+            known = earlier_settings(warm_start, loaded)
+        if known:
+            loaded = with_first_settings(loaded, known)
         uri = absolute_uri(tracking_uri) if tracking_uri else default_tracking_uri(folder)
-        return Request(loaded, folder, resume, address, uri)
+        return Request(loaded, folder, resume or ablate, address, uri, ablate)
 
 
 def describe(request: Request) -> str:
@@ -114,6 +121,8 @@ class Search:
         check_data(space)
         if request.address not in (None, "local"):
             check_address(str(request.address))
+        if request.ablate and not (request.output / "report.json").is_file():
+            raise UserError(f"{request.output}: --ablate needs a search that is complete (there is no report.json)")
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}
         ledger = Ledger.open(
             request.output,
@@ -139,7 +148,7 @@ class Search:
         here = ray.get_runtime_context().get_node_id()
         own: dict[str, float] = next((node["Resources"] for node in ray.nodes() if node["NodeID"] == here), {})
         if self.space.resources.gpus_per_trial and not own.get("GPU"):
-            self.say("warning: this node has no GPU: embeddings and the confirmation will be computed on its CPU")
+            self.say("warning: this node has no GPU: embeddings will be computed on its CPU")
 
     def _with_ray(self, ledger: Ledger, loaded: Future[Any]) -> int:
         import ray
@@ -171,7 +180,15 @@ class Search:
         from search.tracking import MlflowTracker
         from search.trainable import Plan
 
-        plan = Plan(configs, replica_seeds(space), space.report_steps, space.robust.k, space.resources.cpus_per_trial)
+        plan = Plan(
+            configs,
+            replica_seeds(space),
+            space.report_steps,
+            space.robust,
+            space.resources.cpus_per_trial,
+            space.racing,
+            tuple(space.objectives[1:]),
+        )
         tracker = MlflowTracker(self.request.tracking_uri, "condensation", ledger.search_id, space.name)
         tracker.start(
             {"space": space.name, "seeds": space.seeds, "steps": space.steps, "sampler": space.sampler.name},
@@ -179,8 +196,10 @@ class Search:
         )
         status = "failed"
         try:
-            complete = self._trials(ledger, broker, keeper, plan, tracker)
-            if complete:
+            if self.request.ablate:
+                self._results(ledger, broker, plan, tasks, tracker).ablate()
+            complete = self.request.ablate or self._trials(ledger, broker, keeper, plan, tracker)
+            if complete and not self.request.ablate:
                 self._close(ledger, broker, plan, tasks, tracker)
             status = "completed" if complete else "interrupted"
         except KeyboardInterrupt:
@@ -204,18 +223,19 @@ class Search:
         """Confirmation and results; begun again in a new engine if one dies (what was confirmed is on disk)."""
         import ray
 
-        from search.results import Results
-
         for more in reversed(range(ENGINE_DEATHS + 1)):
             try:
-                Results(self.space, ledger, broker, plan, tasks, tracker, self.say, self.started).write()
+                self._results(ledger, broker, plan, tasks, tracker).write()
                 return
             except ray.exceptions.RayActorError:
                 if not more:
-                    raise Stopped(
-                        f"the engine died {ENGINE_DEATHS + 1} times, or its Ray cluster was lost; {GO_ON}"
-                    ) from None
+                    raise Stopped(f"its Ray cluster was lost, or engines die time and again; {GO_ON}") from None
                 self.say("the engine died; going on in a new one")
+
+    def _results(self, ledger: Ledger, broker: Any, plan: Any, tasks: list[dict[str, Any]], tracker: Any) -> Any:
+        from search.results import Results
+
+        return Results(self.space, ledger, broker, plan, tasks, tracker, self.say, self.started)
 
     def _trials(self, ledger: Ledger, broker: Any, keeper: Any, plan: Any, tracker: Any) -> bool:
         """Runs what is left of the search; True when all trials have ended."""
@@ -225,11 +245,12 @@ class Search:
         from search.following import Display, Following, trial_tags
         from search.sampling import SpaceSearcher
         from search.scheduling import build_scheduler, prefill
+        from search.signatures import ended_metrics
         from search.trainable import run_trial
 
         space = self.space
         past = ledger.trials()
-        tracker.reconcile(past, tags=trial_tags, metrics=lambda record: record.metrics)
+        tracker.reconcile(past, tags=trial_tags, metrics=ended_metrics)
         searcher = SpaceSearcher(space, ledger)
         if left(ledger, space) == 0:
             return True
@@ -357,12 +378,20 @@ def ray_session(address: str | None) -> Iterator[None]:
     options: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 300_000_000} if local else {}
     if not local:
         check_address(str(address))
-    try:
-        ray.init(address="local" if local else address, log_to_driver=False, logging_level=logging.ERROR, **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        if local:
-            raise
-        raise UserError(f"--address {address}: no Ray cluster answers there ({' '.join(str(error).split())})") from None
+    for more in reversed(range(STARTS_OF_RAY)):
+        try:
+            ray.init(address="local" if local else address, log_to_driver=False, logging_level=logging.ERROR, **options)
+            break
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            if local:
+                raise
+            text = " ".join(str(error).split())
+            raise UserError(f"--address {address}: no Ray cluster answers there ({text})") from None
+        except Exception as error:  # what Ray raises when its own patience of 30 s is over: this machine is busy
+            if not more or "timed out during startup" not in str(error):
+                raise
+            log.warning("Ray did not start within 30 s (is this machine busy?): trying again")
+            ray.shutdown()
     try:
         yield
     finally:

@@ -61,14 +61,16 @@ class EngineActor:
         state: bytes | None,
         lease: float | None = None,
         cpus: float | None = None,
+        secondary: Sequence[str] = (),
     ) -> int:
         """Adds replicas (tasks x seeds), at `state` if given; returns the step they are at. Joining twice starts anew.
 
         With a `lease`, a member that is silent for so many seconds is dropped; it may join again. `cpus`:
         what it has been granted; a CPU's engine uses what its members have, all cores if one of them does not say.
+        `secondary`: what its reports are to hold beside the score (`condense.secondary`).
         """
         return self._do(
-            lambda: self.members.join(member, tasks, hyperparameters, seeds, total_steps, state, lease, cpus)
+            lambda: self.members.join(member, tasks, hyperparameters, seeds, total_steps, state, lease, cpus, secondary)
         )
 
     def advance(self, member: str, steps: int) -> dict[str, Any]:

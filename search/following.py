@@ -12,6 +12,7 @@ from ray.exceptions import RayActorError
 from ray.tune import Callback
 
 from search.ledger import Ledger, TrialRecord
+from search.signatures import ended_metrics, ended_tags
 from search.space import Space
 from search.stopping import check_room, full, says_full
 from search.tracking import MlflowTracker
@@ -21,7 +22,9 @@ log = logging.getLogger(__name__)
 
 def trial_tags(record: TrialRecord) -> dict[str, str]:
     """Tags of a trial's MLflow run."""
-    return {"default": record.name} if record.name else {}
+    if record.name and record.name.startswith("warm_start"):
+        return {"warm_start": record.name, **ended_tags(record)}
+    return {**({"default": record.name} if record.name else {}), **ended_tags(record)}
 
 
 class Following(Callback):
@@ -29,6 +32,7 @@ class Following(Callback):
 
     def __init__(self, space: Space, ledger: Ledger, tracker: MlflowTracker, display: Display) -> None:
         self.space, self.ledger, self.tracker, self.display = space, ledger, tracker, display
+        self.passed_on: dict[int, int] = {}  # trial -> step up to which its reports have been
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune's snapshots are not used; threads and terminals do not belong in one
@@ -45,9 +49,9 @@ class Following(Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         number, step = trial.config["number"], int(result["step"])
-        report = self.ledger.reported(number, step)
-        if report is not None:
-            self.tracker.trial_reported(number, step, report.metrics, curve=report.curve, timestamp=report.time)
+        for report in self.ledger.reported(number, self.passed_on.get(number, 0), step):
+            self.tracker.trial_reported(number, report.step, report.metrics, curve=report.curve, timestamp=report.time)
+        self.passed_on[number] = step
         if step >= self.space.steps:
             record = self.ledger.trial(number)
             assert record is not None
@@ -85,7 +89,12 @@ class Following(Callback):
         if record is None or record.status == "unfinished":
             return
         self.tracker.trial_finished(
-            record.number, record.status, record.metrics, error=record.error, timestamp=record.finished
+            record.number,
+            record.status,
+            ended_metrics(record),
+            error=record.error,
+            timestamp=record.finished,
+            tags=ended_tags(record),
         )
         self.display.ended(record)
 

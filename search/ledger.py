@@ -258,9 +258,9 @@ class Ledger:
         self._ended[number] = record
         return record
 
-    def reported(self, number: int, step: int) -> Report | None:
-        """The report after `step` steps, as it was saved; cheap, for who follows a search that runs."""
-        return next((report for report in self._progress(number) if report.step == step), None)
+    def reported(self, number: int, after: int, step: int) -> list[Report]:
+        """The reports of steps in (after, step], as they were saved; cheap, for who follows a search that runs."""
+        return [report for report in self._progress(number) if after < report.step <= step]
 
     def trials(self) -> list[TrialRecord]:
         """All trials, by number."""

@@ -22,14 +22,16 @@ from condense.baselines import selection_scores
 from condense.condensation import Condensation
 from condense.config import Hyperparameters, TaskConfig
 from condense.data.media import preview
+from condense.diagnostics import Diagnostics
 from condense.embeddings import Embedded, Task
 from condense.engine import Engine
 from condense.errors import UserError
 from condense.export import draw_overview, export
 from condense.retrieval import alignment_warnings
+from condense.secondary import full_secondary, secondary_scores
 from condense.store import Store
 from condense.tasks import check_metric, load_task, load_test, task_key
-from condense.validation import full_score, held_out_scores, validate
+from condense.validation import full_score, held_out_scores, synthetic_features, validate
 from search.engine_actor import UnknownMember
 from search.state import pack_states, unpack_states
 
@@ -45,6 +47,7 @@ class Member:
     lease: float | None  # seconds that it may be silent; None: for ever
     heard: float  # when it last called, or was answered
     cpus: float | None = None  # granted; None: it does not say
+    secondary: Sequence[str] = ()  # what its reports hold beside the score
     target: int = 0  # the step to go to
     answer: Answer | None = None  # for who waits until it is there
 
@@ -79,6 +82,7 @@ class Members:
         self._tasks: dict[str, Task] = {}
         self._full: dict[tuple[str, str], float] = {}  # task, metric -> validation score of the full data
         self._tests: dict[str, Embedded] = {}
+        self._diagnostics = Diagnostics()
 
     # Steps ---------------------------------------------------------------------------------------------------------
 
@@ -151,6 +155,7 @@ class Members:
         state: bytes | None,
         lease: float | None,
         cpus: float | None = None,
+        secondary: Sequence[str] = (),
     ) -> int:
         """See `EngineActor.join`."""
         self.leave(name)
@@ -167,7 +172,7 @@ class Members:
             if state is not None:
                 for replica, own in zip(replicas, unpack_states(state), strict=True):
                     replica.load_state_dict(own)
-        self.members[name] = Member(replicas, lease, time.monotonic(), cpus)
+        self.members[name] = Member(replicas, lease, time.monotonic(), cpus, secondary)
         return replicas[0].step
 
     def advance(self, name: str, steps: int, answer: Answer) -> None:
@@ -191,6 +196,8 @@ class Members:
         task.dataset.check_class_sizes(parsed.dpc)
         return {
             "dataset": task.dataset.name,
+            "encoder": parsed.encoder.name,
+            "dpc": parsed.dpc,
             "modalities": list(task.modalities),
             "class_names": list(task.dataset.class_names),
             "items": {"condense": len(task.condense.labels), "validation": len(task.validation.labels)},
@@ -244,7 +251,10 @@ class Members:
 
     def _reports(self, due: list[Member]) -> list[dict[str, Any]]:
         losses = [[self.engine.losses_of(r) for r in m.replicas] for m in due]
-        accuracies = iter(validate([r for m in due for r in m.replicas]))
+        replicas = [r for m in due for r in m.replicas]
+        features = synthetic_features(replicas)
+        accuracies = iter(validate(replicas, features=features))
+        figures = iter(self._diagnostics.of(replicas, features))
         reports = []
         for member, own in zip(due, losses, strict=True):
             values = [next(accuracies) for _ in member.replicas]
@@ -256,6 +266,8 @@ class Members:
                     "step": member.step,
                     "accuracies": values,
                     "shares": [v / self._full[r.key, r.metric] for v, r in zip(values, member.replicas, strict=True)],
+                    "secondary": {name: self._secondary(member, name) for name in member.secondary},
+                    "diagnostics": [next(figures) for _ in member.replicas],
                     "curve": {
                         "step": list(range(member.step - steps + 1, member.step + 1)),
                         **{
@@ -270,6 +282,15 @@ class Members:
                 }
             )
         return reports
+
+    def _secondary(self, member: Member, name: str) -> list[float]:
+        """Each replica's, as a share of what full data gives."""
+        for replica in member.replicas:
+            if (replica.key, name) not in self._full:
+                self._full[replica.key, name] = full_secondary(replica.task, name)
+        scores = secondary_scores(member.replicas, name)
+        full = [self._full[r.key, name] for r in member.replicas]
+        return [score / most if most > 0 else 0.0 for score, most in zip(scores, full, strict=True)]
 
     def _task(self, config: dict[str, Any]) -> tuple[str, TaskConfig, Task]:
         parsed = TaskConfig.model_validate(config)

@@ -1,126 +1,152 @@
-"""How far each hyperparameter may stray from the recommended value: a Gaussian process over the search's trials."""
+"""Where the score is good, and stays good: the plateau's setting, how far one may stray, what each hyperparameter is worth.
+
+All of it is read off the model of `search/surface.py`; `search/choosing.py` holds it against real runs.
+"""
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from search.ledger import TrialRecord
 from search.space import Space
+from search.surface import FEWEST_TRIALS, Surface, scored, sobol_points
 
-FEWEST_TRIALS = 8  # with fewer there is no telling
 POINTS = 201  # of a slice through the model
+CURVE, MAP = 41, 21  # points of a drawn curve, and of a side of a drawn map
+QUANTILE = 0.1
+CANDIDATES, MOVES = 1024, 64
 
 
-@dataclass(frozen=True)
-class Scored:
-    """A trial: its hyperparameters, mean score over seeds, and the standard error of that mean."""
+def surface_of(space: Space, records: Sequence[TrialRecord]) -> Surface | None:
+    """The model of a search; None if there are too few trials for one."""
+    trials = scored(records)
+    if len(trials) < FEWEST_TRIALS or all(d.choices is not None for d in space.search.values()):
+        return None
+    return Surface(space, trials)
 
-    params: Mapping[str, Any]
-    mean: float
-    standard_error: float
+
+def moves(surface: Surface, decades: float, count: int, seed: int = 0) -> np.ndarray:
+    """(count, d): random moves of a point, each numeric hyperparameter by up to `decades`, up or down, evenly spread."""
+    drawn = np.zeros((count, surface.points.shape[1]))
+    drawn[:, : len(surface.names)] = (2 * sobol_points(len(surface.names), count, seed) - 1) * surface.reach(decades)
+    return drawn
 
 
-def scored(records: Sequence[TrialRecord]) -> list[Scored]:
-    """The search's trials at their last step. To one that was stopped early, what completed trials gained from the step
-    it was stopped at (their median) is added: leaving it out would leave out what is known of bad regions.
+def perturbed(surface: Surface, params: Mapping[str, Any], decades: float, count: int) -> list[dict[str, Any]]:
+    """`count` settings around one; those that would leave the space end at its border."""
+    around = np.clip(surface.at(params) + moves(surface, decades, count, seed=1), 0, 1)
+    return [surface.params(point) for point in around]
+
+
+def plateau_setting(surface: Surface, decades: float) -> tuple[dict[str, Any], float]:
+    """The setting with the highest 10 % quantile of the score while all hyperparameters move by up to `decades`, and that
+    quantile, as the model has it.
+
+    The choice goes by the model's mean less one standard deviation: what has not been tried is not known to be good.
     """
-    inside = [r for r in records if r.status in ("completed", "pruned") and r.name != "paper_default" and r.reports]
-    completed = [r for r in inside if r.status == "completed"]
+    numeric = len(surface.names)
+    combinations = np.unique(surface.points[:, numeric:], axis=0)
+    spread = sobol_points(numeric, CANDIDATES, 0)
+    candidates = np.concatenate(
+        [np.hstack([spread, combinations[np.arange(len(spread)) % len(combinations)]]), surface.points]
+    )
+    around = moves(surface, decades, MOVES)
 
-    def gain(step: int) -> float:
-        gains = [
-            r.metrics["score_mean"] - report.metrics["score_mean"]
-            for r in completed
-            for report in r.reports
-            if report.step == step
-        ]
-        return float(np.median(gains)) if gains else 0.0
+    def quantiles(points: np.ndarray, careful: bool) -> np.ndarray:
+        near = np.clip(points[:, None] + around, 0, 1).reshape(-1, points.shape[1])
+        mean, std = surface.predict(near) if careful else (surface.mean(near), 0.0)
+        found: np.ndarray = np.quantile((mean - std).reshape(len(points), -1), QUANTILE, axis=1)
+        return found
 
-    return [
-        Scored(
-            r.params,
-            r.metrics["score_mean"] + (gain(r.steps) if r.status == "pruned" else 0.0),
-            r.metrics["score_std"] / math.sqrt(len(r.seeds)),
-        )
-        for r in inside
-    ]
+    # Most candidates are far from good: only the best hundred by the mean are looked at with the deviation.
+    likely = candidates[np.argsort(-quantiles(candidates, careful=False), kind="stable")[:100]]
+    best = likely[int(np.argmax(quantiles(likely, careful=True)))]
+    for shrink in (1.0, 0.5, 0.25):
+        near = np.clip(best + shrink * moves(surface, decades, 32, seed=2), 0, 1)
+        near = np.concatenate([best[None], near])
+        best = near[int(np.argmax(quantiles(near, careful=True)))]
+    return surface.params(best), float(quantiles(best[None], careful=False)[0])
 
 
-def robust_region(space: Space, trials: Sequence[Scored], recommended: Mapping[str, Any]) -> dict[str, list[float]]:
+def robust_region(surface: Surface | None, recommended: Mapping[str, Any]) -> dict[str, list[float]]:
     """hyperparameter -> [low, high]: the contiguous range around the recommended value, all others at theirs, in which
     the modelled mean score is within one standard error of the recommended setting's.
 
-    The model is a Gaussian process (Matern 5/2, a length scale per hyperparameter, noise fitted) over the numeric
-    hyperparameters, each scaled to [0, 1], on a log scale where the space has one. The standard error is the largest of:
-    a trial's over its seeds (median), the fitted noise, the model's own at the recommended setting. Ranges end where
-    the space does. Empty with fewer than 8 trials.
+    The standard error is the largest of: a trial's over its seeds (median), the fitted noise, the model's own at the
+    recommended setting. Ranges end where the space does. Empty without a model.
     """
-    names = [name for name, d in space.search.items() if d.choices is None]
-    if len(trials) < FEWEST_TRIALS or not names:
+    if surface is None:
         return {}
-    points = np.array([_scaled(space, names, t.params) for t in trials])
-    model, noise = _fit(points, np.array([t.mean for t in trials]))
-    centre = _scaled(space, names, recommended)
-    (best,), (uncertainty,) = model(centre[None])
-    enough = best - max(uncertainty, noise, float(np.median([t.standard_error for t in trials])))
+    centre = surface.at(recommended)
+    (best,), (uncertainty,) = surface.predict(centre[None])
+    enough = best - max(uncertainty, surface.noise, surface.standard_error)
     region = {}
-    for i, name in enumerate(names):
+    for i, name in enumerate(surface.names):
         grid = np.linspace(0, 1, POINTS)
-        slice_ = np.repeat(centre[None], POINTS, 0)
-        slice_[:, i] = grid
-        good = model(slice_)[0] >= enough
-        start = int(np.abs(grid - centre[i]).argmin())
-        low = high = start
+        good = surface.mean(_slice(centre, i, grid)) >= enough
+        low = high = int(np.abs(grid - centre[i]).argmin())
         while low > 0 and good[low - 1]:
             low -= 1
         while high < POINTS - 1 and good[high + 1]:
             high += 1
         value = float(recommended[name])
-        region[name] = [min(value, _value(space, name, grid[low])), max(value, _value(space, name, grid[high]))]
+        region[name] = [min(value, surface.value(name, grid[low])), max(value, surface.value(name, grid[high]))]
     return region
 
 
-def _fit(x: np.ndarray, y: np.ndarray) -> tuple[Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], float]:
-    """(n, d) in [0, 1], (n,) -> the posterior's mean and std as a function of (m, d); the fitted noise's std."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.gaussian_process import GaussianProcessRegressor
-    from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
-
-    kernel = ConstantKernel(1.0, (1e-2, 1e2)) * Matern(np.full(x.shape[1], 0.5), (0.1, 10), nu=2.5)
-    kernel += WhiteKernel(0.05, (1e-4, 1.0))
-    spread = float(y.std()) or 1.0
-    process = GaussianProcessRegressor(kernel, n_restarts_optimizer=2, random_state=0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a length scale at its bound: the score is flat there
-        process.fit(x, (y - y.mean()) / spread)
-    noise = process.kernel_.k2.noise_level
-
-    def model(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        mean, std = process.predict(points, return_std=True)
-        return mean * spread + y.mean(), np.sqrt(np.maximum(std**2 - noise, 0)) * spread
-
-    return model, math.sqrt(noise) * spread
+def responses(surface: Surface | None, recommended: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:
+    """hyperparameter -> {values, mean, low, high}: the modelled score along it, others as recommended, and a band of two
+    standard deviations of the model on either side."""
+    if surface is None:
+        return {}
+    curves = {}
+    grid = np.linspace(0, 1, CURVE)
+    for i, name in enumerate(surface.names):
+        mean, std = surface.predict(_slice(surface.at(recommended), i, grid))
+        values = [float(surface.value(name, x)) for x in grid]
+        curves[name] = {"values": values, "mean": mean.tolist()}
+        curves[name] |= {"low": (mean - 2 * std).tolist(), "high": (mean + 2 * std).tolist()}
+    return curves
 
 
-def _scaled(space: Space, names: Sequence[str], params: Mapping[str, Any]) -> np.ndarray:
-    """(d,) in [0, 1]."""
-    scaled = []
-    for name in names:
-        d, value = space.search[name], float(params[name])
-        assert d.low is not None and d.high is not None
-        low, high, at = (math.log(d.low), math.log(d.high), math.log(value)) if d.log else (d.low, d.high, value)
-        scaled.append((at - low) / (high - low))
-    return np.array(scaled)
+def response_pairs(surface: Surface | None, recommended: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Maps of the modelled score over each pair of the lambdas and sigma: {x, y, xs, ys, mean: a row for each of ys}."""
+    if surface is None:
+        return []
+    names = [name for name in surface.names if name.startswith("lambda") or name == "frequency_scale"]
+    grid = np.linspace(0, 1, MAP)
+    maps = []
+    for x, y in itertools.combinations(names, 2):
+        points = np.repeat(surface.at(recommended)[None], MAP * MAP, 0)
+        points[:, surface.names.index(x)] = np.tile(grid, MAP)
+        points[:, surface.names.index(y)] = np.repeat(grid, MAP)
+        sides = {"xs": [float(surface.value(x, g)) for g in grid], "ys": [float(surface.value(y, g)) for g in grid]}
+        maps.append({"x": x, "y": y, **sides, "mean": surface.mean(points).reshape(MAP, MAP).tolist()})
+    return maps
 
 
-def _value(space: Space, name: str, at: float) -> float:
-    d = space.search[name]
-    assert d.low is not None and d.high is not None
-    value = math.exp(math.log(d.low) * (1 - at) + math.log(d.high) * at) if d.log else d.low + at * (d.high - d.low)
-    return float(min(max(value, d.low), d.high))  # rounding must not leave the space
+def sensitivity(
+    surface: Surface | None, recommended: Mapping[str, Any], default: Mapping[str, Any]
+) -> dict[str, float]:
+    """hyperparameter -> what the modelled score loses where it is left at the default's value, others as recommended. A
+    default outside the space counts as its border."""
+    if surface is None:
+        return {}
+    centre = surface.at(recommended)
+    lost = {}
+    for i, name in enumerate(surface.names):
+        at = min(max(surface.position(name, float(default[name])), 0.0), 1.0)
+        there, here = surface.mean(np.vstack([_slice(centre, i, np.array([at])), centre]))
+        lost[name] = float(here - there)
+    return lost
+
+
+def _slice(centre: np.ndarray, column: int, grid: np.ndarray) -> np.ndarray:
+    """(len(grid), d): the centre, with one column along `grid`."""
+    points = np.repeat(centre[None], len(grid), 0)
+    points[:, column] = grid
+    return points

@@ -3,36 +3,42 @@
 from __future__ import annotations
 
 import json
-import logging
-import math
-import shlex
-import shutil
-import sys
 import time
-import warnings
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
-from urllib.parse import quote, urlencode
 
 import ray
 import yaml
 
+from condense.config import Hyperparameters
 from condense.errors import UserError
-from search.closing import Closing, _write_json, summary
-from search.cluster import bootstrap_file, from_home
+from search.ablation import FULL, ablation_table, ablations, lines, write_csv
+from search.choosing import Choice, best_trials, choose
+from search.closing import Closing, summary, write_json
+from search.failure_regions import regions
+from search.findings import (
+    best_by_single_seed,
+    best_trial,
+    importances,
+    pareto,
+    race,
+    replica_steps,
+    task_names,
+    transfer,
+)
+from search.intervals import paired_difference
+from search.last_words import say_results
 from search.ledger import Ledger, TrialRecord
-from search.plateau import robust_region, scored
+from search.plateau import QUANTILE, response_pairs, responses, robust_region, sensitivity, surface_of
 from search.report import write_html
-from search.report_text import verdict, verdict_on_test
-from search.robust import paired_difference
-from search.sampling import open_study
+from search.robust import per_task
 from search.space import Space
+from search.surface import Surface
 from search.tracking import MlflowTracker
 from search.trainable import Plan
 from search.trials_csv import write_trials_csv
 
-log = logging.getLogger(__name__)
 PREVIEW_TRIALS = 3  # trials whose synthetic items are shown in MLflow
 Say = Callable[[str], None]
 
@@ -51,14 +57,8 @@ class Results:
         say: Say,
         started: float,
     ) -> None:
-        self.space, self.ledger, self.plan, self.tasks, self.tracker, self.say = (
-            space,
-            ledger,
-            plan,
-            tasks,
-            tracker,
-            say,
-        )
+        self.space, self.ledger, self.plan, self.tracker, self.say = space, ledger, plan, tracker, say
+        self.tasks = [{**task, "name": name} for task, name in zip(tasks, task_names(tasks), strict=True)]
         self.started = started
         self.output = ledger.output
         self.closing = Closing(space, ledger, broker, plan, say)
@@ -67,80 +67,95 @@ class Results:
         """Raises UserError if no trial of the search completed."""
         records = self.ledger.trials()
         write_trials_csv(self.output / "trials.csv", records)
-        top = candidates(records, self.space.confirmation.top_k)
-        if not top:
+        closing, count = self.closing, len(self.closing.choosing_seeds)
+        self.say(f"choosing among the best trials and the plateau's setting on {count} fresh seeds")
+        surface = surface_of(self.space, records)
+        choice = choose(self.space, records, surface, closing.shares, closing.choosing_seeds)
+        if choice is None:
             raise UserError(f"{self.output}: every trial of the search failed, so nothing can be recommended")
-        count = len(self.closing.choosing_seeds)
-        self.say(
-            f"confirming the best {len(top)} on {count} fresh seeds, then the choice and the defaults on {count} others"
-        )
-        chosen, _ = self.closing.choose(top)
-        defaults = {d.name: d.hyperparameters.model_dump(mode="json") for d in self.space.default_trials()}
-        settings = {"recommended": chosen.config, "best": top[0].config, **defaults}
-        mmd = self.closing.tuned_mmd()
-        results = self.closing.run({**settings, "mmd": mmd}, self.closing.reporting_seeds, "reporting", test=True)
-        baselines = self.closing.baselines()
-        report = self._report(records, chosen, top[0], results, baselines)
-        _write_json(self.output / "report.json", report)
-        config = self._best_config(chosen)
-        (self.output / "best.yaml").write_text(
-            f"# The recommended setting of the search {self.space.name}: python -m condense run best.yaml --output DIR\n"
-            + yaml.safe_dump(config, sort_keys=False)
-        )
-        gallery = self._export(chosen, config)
-        write_html(self.output, report, [_row(r) for r in records], gallery)
-        self._to_mlflow(report, top)
-        self._print(report)
+        settings = self._settings(records, choice, surface)
+        self.say(f"confirming {choice.chosen.label} against the defaults on {count} other seeds")
+        closing.baselines()  # opens test on this node, whose embeddings then reach the others
+        results = closing.run(settings, closing.reporting_seeds, "reporting", test=True)
+        report = self._report(records, choice, surface, results)
+        write_json(self.output / "report.json", report)
+        self._best_yaml(choice.chosen.config)
+        gallery = self._export(choice.chosen.config)
+        write_html(self.output, report, [row(r) for r in records], gallery)
+        self._to_mlflow(report, best_trials(records, PREVIEW_TRIALS))
+        say_results(report, self.output, self.tracker, self.ledger.search_id, self.say)
         return report
+
+    def ablate(self) -> list[dict[str, Any]]:
+        """Each loss term alone and left out, on the reporting seeds; added to what `write` has left."""
+        report = json.loads((self.output / "report.json").read_text())
+        config = Hyperparameters.model_validate(
+            yaml.safe_load((self.output / "best.yaml").read_text())["hyperparameters"]
+        )
+        settings = ablations(config.model_dump(mode="json"))
+        self.say(f"ablation: {len(settings)} sets of loss terms on {len(self.closing.reporting_seeds)} seeds")
+        results = self.closing.run(settings, self.closing.reporting_seeds, "ablation", test=True)
+        values, test = ({k: self.closing.per_seed(r, key) for k, r in results.items()} for key in ("shares", "test"))
+        report["ablation"] = _finite(ablation_table(values, test))
+        write_csv(self.output / "ablation.csv", report["ablation"])
+        write_json(self.output / "report.json", report)
+        gallery = self._export(settings[FULL])
+        write_html(self.output, report, [row(r) for r in self.ledger.trials()], gallery)
+        for file in ("report.json", "report.html", "ablation.csv"):
+            self.tracker.log_artifact(None, file, (self.output / file).read_bytes())
+        for line in lines(report["ablation"]):
+            self.say(line)
+        self.say(f"in {self.output / 'ablation.csv'} and report.html")
+        rows: list[dict[str, Any]] = report["ablation"]
+        return rows
+
+    def _settings(
+        self, records: Sequence[TrialRecord], choice: Choice, surface: Surface | None
+    ) -> dict[str, dict[str, Any]]:
+        """label -> all hyperparameters of what is measured on the reporting seeds."""
+        settings = {"recommended": choice.chosen.config}
+        for label, record in (
+            ("best", best_trial(records) or best_trials(records, 1)[0]),
+            ("best_single_seed", best_by_single_seed(records, self.plan)),
+        ):
+            if record is not None:
+                settings[label] = record.config
+        settings |= {d.name: d.hyperparameters.model_dump(mode="json") for d in self.space.default_trials()}
+        tuned = self.closing.tuned_rates(surface, choice.chosen.params)
+        if tuned is not None:
+            settings["tuned_rates"] = tuned
+        return {**settings, "mmd": self.closing.tuned_mmd()}
 
     def _report(
         self,
         records: Sequence[TrialRecord],
-        chosen: TrialRecord,
-        best: TrialRecord,
-        results: dict[str, Any],
-        baselines: dict[str, list[float]],
+        choice: Choice,
+        surface: Surface | None,
+        results: dict[str, dict[str, Any]],
     ) -> dict[str, Any]:
-        per_seed = {label: self.closing.per_seed(result) for label, result in results.items()}
-        confirmation: dict[str, Any] = {
-            label: {**summary(per_seed[label]), "trial": trial}
-            for label, trial in (
-                ("recommended", chosen.number),
-                ("best", best.number),
-                ("default", None),
-                ("paper_default", None),
-            )
-        }
-        differences = {
-            label: paired_difference(per_seed["recommended"], per_seed[label]).as_json()
-            for label in ("default", "paper_default")
-        }
-        confirmation["mmd"] = {
-            **summary(per_seed["mmd"]),
-            "difference": paired_difference(per_seed["recommended"], per_seed["mmd"]).as_json(),
-        }
-        confirmation["difference"] = {**differences["default"], "against": "default"}
-        confirmation["differences"] = differences
-        confirmation["shrinkage"] = best.metrics["score_mean"] - confirmation["best"]["mean"]
-        test = {
-            label: summary(self.closing.per_seed(results[label], "test"))
-            for label in ("recommended", "default", "paper_default")
+        space, closing, chosen = self.space, self.closing, choice.chosen
+        confirmation = self._confirmation(records, choice, results)
+        baselines = closing.baselines()
+        test: dict[str, dict[str, Any]] = {
+            label: summary(closing.per_seed(results[label], "test"))
+            for label in ("recommended", "default", "paper_default", "tuned_rates")
+            if label in results
         }
         test |= {method: summary(values) for method, values in baselines.items() if method != "full_data"}
-        test["mmd"] = summary(self.closing.per_seed(results["mmd"], "test"))
+        test["mmd"] = summary(closing.per_seed(results["mmd"], "test"))
         test["full_data"] = summary(baselines["full_data"])
         statuses = [r.status for r in records]
-        replica_steps = sum(r.steps for r in records) * len(self.plan.tasks) * len(self.plan.seeds)
-        seconds = sum(r.seconds for r in records)
-        wall = time.monotonic() - self.started
-        return {
-            "name": self.space.name,
-            "metric": metric_of(self.space),
-            "space": self.space.model_dump(mode="json"),
+        steps, wall = replica_steps(space, records), time.monotonic() - self.started
+        default = {k: results["default"]["hyperparameters"][k] for k in space.search}
+        importance = importances(self.output)
+        report = {
+            "name": space.name,
+            "metric": metric_of(space),
+            "space": space.model_dump(mode="json"),
             "seeds": {
                 "search": self.plan.seeds,
-                "choosing": self.closing.choosing_seeds,
-                "reporting": self.closing.reporting_seeds,
+                "choosing": closing.choosing_seeds,
+                "reporting": closing.reporting_seeds,
             },
             "search_id": self.ledger.search_id,
             "created": self.ledger.search["created"],
@@ -148,18 +163,28 @@ class Results:
             "tasks": self.tasks,
             "trials": {status: statuses.count(status) for status in ("completed", "pruned", "failed")},
             "recommended": chosen.params,
-            "default": {k: results["default"]["hyperparameters"][k] for k in self.space.search},
-            "paper_default": {k: results["paper_default"]["hyperparameters"][k] for k in self.space.search},
-            "confirmation": _finite(confirmation),
-            "shrinkage": _finite(confirmation["shrinkage"]),
-            "robust_region": robust_region(self.space, scored(records), chosen.params),
-            "importance": importance(self.output),
-            "test": _finite(test),
+            "default": default,
+            "paper_default": {k: results["paper_default"]["hyperparameters"][k] for k in space.search},
+            "candidates": choice.as_json(len(space.tasks)),
+            "confirmation": confirmation,
+            "shrinkage": confirmation["shrinkage"],
+            "perturbation": self._perturbation(records, choice),
+            "robust_region": robust_region(surface, chosen.params),
+            "response": responses(surface, chosen.params),
+            "response_pairs": response_pairs(surface, chosen.params),
+            "importance": importance["ped_anova"],
+            "importance_fanova": importance["fanova"],
+            "sensitivity": sensitivity(surface, chosen.params, default),
+            "transfer": transfer(records, self.plan, [task["name"] for task in self.tasks], self._on_choosing_seeds),
+            "racing": race(space, records),
+            "pareto": pareto(space, records),
+            "diagnostics": regions(space, records),
+            "test": test,
             "cost": {
                 "seconds": wall,
-                "trial_seconds": seconds,
-                "replica_steps": replica_steps,
-                "replica_steps_per_second": replica_steps / wall,
+                "trial_seconds": sum(r.seconds for r in records),
+                "replica_steps": steps,
+                "replica_steps_per_second": steps / wall,
             },
             "mlflow": {
                 "tracking_uri": self.tracker.where,
@@ -167,45 +192,126 @@ class Results:
                 "run_id": self.tracker.run_id,
             },
         }
+        return dict(_finite(report))
 
-    def _best_config(self, chosen: TrialRecord) -> dict[str, Any]:
-        """What `python -m condense run` takes."""
+    def _on_choosing_seeds(self, settings: Mapping[str, dict[str, Any]]) -> dict[str, list[float]]:
+        return self.closing.shares(settings, self.closing.choosing_seeds, "choosing")
+
+    def _confirmation(
+        self, records: Sequence[TrialRecord], choice: Choice, results: dict[str, dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Scores on the reporting seeds, and paired differences of the recommended setting to each other one."""
+        best, single = best_trial(records), best_by_single_seed(records, self.plan)
+        trials = {
+            "recommended": choice.chosen.trial,
+            "best": None if best is None else best.number,
+            "best_single_seed": None if single is None else single.number,
+        }
+        per_seed = {label: self.closing.per_seed(result) for label, result in results.items()}
+        confirmation: dict[str, Any] = {}
+        for label, result in results.items():
+            confirmation[label] = {**summary(per_seed[label]), "trial": trials.get(label)}
+            if len(self.tasks) > 1:
+                confirmation[label]["tasks"] = [_spread(own) for own in per_task(result["shares"], len(self.tasks))]
+        own = results["recommended"]["hyperparameters"]
+        differences = {
+            label: paired_difference(per_seed["recommended"], per_seed[label]).as_json()
+            for label in results
+            if label not in ("recommended", "mmd") and results[label]["hyperparameters"] != own
+        }
+        confirmation["mmd"]["difference"] = paired_difference(per_seed["recommended"], per_seed["mmd"]).as_json()
+        if "default" in differences:
+            confirmation["difference"] = {**differences["default"], "against": "default"}
+        confirmation["differences"] = differences
+        searched = best or best_trials(records, 1)[0]
+        confirmation["shrinkage"] = searched.metrics["score_mean"] - confirmation["best"]["mean"]
+        return confirmation
+
+    def _perturbation(self, records: Sequence[TrialRecord], choice: Choice) -> dict[str, Any] | None:
+        """What is left of the score in the real runs around the recommended setting, and around the search's best trial."""
+        best = best_trial(records)
+
+        def told(values: Sequence[float], quantile: float | None) -> dict[str, Any] | None:
+            if not values:
+                return None
+            return {"quantile": quantile, "mean": fmean(values), "worst": min(values), "values": list(values)}
+
+        chosen = choice.chosen
+        other = next((c for c in choice.candidates if best is not None and c.trial == best.number), None)
+        if not chosen.around:
+            return None
         return {
-            **self.plan.tasks[0],
+            "decades": self.space.confirmation.perturbed_decades,
+            "quantile": QUANTILE,
+            "predicted": choice.predicted if chosen.trial is None else None,
+            "recommended": told(chosen.around, chosen.quantile),
+            "best": None if other is None or other is chosen else told(other.around, other.quantile),
+        }
+
+    def _best_yaml(self, config: dict[str, Any]) -> None:
+        """What `python -m condense run` takes, a file for each task."""
+        for task in range(len(self.tasks)):
+            (self.output / f"best{_suffix(task)}.yaml").write_text(
+                f"# The recommended setting of the search {self.space.name}: python -m condense run THIS --output DIR\n"
+                + yaml.safe_dump(self._condensation(config, task), sort_keys=False)
+            )
+
+    def _condensation(self, config: dict[str, Any], task: int) -> dict[str, Any]:
+        """`condense.config.CondensationConfig` as JSON."""
+        return {
+            **self.plan.tasks[task],
             "steps": self.space.steps,
             "seed": self.closing.reporting_seeds[0],
-            "hyperparameters": {k: v for k, v in chosen.config.items() if v is not None},
+            "hyperparameters": {k: v for k, v in config.items() if v is not None},
         }
 
-    def _export(self, chosen: TrialRecord, config: dict[str, Any]) -> list[dict[str, Any]]:
-        engine = self.closing.seat.engine
-        name = self.closing.member("recommended", chosen.config)
-        record = {
-            "config": config,
-            "steps": self.space.steps,
-            "seed": config["seed"],
-            "search_id": self.ledger.search_id,
-        }
-        record["fingerprints"] = self.tasks[0]["fingerprints"]
-        ray.get(engine.export.remote(name, 0, str(self.output / "condensed"), record))
-        gallery: list[dict[str, Any]] = ray.get(engine.previews.remote(name, 0, 2))
-        self.closing.leave(name)
+    def _export(self, config: dict[str, Any]) -> list[dict[str, Any]]:
+        """Writes each task's condensed set; the first one's items for the report's gallery, across the steps."""
+        engine, gallery = self.closing.seat.engine, []
+        for task, described in enumerate(self.tasks):
+            condensation = self._condensation(config, task)
+            name, stages = f"export {task}", []
+            ray.get(
+                engine.join.remote(
+                    name, [self.plan.tasks[task]], config, [condensation["seed"]], self.space.steps, None
+                )
+            )
+            at = 0
+            for step in sorted({0, *(round(self.space.steps * part) for part in (0.1, 0.3)), self.space.steps}):
+                if step > at:
+                    ray.get(engine.advance.remote(name, step - at))
+                    at = step
+                if task == 0:
+                    stages.append((step, ray.get(engine.previews.remote(name, 0, 2))))
+            record = {
+                "config": condensation,
+                "steps": self.space.steps,
+                "seed": condensation["seed"],
+                "search_id": self.ledger.search_id,
+                "fingerprints": described["fingerprints"],
+            }
+            ray.get(engine.export.remote(name, 0, str(self.output / f"condensed{_suffix(task)}"), record))
+            self.closing.leave(name)
+            if task == 0:
+                gallery = _across_steps(stages)
         return gallery
 
     def _to_mlflow(self, report: dict[str, Any], top: Sequence[TrialRecord]) -> None:
         engine = self.closing.seat.engine
-        for record in top[:PREVIEW_TRIALS]:
+        for record in top:
             known = self.ledger.load(record.number)
-            name = self.closing.member(f"trial {record.number}", record.config, _first_state(known), self.plan.seeds[0])
+            name = self.closing.member(
+                f"trial {record.number}", record.config, _first_state(known, self.space), self.plan.seeds[0]
+            )
             overview = ray.get(engine.overview.remote(name, 0))
             self.closing.leave(name)
             self.tracker.log_artifact(record.number, "synthetic_items.png", overview)
         for file in ("report.json", "report.html", "trials.csv", "best.yaml", "condensed/overview.png"):
             self.tracker.log_artifact(None, file, (self.output / file).read_bytes())
         confirmed, test = report["confirmation"], report["test"]
-        metrics = {f"confirmed/{k}": confirmed[k]["mean"] for k in ("recommended", "best", "default", "paper_default")}
+        metrics = {f"confirmed/{k}": v["mean"] for k, v in confirmed.items() if isinstance(v, dict) and "values" in v}
         metrics |= {f"test/{k}": v["mean"] for k, v in test.items()}
-        metrics["confirmed/difference"] = confirmed["difference"]["mean"]
+        metrics |= {f"confirmed/gain_over_{k}": v["mean"] for k, v in confirmed["differences"].items()}
         metrics["score"] = confirmed["recommended"]["mean"]
         self.tracker.log_parent(
             {k: v for k, v in metrics.items() if v is not None},
@@ -216,77 +322,6 @@ class Results:
             },
         )
 
-    def _print(self, report: dict[str, Any]) -> None:
-        counts = report["trials"]
-        width = max(len(name) for name in report["recommended"])
-        self.say("")
-        self.say(
-            f"recommended ({counts['completed']} trials completed, {counts['pruned']} stopped early, {counts['failed']} failed):"
-        )
-        for name, value in report["recommended"].items():
-            low, high = report["robust_region"].get(name, (None, None))
-            good = f"   good from {low:.3g} to {high:.3g}" if low is not None else ""
-            self.say(
-                f"  {name:<{width}}  {value:<8.4g}{good}" if isinstance(value, float) else f"  {name:<{width}}  {value}"
-            )
-        self.say("")
-        self.say(verdict(report))
-        self.say(verdict_on_test(report["test"], report["metric"]))
-        self.say("")
-        python = command("python")
-        self.say(f"report     {python} -m webbrowser {shlex.quote(str(self.output / 'report.html'))}")
-        self.say(f"again      {python} -m condense run {shlex.quote(str(self.output / 'best.yaml'))} --output DIR")
-        served = self.tracker.where.startswith("http")
-        if not served:
-            uri = shlex.quote(self.tracker.where)
-            self.say(f"MLflow UI  {command('mlflow')} ui --backend-store-uri {uri}   and then open")
-        base = self.tracker.where.rstrip("/") if served else "http://127.0.0.1:5000"
-        self.say(
-            f"{'MLflow UI' if served else '':<9}  {comparison_link(base, self.tracker.experiment_id, self.ledger.search_id)}"
-        )
-        if bootstrap_file().exists():
-            for line in from_home(self.output, served):
-                self.say(line)
-
-
-def candidates(records: Sequence[TrialRecord], top_k: int) -> list[TrialRecord]:
-    """The trials worth confirming, best first: completed ones, then, where those are too few, those that were stopped
-    latest (a confirmation takes all steps). The paper's default is out: its lambdas mean something else.
-    """
-    scored = [r for r in records if r.status in ("completed", "pruned") and r.name != "paper_default" and r.reports]
-    return sorted(scored, key=lambda r: (r.status != "completed", -r.steps, -r.metrics["score"]))[:top_k]
-
-
-def command(name: str) -> str:
-    """How a shell in the current folder finds a program of this environment, also where it is not activated."""
-    own = Path(sys.executable).with_name(name)
-    found = shutil.which(name)
-    if (found is not None and Path(found).parent == own.parent) or not own.exists():
-        return name
-    return shlex.quote(str(own.relative_to(Path.cwd()) if own.is_relative_to(Path.cwd()) else own))
-
-
-def comparison_link(base: str, experiment: str | None, search_id: str) -> str:
-    """The MLflow page that shows this search's trials, best first, with their curves side by side."""
-    chosen = f"tags.search_id = '{search_id}' AND tags.trial_number LIKE '%'"
-    query = {"searchFilter": chosen, "orderByKey": "metrics.`score`", "orderByAsc": "false", "compareRunsMode": "CHART"}
-    return f"{base}/#/experiments/{experiment}/runs?{urlencode(query, quote_via=quote)}"
-
-
-def importance(output: Path) -> dict[str, float]:
-    """How much each hyperparameter matters among completed trials: PED-ANOVA (Watanabe et al. 2023). {} if too few."""
-    import optuna
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-            values = optuna.importance.get_param_importances(open_study(output), evaluator=evaluator)
-    except (ValueError, RuntimeError) as error:
-        log.info("no importance: %s", error)
-        return {}
-    return {name: float(value) for name, value in values.items() if math.isfinite(value)}
-
 
 def metric_of(space: Space) -> str:
     """What the tasks are judged by; `score` if not all by the same."""
@@ -294,7 +329,7 @@ def metric_of(space: Space) -> str:
     return metrics.pop() if len(metrics) == 1 else "score"
 
 
-def _row(record: TrialRecord) -> dict[str, Any]:
+def row(record: TrialRecord) -> dict[str, Any]:
     """A trial as the report's page wants it."""
     return {
         "number": record.number,
@@ -312,9 +347,26 @@ def _row(record: TrialRecord) -> dict[str, Any]:
     }
 
 
-def _first_state(known: tuple[int, list[Any], bytes] | None) -> bytes | None:
-    """The first replica's state of a trial's checkpoint."""
-    if known is None:
+def _across_steps(stages: Sequence[tuple[int, list[dict[str, Any]]]]) -> list[dict[str, Any]]:
+    """The last stage's cards, each with what it was like before: `start`, and `steps` in between."""
+    cards = [dict(card) for card in stages[-1][1]]
+    for i, card in enumerate(cards):
+        card["start"] = stages[0][1][i]["items"]
+        card["steps"] = [{"step": step, "items": earlier[i]["items"]} for step, earlier in stages]
+    return cards
+
+
+def _suffix(task: int) -> str:
+    return f"_task_{task}" if task else ""
+
+
+def _spread(values: Sequence[float]) -> dict[str, Any]:
+    return {key: value for key, value in summary(values).items() if key != "values"}
+
+
+def _first_state(known: tuple[int, list[Any], bytes] | None, space: Space) -> bytes | None:
+    """The first replica's state of a trial's checkpoint; None where there is none, or it is of a later stage's seeds."""
+    if known is None or known[0] > space.steps:
         return None
     from search.state import pack_states, unpack_states
 

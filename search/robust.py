@@ -1,19 +1,44 @@
-"""From replicas to numbers that can be compared: the robust score and paired differences."""
+"""From replicas to one number that can be compared: a trial's robust score."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import Any
+
+from search.space import Robust
 
 
-def robust_score(per_seed: Sequence[float], k: float) -> tuple[float, float, float]:
-    """(mean - k * std, mean, std) over seeds; std with n - 1, and 0 for a single seed."""
-    mean = fmean(per_seed)
-    std = stdev(per_seed) if len(per_seed) > 1 else 0.0
-    return mean - k * std, mean, std
+def robust_score(shares: Sequence[float], tasks: int, robust: Robust) -> tuple[float, float, float]:
+    """(score, mean, std) of the replicas' shares of full-data accuracy, task-major (tasks x seeds).
+
+    Mean and std (n - 1; 0 for a single seed) are of the seeds' values, each the mean over tasks. The score, by rule:
+    `mean_std` mean - k * std, `mean`, `worst_case` the lowest replica, `cvar` the mean of the lowest `fraction` of the
+    replicas (rounded up; conditional value at risk, Rockafellar and Uryasev 2000). All are NaN if a value is not finite.
+    Raises as `per_seed_means`.
+    """
+    mean, std = mean_and_std(per_seed_means(shares, tasks))
+    match robust.rule:
+        case "mean_std":
+            score = mean - robust.k * std
+        case "mean":
+            score = mean
+        case "worst_case":
+            score = math.nan if math.isnan(mean) else min(shares)
+        case "cvar":
+            score = (
+                math.nan
+                if math.isnan(mean)
+                else fmean(sorted(shares)[: math.ceil(robust.fraction * len(shares) - 1e-9)])
+            )
+    return score, mean, std
+
+
+def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and std (n - 1; 0 for a single value); NaN if one of them is not finite."""
+    if not all(map(math.isfinite, values)):
+        return math.nan, math.nan
+    return fmean(values), stdev(values) if len(values) > 1 else 0.0
 
 
 def per_seed_means(values: Sequence[float], tasks: int) -> list[float]:
@@ -21,34 +46,12 @@ def per_seed_means(values: Sequence[float], tasks: int) -> list[float]:
 
     Raises ValueError if there are not as many values for every task.
     """
+    return [fmean(column) for column in zip(*per_task(values, tasks), strict=True)]
+
+
+def per_task(values: Sequence[float], tasks: int) -> list[list[float]]:
+    """Values of replicas, task-major -> those of each task, by seed. Raises ValueError if they are not as many for each."""
     seeds, rest = divmod(len(values), tasks)
     if rest:
         raise ValueError(f"{len(values)} values cannot be of {tasks} tasks with the same seeds")
-    return [fmean(values[task * seeds + seed] for task in range(tasks)) for seed in range(seeds)]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Mean of paired differences with Student's 95 % interval (n - 1 degrees of freedom)."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-    def as_json(self) -> dict[str, Any]:
-        return {"mean": self.mean, "ci95": [self.low, self.high], "n": self.n}
-
-
-def paired_difference(a: Sequence[float], b: Sequence[float]) -> Difference:
-    """a - b, item by item: both lists are of the same seeds in the same order. Raises ValueError for fewer than 2."""
-    from scipy import stats
-
-    if len(a) != len(b) or len(a) < 2:
-        raise ValueError(
-            f"a paired difference needs two equally long lists of at least 2, but got {len(a)} and {len(b)}"
-        )
-    differences = [x - y for x, y in zip(a, b, strict=True)]
-    mean = fmean(differences)
-    half = float(stats.t.ppf(0.975, len(differences) - 1)) * stdev(differences) / math.sqrt(len(differences))
-    return Difference(mean, mean - half, mean + half, len(differences))
+    return [list(values[task * seeds : (task + 1) * seeds]) for task in range(tasks)]

@@ -33,6 +33,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a key of the space"
     )
+    parser.add_argument(
+        "--warm-start", type=Path, metavar="OTHER", help="begin with the best settings of the search in this folder"
+    )
+    parser.add_argument(
+        "--ablate",
+        action="store_true",
+        help="of a search that is complete: each loss term alone and left out, at the recommended setting",
+    )
     parser.add_argument("--dry-run", action="store_true", help="validate and print the space; run nothing")
     parser.add_argument("--verbose", action="store_true", help="show the log")
     return parser.parse_args(arguments)
@@ -57,6 +65,8 @@ def main(arguments: list[str] | None = None) -> int:
             resume=options.resume,
             address=options.address,
             tracking_uri=options.tracking_uri,
+            warm_start=options.warm_start,
+            ablate=options.ablate,
         )
         if options.dry_run:
             print(describe(request))

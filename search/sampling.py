@@ -17,7 +17,7 @@ import math
 import warnings
 from collections import Counter, deque
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cloudpickle
 import numpy as np
@@ -113,7 +113,7 @@ def build_sampler(space: Space, number: int) -> BaseSampler:
             case "nsga2":
                 return _NSGA2(population_size=startup, seed=seed)
             case "qmc":
-                return _SobolPoint(distributions(space), number - len(space.default_trials()), _seed(space.seed))
+                return _SobolPoint(distributions(space), number - len(space.first_trials()), _seed(space.seed))
             case "random":
                 return optuna.samplers.RandomSampler(seed=seed)
 
@@ -146,8 +146,8 @@ class SpaceSearcher(OptunaSearch):
         self._distributions = distributions(space)
         super().__init__(
             space=self._distributions,
-            metric="score",
-            mode="max",
+            metric=list(space.objectives) if len(space.objectives) > 1 else "score",
+            mode=["max"] * len(space.objectives) if len(space.objectives) > 1 else "max",
             sampler=build_sampler(space, 0),
             study_name=STUDY,
             storage=_storage(ledger.output),
@@ -155,7 +155,7 @@ class SpaceSearcher(OptunaSearch):
         self._study: optuna.Study | None = self._ot_study
         self._definition = space
         self._ledger = ledger
-        self._defaults = space.default_trials()
+        self._first = space.first_trials()
         self._numbers: dict[str, int] = {}  # Tune's trial id -> number
         self._running: set[str] = set()  # Tune's ids of the trials that are handed out
         self._unfinished: deque[int] = deque()  # to be handed out again
@@ -235,8 +235,8 @@ class SpaceSearcher(OptunaSearch):
                     self._store(frozen, record.params)
             elif record is not None:  # the journal lost its end
                 self._add(record.name, Hyperparameters.model_validate(record.config))
-            elif number < len(self._defaults):
-                self._add(self._defaults[number].name, self._defaults[number].hyperparameters)
+            elif number < len(self._first):
+                self._add(self._first[number].name, self._first[number].hyperparameters)
             else:  # lost by both: to be proposed anew
                 self.study.add_trial(create_trial(state=TrialState.RUNNING))
             if record is None or record.status == "unfinished":
@@ -263,10 +263,10 @@ class SpaceSearcher(OptunaSearch):
         )
 
     def _propose(self, number: int) -> TrialRecord:
-        """Trial `number`, which the ledger does not know yet: a default one, or the sampler's proposal."""
+        """Trial `number`, which the ledger does not know yet: one of the first, or the sampler's proposal."""
         name = None
-        if number < len(self._defaults):
-            name, hyperparameters = self._defaults[number].name, self._defaults[number].hyperparameters
+        if number < len(self._first):
+            name, hyperparameters = self._first[number].name, self._first[number].hyperparameters
             params = self._definition.params_of(hyperparameters)
             if number == len(self._trials()):
                 self._add(name, hyperparameters)
@@ -344,8 +344,9 @@ class SpaceSearcher(OptunaSearch):
         if self._trials()[record.number].state.is_finished():
             return
         self._report(record.number, {past.step: past.metrics.get("score", math.nan) for past in record.reports})
-        if record.status == "completed" and record.score is not None:
-            self.study.tell(record.number, record.score)
+        values = [record.score, *(record.metrics.get(f"objective/{name}") for name in self._definition.objectives[1:])]
+        if record.status == "completed" and all(value is not None and math.isfinite(value) for value in values):
+            self.study.tell(record.number, cast(list[float], values))
         elif record.status == "pruned":
             self.study.tell(record.number, state=TrialState.PRUNED)
         else:

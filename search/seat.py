@@ -21,6 +21,7 @@ class Seat:
         self._arguments: tuple[Any, ...] = ()
         self._state: bytes | None = None  # at step `self.step`
         self._cpus: float | None = None
+        self._secondary: list[str] = []
         self._pending: Any = None
         self.step = self._target = 0
         try:
@@ -42,10 +43,11 @@ class Seat:
         total_steps: int,
         state: bytes | None = None,
         cpus: float | None = None,
+        secondary: Sequence[str] = (),
     ) -> None:
         """See `EngineActor.join`."""
         self._arguments, self._state = (list(tasks), hyperparameters, list(seeds), total_steps), state
-        self._cpus = cpus
+        self._cpus, self._secondary = cpus, list(secondary)
         self.step = self._join()
 
     def start(self, target: int) -> None:
@@ -82,7 +84,7 @@ class Seat:
             self.start(self._target)
 
     def _join(self) -> int:
-        joined = self.engine.join.remote(self.member, *self._arguments, self._state, LEASE, self._cpus)
+        joined = self.engine.join.remote(self.member, *self._arguments, self._state, LEASE, self._cpus, self._secondary)
         return int(ray.get(joined))
 
     def renew(self) -> None:

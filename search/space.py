@@ -1,24 +1,19 @@
 """A search space: which hyperparameters vary, on which tasks, and how the search spends its trials.
 
-`spaces/NAME.yaml` -> `load_space("NAME", ["trials=48"])` -> a validated `Space`. A mistake in the file is one
-`UserError` line that names file, key, value and rule. Knows nothing of Ray, Optuna or MLflow.
+Read from a YAML by `search/space_file.py`. Knows nothing of Ray, Optuna or MLflow.
 """
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import Field, StrictFloat, ValidationError, field_validator, model_validator
 
-import spaces
-from condense.config import Hyperparameters, Strict, TaskConfig, explain, parse_yaml, read_yaml
-from condense.errors import UserError
-from condense.overrides import make_paths_absolute
+from condense.config import Hyperparameters, Strict, TaskConfig
 
 # Seeds of one search lie in its own block of this many: the trials' in the first half, the confirmation's in the
 # second. So they are disjoint by construction, within a search and between searches with other seeds.
@@ -52,9 +47,25 @@ class Dimension(Strict):
 
 
 class Robust(Strict):
-    """How the replicas' accuracies become one score: mean - k * standard deviation."""
+    """How the replicas' scores (shares of full-data accuracy) become one. Formulas: `search/robust.py`."""
 
-    k: float = Field(1.0, ge=0, description="weight of the spread over replicas in the score")
+    rule: Literal["mean_std", "mean", "worst_case", "cvar"] = Field(
+        "mean_std",
+        description="`mean_std`: mean - k * std over seeds; `mean`; `worst_case`: the lowest replica (task x seed); "
+        "`cvar`: the mean of the lowest `fraction` of the replicas",
+    )
+    k: float = Field(1.0, ge=0, description="weight of the spread over seeds in `mean_std`")
+    fraction: float = Field(0.25, gt=0, le=1, description="of the replicas, for `cvar`")
+
+
+class Racing(Strict):
+    """A trial starts with few seeds; while it keeps up with the best one, it gets more (`search/racing.py`)."""
+
+    start: int = Field(1, ge=1, description="seeds that every trial gets")
+    growth: float = Field(2.0, gt=1, description="a trial that goes on has so many times more seeds, up to `seeds`")
+    tolerance: float = Field(
+        1.0, ge=0, description="standard errors that a trial may be behind the best one, seed by seed, and go on"
+    )
 
 
 class Sampler(Strict):
@@ -79,7 +90,20 @@ class Confirmation(Strict):
     """What is re-run on fresh seeds after the search."""
 
     top_k: int = Field(3, ge=1, description="how many of the best trials are confirmed, besides the defaults")
-    seeds: int = Field(10, ge=2, le=SEED_BLOCK // 2, description="fresh seeds of every confirmed setting")
+    seeds: int = Field(10, ge=2, le=SEED_BLOCK // 4, description="fresh seeds to choose on, and as many to report on")
+    perturbations: int = Field(
+        8, ge=0, description="real runs around a setting, each with all hyperparameters moved at random; 0: none"
+    )
+    perturbed_decades: float = Field(
+        0.3, gt=0, description="how far they are moved, up or down: decades, or this share of a range that is not log"
+    )
+    perturbed_seeds: int = Field(2, ge=1, description="seeds of each of these runs")
+    tuned_rates: int = Field(
+        12,
+        ge=0,
+        description="settings of the learning rates tried with the default lambdas and sigma, so that what the lambdas gain "
+        "is told apart from what the learning rates gain; 0: none",
+    )
 
 
 class Resources(Strict):
@@ -128,6 +152,18 @@ class Space(Strict):
     seeds: int = Field(3, ge=1, le=SEED_BLOCK // 2, description="paired seeds: replicas per task, equal for all trials")
     seed: int = Field(0, ge=0, le=100_000, description="seed of the sampler; the replicas' seeds derive from it")
     robust: Robust = Field(default=Robust(), description="how replicas become one score")
+    objectives: list[Literal["score", "worst_class", "retrieval"]] = Field(
+        default=["score"],
+        description="what is searched for: `score` alone, or with others, of which each trial gets the robust score too "
+        "(of shares of what full data gives): the accuracy of the worst class, retrieval of partners. Then the report "
+        "has a Pareto front; the recommendation goes by `score`",
+    )
+    racing: Racing | None = Field(None, description="seeds in stages, more for who keeps up; left out: all at once")
+    warm_start: list[dict[str, Any]] = Field(
+        default_factory=list,
+        description="settings to run right after the defaults: values of `search` each. --warm-start OTHER fills it with "
+        "the best of an earlier search",
+    )
     sampler: Sampler = Field(default=Sampler(), description="who proposes")
     scheduler: Scheduler = Field(default=Scheduler(), description="who stops early")
     max_concurrent: int = Field(4, ge=1, description="trials at a time; with 1, a search is exactly repeatable")
@@ -144,7 +180,7 @@ class Space(Strict):
         for group, names in (("fixed", self.fixed), ("search", self.search)):
             for name in names:
                 if name not in Hyperparameters.model_fields:
-                    hint = _nearest(name, Hyperparameters.model_fields)
+                    hint = nearest(name, Hyperparameters.model_fields)
                     raise ValueError(f"`{group}.{name}` is no hyperparameter{hint}")
         for name, value in self.fixed.items():
             if name in self.search:
@@ -154,6 +190,31 @@ class Space(Strict):
             _check_dimension(name, dimension)
             if name in CF_ONLY and self.fixed.get("discrepancy") == "mmd":
                 raise ValueError(f"`search.{name}` has no effect with `fixed.discrepancy`: mmd")
+        for i, setting in enumerate(self.warm_start):
+            for name in self.search:
+                if name not in setting:
+                    raise ValueError(f"`warm_start.{i}` must have all of `search`, but lacks `{name}`")
+            for name, value in setting.items():
+                if name not in self.search:
+                    raise ValueError(f"`warm_start.{i}.{name}` is not searched")
+                if not self.search[name].contains(value):
+                    raise ValueError(
+                        f"`warm_start.{i}.{name}` must be in the range of `search.{name}`, but got {value!r}"
+                    )
+        if self.warm_start and self.trials <= len(self.first_trials()):
+            count = len(self.warm_start)
+            raise ValueError(f"`trials` must be > 2 defaults + {count} of `warm_start`, but got {self.trials}")
+        if self.racing is not None and self.racing.start >= self.seeds:
+            raise ValueError(f"`racing.start` must be < seeds ({self.seeds}), but got {self.racing.start}")
+        if self.objectives[:1] != ["score"] or len(set(self.objectives)) < len(self.objectives):
+            raise ValueError(
+                f"`objectives` must begin with score and differ from each other, but got {self.objectives}"
+            )
+        if len(self.objectives) > 1:
+            if self.scheduler.name != "none" or self.racing is not None:
+                raise ValueError("several `objectives` need `scheduler`: none and no `racing`: both go by a single one")
+            if self.sampler.name == "cmaes":
+                raise ValueError("`sampler.name`: cmaes has a single objective; use tpe, gp, nsga2, random or qmc")
         if self.report_every > self.steps:
             raise ValueError(f"`report_every` must be <= steps ({self.steps}), but got {self.report_every}")
         if self.scheduler.name == "asha" and self.grace_steps > self.steps:
@@ -207,6 +268,11 @@ class Space(Strict):
         ours = self.hyperparameters({**central, **published, "scaling": "normalized"})
         return [DefaultTrial("paper_default", paper), DefaultTrial("default", ours)]
 
+    def first_trials(self) -> list[DefaultTrial]:
+        """What is run before anything is proposed: the defaults, then the settings of `warm_start`."""
+        known = [DefaultTrial(f"warm_start_{i}", self.hyperparameters(s)) for i, s in enumerate(self.warm_start)]
+        return [*self.default_trials(), *known]
+
 
 def completed(recorded: dict[str, Any]) -> dict[str, Any]:
     """A space as some version of this project recorded it, with the defaults of keys that have come since."""
@@ -221,6 +287,13 @@ def replica_seeds(space: Space) -> list[int]:
     return [space.seed * SEED_BLOCK + i for i in range(space.seeds)]
 
 
+def fresh_seeds(space: Space) -> tuple[list[int], list[int]]:
+    """Two lists of `confirmation.seeds` seeds that no trial has used: to choose on, and to report what was chosen."""
+    count = space.confirmation.seeds
+    fresh = confirmation_seeds(space, 2 * count)
+    return fresh[:count], fresh[count:]
+
+
 def confirmation_seeds(space: Space, n: int) -> list[int]:
     """`n` seeds that no trial of the search has used, (n,); n <= 5000."""
     if n > SEED_BLOCK // 2:
@@ -228,89 +301,10 @@ def confirmation_seeds(space: Space, n: int) -> list[int]:
     return [space.seed * SEED_BLOCK + SEED_BLOCK // 2 + i for i in range(n)]
 
 
-def load_space(name_or_path: str, overrides: Sequence[str] = ()) -> Space:
-    """A space by name (`quickstart`) or file, with `key.key=value` overrides (values are YAML).
-
-    Paths of datasets are taken relative to the YAML's folder, in overrides relative to the current one.
-    Raises UserError with one line for anything wrong in the file or in an override.
-    """
-    path = _find(name_or_path)
-    content = read_yaml(path)
-    _absolute_paths(content, path.parent)
-    for override in overrides:
-        _apply(content, override)
-    _absolute_paths(content, Path.cwd())
-    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    source = f"{shown} with {' '.join(overrides)}" if overrides else str(shown)
-    try:
-        return Space.model_validate(content)
-    except ValidationError as error:
-        raise UserError(_explain(error, " ".join(source.split()))) from None
-
-
-def _find(name_or_path: str) -> Path:
-    path = Path(name_or_path)
-    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1 or path.is_file():
-        return path
-    folder = Path(next(iter(spaces.__path__)))
-    known = sorted(file.stem for file in folder.glob("*.yaml"))
-    if name_or_path not in known:
-        hint = _nearest(name_or_path, known)
-        raise UserError(
-            f"no search space is named {name_or_path!r}{hint} (there are: {', '.join(known)}, or give a file)"
-        )
-    return folder / f"{name_or_path}.yaml"
-
-
-def _absolute_paths(content: dict[str, Any], folder: Path) -> None:
-    tasks = content.get("tasks")
-    for task in tasks if isinstance(tasks, list) else []:
-        if isinstance(task, dict):
-            make_paths_absolute(task, folder)
-
-
-def _apply(content: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key.strip():
-        raise UserError(f"override {override!r}: must be key=value, for example trials=48")
-    value = parse_yaml(text, f"override {override!r:.100}: the value")
-    *parents, last = key.strip().split(".")
-    node: Any = content
-    for depth, part in enumerate([*parents, last]):
-        is_last = depth == len(parents)
-        if isinstance(node, list):
-            if not part.isdecimal() or int(part) >= len(node):
-                raise UserError(f"override {override!r}: {part!r} is no index of a list of {len(node)}")
-            if is_last:
-                node[int(part)] = value
-            else:
-                node = node[int(part)]
-        elif isinstance(node, dict):
-            if is_last:
-                node[part] = value
-            else:
-                if node.get(part) is None:
-                    node[part] = {}
-                node = node[part]
-        else:
-            above = ".".join([*parents, last][:depth])
-            raise UserError(f"override {override!r}: `{above}` is {node!r}, which has no keys")
-
-
-def _explain(error: ValidationError, source: str) -> str:
-    first = error.errors(include_url=False)[0]
-    if not first["loc"]:  # a rule between keys: its message names them
-        text = f"{source}: {first['msg'].removeprefix('Value error, ')}"
-    else:
-        text = explain(error, source)
-        if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
-            text += _nearest(str(first["loc"][0]), Space.model_fields)
-    return " ".join(text.split())
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    nearest = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean `{nearest[0]}`?" if nearest else ""
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean ...?`, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean `{close[0]}`?" if close else ""
 
 
 def _centre(name: str, dimension: Dimension) -> Any:

@@ -149,6 +149,7 @@ class MlflowTracker:
         error: str | None = None,
         artifacts: Mapping[str, bytes] | None = None,  # path in the run -> content
         timestamp: float | None = None,  # unix seconds; now if None
+        tags: Mapping[str, Any] | None = None,
     ) -> None:
         """Closes the trial's run as FINISHED (completed), KILLED (pruned) or FAILED (failed)."""
         if self._writer is None:
@@ -158,7 +159,7 @@ class MlflowTracker:
             last_step = max((step for step, _ in run.last.values()), default=0)
             for key, value in metrics.items():
                 self._add_point(run, key, last_step, value, timestamp)
-            self._add_tags(run, {"status": status} | ({"error": error} if error else {}))
+            self._add_tags(run, {**(tags or {}), "status": status, **({"error": error} if error else {})})
             for path, data in (artifacts or {}).items():
                 self._add_artifact(run, path, data)
             if run.status != RUN_STATUS.get(status, status):

@@ -1,12 +1,18 @@
 """One Tune trial: replicas (tasks x paired seeds) in an engine, reported as one robust score.
 
 The process is light: the engine does the work, the ledger keeps the record. It imports no torch.
+
+Steps count on from one stage of racing to the next: with `steps: 60`, a trial's report at step 120 is of its second stage,
+in which further seeds took 60 steps each. The scheduler hears of the first stage's reports up to its last but one, and of
+the trial's last: what is in between is for the ledger and MLflow.
 """
 
 from __future__ import annotations
 
+import math
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -14,8 +20,11 @@ from typing import Any
 import ray
 from ray import tune
 
-from search.robust import per_seed_means, robust_score
+from search.racing import Runner, judge, stages
+from search.robust import per_seed_means, per_task, robust_score
 from search.seat import Seat
+from search.signatures import diagnostic_means
+from search.space import Racing, Robust
 
 
 @dataclass(frozen=True)
@@ -25,68 +34,211 @@ class Plan:
     tasks: list[dict[str, Any]]  # condense.config.TaskConfig as JSON
     seeds: list[int]
     report_steps: list[int]
-    k: float
+    robust: Robust
     cpus: float | None  # what a trial has been granted, if the user has said how much
+    racing: Racing | None = None
+    secondary: tuple[str, ...] = ()  # objectives beside the score
+
+    @property
+    def steps(self) -> int:
+        """Of a replica."""
+        return self.report_steps[-1]
+
+    @property
+    def judged(self) -> list[str]:
+        """Each task's metric."""
+        return [task.get("metric", "accuracy") for task in self.tasks]
 
 
-def summarize(report: dict[str, Any], plan: Plan, seconds: float) -> dict[str, float]:
-    """The metrics of one report, as Tune, the ledger and MLflow get them."""
+def summarize(
+    report: dict[str, Any], plan: Plan, seconds: float, before: dict[str, float] | None = None
+) -> dict[str, float]:
+    """The metrics of one report, as Tune, the ledger and MLflow get them.
+
+    `before`: the metrics of the stage before, whose seeds count too.
+    """
     tasks = len(plan.tasks)
-    score, mean, std = robust_score(per_seed_means(report["shares"], tasks), plan.k)
+    earlier = 0 if before is None else int(before["seeds"])
+    here = len(report["shares"]) // tasks
+    shares, values = list(report["shares"]), list(report["accuracies"])
+    if before is not None:
+        shares = _joined(replica_values(before, plan, "share"), shares, tasks)
+        values = _joined(replica_values(before, plan, "judged"), values, tasks)
+    score, mean, std = robust_score(shares, tasks, plan.robust)
+    stage = 0 if before is None else round(before["step"])
     metrics = {
         "score": score,
         "score_mean": mean,
         "score_std": std,
-        "step": float(report["step"]),
+        "step": float(stage + report["step"]),
         "seconds": seconds,
+        "seeds": float(earlier + here),
+        "replica_steps": float((before or {}).get("replica_steps", 0.0) + report["step"] * here * tasks),
     }
     for name in ("loss", "loss/uni", "loss/cross", "loss/joint"):
         metrics[name] = report["curve"][name][-1]
-    judged = [task.get("metric", "accuracy") for task in plan.tasks]
-    if len(set(judged)) == 1:
-        metrics[judged[0]] = fmean(report["accuracies"])
-    for i, (value, share) in enumerate(zip(report["accuracies"], report["shares"], strict=True)):
-        task, seed = divmod(i, len(plan.seeds))
-        place = f"task_{task}/seed_{seed}" if tasks > 1 else f"seed_{seed}"
-        metrics[f"{judged[task]}/{place}"] = value
-        metrics[f"share/{place}"] = share
-    return metrics
+    if len(set(plan.judged)) == 1:
+        metrics[plan.judged[0]] = fmean(values)
+    for i, own in enumerate(per_task(shares, tasks)):
+        if tasks > 1:
+            metrics[f"share/task_{i}"] = fmean(own)
+    for name, found in report.get("secondary", {}).items():
+        metrics[f"objective/{name}"] = robust_score(found, tasks, plan.robust)[0]
+    for key, found in (("judged", values), ("share", shares)):
+        metrics |= dict(zip(_names(plan, key, earlier + here), found, strict=True))
+    return metrics | diagnostic_means(report.get("diagnostics", ()), before or {}, earlier / (earlier + here))
+
+
+def replica_values(metrics: dict[str, float], plan: Plan, key: str = "share") -> list[float]:
+    """The replicas' values, task-major, that `summarize` has put into `metrics`: `share`, or what they are `judged` by."""
+    return [metrics[name] for name in _names(plan, key, int(metrics.get("seeds", len(plan.seeds))))]
+
+
+def _names(plan: Plan, key: str, seeds: int) -> list[str]:
+    """Task-major."""
+    several = len(plan.tasks) > 1
+    return [
+        f"{judged if key == 'judged' else key}/{f'task_{task}/' if several else ''}seed_{seed}"
+        for task, judged in enumerate(plan.judged)
+        for seed in range(seeds)
+    ]
+
+
+def _joined(before: Sequence[float], more: Sequence[float], tasks: int) -> list[float]:
+    """Task-major values of further seeds after those of earlier ones."""
+    both = zip(per_task(before, tasks), per_task(more, tasks), strict=True)
+    return [value for own, further in both for value in (*own, *further)]
 
 
 def run_trial(config: dict[str, Any], *, broker: Any, ledger: Any, plan: Plan) -> None:
     """The Tune trainable. `config`: number, name and all hyperparameters, from `SpaceSearcher.suggest`."""
-    number = config["number"]
-    hyperparameters = {key: value for key, value in config.items() if key not in ("number", "name")}
-    known = ray.get(ledger.load.remote(number))
-    step, state, before = 0, None, 0.0
-    if known is not None:  # go on; what was reported already is told to the scheduler again, without compute
-        step, reports, state = known
-        before = reports[-1].seconds
+    _Running(config, broker, ledger, plan).run()
+
+
+class _Running:
+    """A trial in its process."""
+
+    def __init__(self, config: dict[str, Any], broker: Any, ledger: Any, plan: Plan) -> None:
+        self.number, self.name = config["number"], config["name"]
+        self.hyperparameters = {key: value for key, value in config.items() if key not in ("number", "name")}
+        self.broker, self.ledger, self.plan = broker, ledger, plan
+        self.stages = stages(plan.racing, len(plan.seeds))
+        self.node = socket.gethostname()
+
+    def run(self) -> None:
+        known = ray.get(self.ledger.load.remote(self.number))
+        step, reports, state = (0, [], None) if known is None else known
+        # Go on; what was reported already is told to the scheduler again, without compute.
         for past in reports:
-            tune.report({**past.metrics, "step": past.step, "number": number, "replayed": True})
-    left = [target for target in plan.report_steps if target > step]
-    if not left:
-        return
-    started, node = time.monotonic(), socket.gethostname()
-    seat = Seat.here(broker, f"trial {number}")
-    try:
-        seat.join(plan.tasks, hyperparameters, plan.seeds, plan.report_steps[-1], state, plan.cpus)
-        seat.start(left[0])
-        for step, following in zip(left, [*left[1:], None], strict=True):
+            if past.step < self.plan.steps:
+                self.tell(past.metrics, past.step, replayed=True)
+        metrics = reports[-1].metrics if reports else None
+        self.earlier, self.started = reports[-1].seconds if reports else 0.0, time.monotonic()
+        if step < self.plan.steps:
+            metrics = self.first_stage(step, state)
+        elif metrics is not None and len(self.stages) == 1:
+            self.tell(metrics, step, replayed=True)
+            return
+        while metrics is not None and metrics.get("race/goes_on"):
+            metrics = self.further_stage(metrics)
+        if metrics is not None and len(self.stages) > 1:
+            self.tell(metrics, round(metrics["step"]))
+
+    def first_stage(self, step: int, state: bytes | None) -> dict[str, float] | None:
+        """The metrics at its end; None if the trial has ended there."""
+        plan, metrics = self.plan, None
+        left = [target for target in plan.report_steps if target > step]
+        seat = Seat.here(self.broker, f"trial {self.number}")
+        try:
+            seat.join(plan.tasks, self.hyperparameters, self.seeds(0), plan.steps, state, plan.cpus, plan.secondary)
+            seat.start(left[0])
+            for step, following in zip(left, [*left[1:], None], strict=True):
+                report = seat.report()
+                if self.diverged(report):
+                    return None
+                if (
+                    following is not None
+                ):  # the engine need not wait for the scheduler: at worst, some steps are in vain
+                    seat.start(following)
+                metrics = summarize(report, plan, self.seconds)
+                if following is None:
+                    metrics = self.judged(metrics)
+                self.save(metrics, report)
+                if following is not None or len(self.stages) == 1:
+                    self.tell(metrics, step)
+        except Exception as error:
+            self.note(error)
+            raise
+        finally:
+            seat.leave()
+        return metrics
+
+    def further_stage(self, before: dict[str, float]) -> dict[str, float] | None:
+        """Runs the seeds of the next stage; as `first_stage`."""
+        plan = self.plan
+        stage = next(i for i, seeds in enumerate(self.stages) if seeds.start == int(before["seeds"]))
+        seat = Seat.here(self.broker, f"trial {self.number} stage {stage}")
+        try:
+            seat.join(plan.tasks, self.hyperparameters, self.seeds(stage), plan.steps, None, plan.cpus)
+            seat.start(plan.steps)
             report = seat.report()
-            if report["divergence"] is not None:
-                fault = report["divergence"]
-                text = f"the {fault['term']} loss was not finite at step {fault['step']} (seed {fault['seed']})"
-                ray.get(ledger.finish.remote(number, "failed", None, text, fault["step"]))
-                tune.report({"score": float("nan"), "step": step, "number": number, "replayed": False})
-                return
-            if following is not None:  # the engine need not wait for the scheduler: at worst, some steps are in vain
-                seat.start(following)
-            metrics = summarize(report, plan, before + time.monotonic() - started)
-            ray.get(ledger.save.remote(number, step, metrics, report["curve"], report["state"], node))
-            tune.report({**metrics, "step": step, "number": number, "replayed": False})
-    except Exception as error:
-        ray.get(ledger.set_fault.remote(number, f"{type(error).__name__}: {getattr(error, 'cause', None) or error}"))
-        raise
-    finally:
-        seat.leave()
+            if self.diverged(report):
+                return None
+            metrics = self.judged(summarize(report, plan, self.seconds, before))
+            curve = {**report["curve"], "step": [round(before["step"]) + step for step in report["curve"]["step"]]}
+            self.save(metrics, {**report, "curve": curve})
+        except Exception as error:
+            self.note(error)
+            raise
+        finally:
+            seat.leave()
+        return metrics
+
+    def judged(self, metrics: dict[str, float]) -> dict[str, float]:
+        """`metrics` at the end of a stage, with whether the trial goes on: against those that have all seeds by now. A default
+        trial goes on in any case. The score of one that does not is the estimate of `racing.judge`."""
+        plan = self.plan
+        if plan.racing is None:
+            return metrics
+        if int(metrics["seeds"]) == len(plan.seeds) or self.name is not None:
+            return {**metrics, "race/goes_on": float(metrics["seeds"] < len(plan.seeds))}
+        ended = [r for r in ray.get(self.ledger.trials.remote()) if r.status == "completed" and r.score is not None]
+        rivals = [
+            Runner(r.score, per_seed_means(replica_values(r.metrics, plan), len(plan.tasks)))
+            for r in ended
+            if int(r.metrics["seeds"]) == len(plan.seeds)
+        ]
+        own = per_seed_means(replica_values(metrics, plan), len(plan.tasks))
+        judgement = judge(own, rivals, plan.racing.tolerance)
+        score = metrics["score"] if judgement.goes_on else judgement.score
+        return {**metrics, "score": score, "race/goes_on": float(judgement.goes_on)}
+
+    def seeds(self, stage: int) -> list[int]:
+        return [self.plan.seeds[i] for i in self.stages[stage]]
+
+    @property
+    def seconds(self) -> float:
+        """The trial's own clock."""
+        return self.earlier + time.monotonic() - self.started
+
+    def diverged(self, report: dict[str, Any]) -> bool:
+        """Records a loss that was not finite, and ends the trial."""
+        fault = report["divergence"]
+        if fault is None:
+            return False
+        text = f"the {fault['term']} loss was not finite at step {fault['step']} (seed {fault['seed']})"
+        ray.get(self.ledger.finish.remote(self.number, "failed", None, text, fault["step"]))
+        self.tell({"score": math.nan}, report["step"])
+        return True
+
+    def save(self, metrics: dict[str, float], report: dict[str, Any]) -> None:
+        step = round(metrics["step"])
+        ray.get(self.ledger.save.remote(self.number, step, metrics, report["curve"], report["state"], self.node))
+
+    def note(self, error: Exception) -> None:
+        text = f"{type(error).__name__}: {getattr(error, 'cause', None) or error}"
+        ray.get(self.ledger.set_fault.remote(self.number, text))
+
+    def tell(self, metrics: dict[str, float], step: int, replayed: bool = False) -> None:
+        """Tune, and through it the scheduler and the sampler."""
+        tune.report({**metrics, "step": step, "number": self.number, "replayed": replayed})

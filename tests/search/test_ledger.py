@@ -306,15 +306,17 @@ def test_trials_csv(ledger: Ledger, tmp_path: Path) -> None:
             "score",
             "score_mean",
             "score_std",
+            "seeds",
             "steps",
             "seconds",
             "lambda_cross",
             "accuracy/seed_0",
+            "signatures",
             "nodes",
             "error",
         ],
-        ["0", "default", "completed", "0.6", "0.5", "0.1", "60", "2.0", "0.5", "0.25", "", ""],
-        ["1", "", "failed", "", "", "", "0", "0.0", "0.5", "", "", "loss, is nan"],
+        ["0", "default", "completed", "0.6", "0.5", "0.1", "", "60", "2.0", "0.5", "0.25", "", "", ""],
+        ["1", "", "failed", "", "", "", "", "0", "0.0", "0.5", "", "", "", "loss, is nan"],
     ]
     assert [path.name for path in tmp_path.glob("*.csv*")] == ["trials.csv"]
 

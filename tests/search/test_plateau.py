@@ -12,8 +12,9 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from search.ledger import Report, TrialRecord
-from search.plateau import FEWEST_TRIALS, Scored, robust_region, scored
+from search.plateau import robust_region
 from search.space import Space
+from search.surface import FEWEST_TRIALS, Scored, Surface, scored
 
 RANGES: dict[str, dict[str, Any]] = {
     "lambda_cross": {"low": 0.01, "high": 100, "log": True},
@@ -50,6 +51,10 @@ def peak(curvature: float, centre: float = 0.0) -> Callable[[dict[str, Any]], fl
     return lambda params: 0.9 - curvature * (math.log10(params["lambda_cross"]) - centre) ** 2
 
 
+def region_of(space: Space, trials: list[Scored], recommended: dict[str, Any]) -> dict[str, list[float]]:
+    return robust_region(Surface(space, trials), recommended)
+
+
 def decades(region: dict[str, list[float]]) -> tuple[float, float]:
     low, high = region["lambda_cross"]
     return math.log10(low), math.log10(high)
@@ -58,7 +63,7 @@ def decades(region: dict[str, list[float]]) -> tuple[float, float]:
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("curvature", [0.02, 0.08, 0.3])
 def test_it_ends_one_standard_error_below_the_peak(curvature: float, seed: int) -> None:
-    low, high = decades(robust_region(make_space(), draw(seed, peak(curvature)), MIDDLE))
+    low, high = decades(region_of(make_space(), draw(seed, peak(curvature)), MIDDLE))
     true = math.sqrt(STANDARD_ERROR / curvature)
     assert low == pytest.approx(-true, rel=0.35)
     assert high == pytest.approx(true, rel=0.35)
@@ -68,13 +73,13 @@ def test_it_ends_one_standard_error_below_the_peak(curvature: float, seed: int) 
 def test_a_sharp_peak_leaves_less_room_than_a_flat_one(seed: int) -> None:
     flat, round_, sharp = (
         high - low
-        for low, high in (decades(robust_region(make_space(), draw(seed, peak(c)), MIDDLE)) for c in (0.02, 0.1, 0.5))
+        for low, high in (decades(region_of(make_space(), draw(seed, peak(c)), MIDDLE)) for c in (0.02, 0.1, 0.5))
     )
     assert flat > 1.5 * round_ > 2 * sharp
 
 
 def test_what_does_not_matter_may_be_anything() -> None:
-    region = robust_region(make_space(), draw(0, peak(0.1)), MIDDLE)
+    region = region_of(make_space(), draw(0, peak(0.1)), MIDDLE)
     for name in ("frequency_scale", "alpha"):
         assert region[name] == pytest.approx([RANGES[name]["low"], RANGES[name]["high"]])
 
@@ -82,13 +87,13 @@ def test_what_does_not_matter_may_be_anything() -> None:
 def test_more_uncertainty_leaves_more_room() -> None:
     trials = draw(0, peak(0.1))
     doubtful = [Scored(t.params, t.mean, 4 * t.standard_error) for t in trials]
-    narrow, wide = (decades(robust_region(make_space(), ts, MIDDLE)) for ts in (trials, doubtful))
+    narrow, wide = (decades(region_of(make_space(), ts, MIDDLE)) for ts in (trials, doubtful))
     assert wide[0] < narrow[0] < narrow[1] < wide[1]
 
 
 def test_noise_counts_where_the_seeds_of_a_trial_agree_by_chance() -> None:
     trials = [Scored(t.params, t.mean, 0.0) for t in draw(0, peak(0.1), noise=0.03, count=80)]
-    low, high = decades(robust_region(make_space(), trials, MIDDLE))
+    low, high = decades(region_of(make_space(), trials, MIDDLE))
     true = math.sqrt(0.03 / 0.1)
     assert -2 * true < low < -true / 2
     assert true / 2 < high < 2 * true
@@ -100,7 +105,7 @@ def test_a_second_hill_is_not_joined() -> None:
         return 0.9 - 0.2 * min((at + 1) ** 2, (at - 1) ** 2)
 
     recommended = {**MIDDLE, "lambda_cross": 0.1}
-    low, high = decades(robust_region(make_space(), draw(0, hills, count=60), recommended))
+    low, high = decades(region_of(make_space(), draw(0, hills, count=60), recommended))
     assert -1.6 < low < -1 < high < -0.4
 
 
@@ -121,7 +126,7 @@ def test_it_holds_the_recommended_value_and_ends_where_the_space_does(
         "alpha": 2 * at[2],
         "optimizer": "sgd",
     }
-    region = robust_region(make_space(), draw(seed, peak(curvature, centre), count=count), recommended)
+    region = region_of(make_space(), draw(seed, peak(curvature, centre), count=count), recommended)
     assert tuple(region) == NUMBERS
     for name, (low, high) in region.items():
         assert low <= recommended[name] <= high
@@ -130,29 +135,32 @@ def test_it_holds_the_recommended_value_and_ends_where_the_space_does(
 
 def test_one_answer_to_one_question() -> None:
     trials = draw(0, peak(0.1))
-    assert robust_region(make_space(), trials, MIDDLE) == robust_region(make_space(), trials, MIDDLE)
+    assert region_of(make_space(), trials, MIDDLE) == region_of(make_space(), trials, MIDDLE)
 
 
 def test_there_is_no_telling_from_few_trials() -> None:
     trials = draw(0, peak(0.1), count=FEWEST_TRIALS)
-    assert robust_region(make_space(), trials[1:], MIDDLE) == {}
-    assert robust_region(make_space(), trials, MIDDLE).keys() == set(NUMBERS)
+    with pytest.raises(ValueError, match="tell nothing"):
+        Surface(make_space(), trials[1:])
+    assert region_of(make_space(), trials, MIDDLE).keys() == set(NUMBERS)
 
 
 def test_choices_have_no_range() -> None:
     trials = draw(0, peak(0.1))
-    assert "optimizer" not in robust_region(make_space(), trials, MIDDLE)
-    assert robust_region(make_space(optimizer=RANGES["optimizer"]), trials, MIDDLE) == {}
+    assert "optimizer" not in region_of(make_space(), trials, MIDDLE)
+    with pytest.raises(ValueError, match="0 numeric"):
+        Surface(make_space(optimizer=RANGES["optimizer"]), trials)
+    assert robust_region(None, MIDDLE) == {}
 
 
 def test_equal_scores_are_good_everywhere() -> None:
-    region = robust_region(make_space(), draw(0, lambda params: 0.5, noise=0), MIDDLE)
+    region = region_of(make_space(), draw(0, lambda params: 0.5, noise=0), MIDDLE)
     assert region == {name: pytest.approx([RANGES[name]["low"], RANGES[name]["high"]]) for name in NUMBERS}
 
 
 def test_the_ends_of_a_range_can_be_proposed() -> None:
     space = make_space()
-    region = robust_region(space, draw(0, lambda params: 0.5, noise=0), MIDDLE)
+    region = region_of(space, draw(0, lambda params: 0.5, noise=0), MIDDLE)
     assert {n: end for n, ends in region.items() for end in ends if not space.search[n].contains(end)} == {}
 
 

@@ -25,7 +25,8 @@ from condense.errors import UserError
 from search.driver import check_learning_rates
 from search.ledger import Ledger
 from search.run import main
-from search.space import Space, load_space
+from search.space import Space
+from search.space_file import load_space
 
 MARK = "STARTED_BY_A_TEST_OF_RUN"  # in the environment of everything that a test starts, at any depth
 LOG = {"low": 0.01, "high": 100, "log": True}

@@ -19,7 +19,8 @@ from optuna.trial import TrialState
 from search.ledger import Ledger
 from search.sampling import SpaceSearcher, open_study
 from search.scheduling import build_scheduler, prefill
-from search.space import Space, load_space
+from search.space import Space
+from search.space_file import load_space
 
 SAMPLERS = ("tpe", "gp", "cmaes", "nsga2", "random", "qmc")
 STEPS = (20, 40, 60)

@@ -18,6 +18,7 @@ from search_process import SearchProcess, report, results, table
 from condense.config import CondensationConfig, read_yaml, validate
 from condense.export import read_export
 from search.mlflow_store import connect
+from search.signatures import MEANING
 
 STATUS = {"completed": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 LOSSES = ("loss", "loss/uni", "loss/cross", "loss/joint")
@@ -109,6 +110,11 @@ def test_the_output_folder(whole_search: tuple[Path, SearchProcess]) -> None:
     for name, (low, high) in content["robust_region"].items():
         assert low <= content["recommended"][name] <= high
     assert content["importance"].keys() <= SMALL["search"].keys()
+    for name, found in content["diagnostics"].items():
+        assert found["trials"] == [row["number"] for row in rows if name in row["signatures"].split(",")]
+        assert (found["of"], found["meaning"]) == (8, MEANING[name])
+        assert found["region"] is None or " trials there, " in found["region"]
+    assert content["diagnostics"].keys() == MEANING.keys()
     methods = {"recommended", "default", "random", "herding", "k_center", "mmd", "full_data"}
     assert methods <= content["test"].keys()
     assert content["cost"].keys() >= {"seconds", "replica_steps", "replica_steps_per_second"}
@@ -135,6 +141,13 @@ def test_mlflow_has_every_trial_once_and_whole(whole_search: tuple[Path, SearchP
         "experiment": "condensation",
         "run_id": logged.parent.info.run_id,
     }
+    for row in table(output):
+        run = logged.trials[int(row["number"])].data
+        assert run.tags["failure_signatures"] == (row["signatures"] or "none")
+        shown = [name for name in MEANING if run.metrics[f"signature/{name}"] == 1]
+        assert ",".join(shown) == row["signatures"]
+        points = logged.points(int(row["number"]), "diagnostics/gradient_share/vision")
+        assert sorted(points) == list(range(2, int(row["steps"]) + 1, 2))
     assert logged.trials[0].data.tags["default"] == "paper_default"
     assert logged.trials[1].data.tags["default"] == "default"
     assert yaml.safe_load(logged.text(logged.trials[0], "config.yaml"))["scaling"] == "paper"
@@ -163,4 +176,6 @@ def test_a_loss_that_is_not_finite_fails_its_trial_only(
         ended = json.loads((output / "trials" / f"{int(row['number']):05d}" / "result.json").read_text())
         assert (ended["status"], ended["error"], ended["score"]) == ("failed", row["error"], None)
     assert report(output)["trials"]["failed"] == len(failed)
+    assert all(row["signatures"] == "instability" for row in failed)
+    assert {row["number"] for row in failed} <= set(report(output)["diagnostics"]["instability"]["trials"])
     check_mlflow(output)

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from condense.config import Hyperparameters
 from condense.errors import UserError
 from search.driver import check_data
-from search.space import SEED_BLOCK, Resources, Space, confirmation_seeds, load_space, replica_seeds
+from search.space import SEED_BLOCK, Resources, Space, confirmation_seeds, replica_seeds
+from search.space_file import load_space
 
 FLOATS = ("lambda_cross", "lambda_joint", "frequency_scale", "learning_rate", "learning_rate_vision", "alpha")
 INTEGERS = ("num_frequencies", "frequency_pool")

@@ -11,7 +11,7 @@ import spaces
 from condense.config import MODALITIES
 from search.driver import missing_parts
 from search.run import main
-from search.space import load_space
+from search.space_file import load_space
 
 FILES = sorted(Path(next(iter(spaces.__path__))).glob("*.yaml"))
 PAPERS = [file for file in FILES if file.stem != "quickstart"]

@@ -1,0 +1,95 @@
+"""How sure: 95 % intervals of paired differences, and which of several settings cannot be told from the best."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+RESAMPLES = 9_999
+FEWEST_FOR_BOOTSTRAP = 8  # with fewer, resamples are too much alike
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean of paired differences with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    def as_json(self) -> dict[str, Any]:
+        return {"mean": self.mean, "ci95": [self.low, self.high], "n": self.n}
+
+
+def paired_difference(a: Sequence[float], b: Sequence[float]) -> Difference:
+    """a - b, item by item: both lists are of the same seeds in the same order.
+
+    The interval is the bootstrap-t (Efron and Tibshirani 1993, chapter 12.5), which keeps its level with as few as ten
+    seeds, where percentile and BCa intervals are too short (tests/search/test_intervals.py counts). With fewer than 8, or where
+    so many differences are equal that resamples lose their spread, Student's t. The same input gives the same interval.
+    Raises ValueError for fewer than 2.
+    """
+    if len(a) != len(b) or len(a) < 2:
+        raise ValueError(
+            f"a paired difference needs two equally long lists of at least 2, but got {len(a)} and {len(b)}"
+        )
+    x = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
+    n, mean, error = len(x), float(x.mean()), float(x.std(ddof=1) / math.sqrt(len(x)))
+    if not math.isfinite(mean) or error <= 1e-12 * abs(mean):
+        return Difference(mean, mean, mean, n)
+    below, above = _student(n)
+    if n >= FEWEST_FOR_BOOTSTRAP:
+        drawn = x[_resamples(n)]
+        spread = drawn.std(1, ddof=1) / math.sqrt(n)
+        if np.mean(spread > 0) > 0.999:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                t = (drawn.mean(1) - mean) / spread
+            low, high = np.quantile(t[spread > 0], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+            below, above = float(high), float(-low)
+    return Difference(mean, mean - below * error, mean + above * error, n)
+
+
+def tied_with_best(values: Mapping[str, Sequence[float]]) -> set[str]:
+    """The settings that cannot be told from the best one at 95 %, all comparisons together; `values`: per seed, paired.
+
+    Multiple comparisons with the best (Hsu 1981): a setting stays if its mean is within the best one's by the 95 % quantile,
+    over resampled seeds, of the largest of all standardised differences. A setting with values that are not finite is out.
+    """
+    known = {key: np.asarray(own, dtype=float) for key, own in values.items() if np.isfinite(own).all()}
+    if not known:
+        return set()
+    best = max(known, key=lambda key: float(known[key].mean()))
+    others = [key for key in known if key != best]
+    apart = np.array([known[best] - known[key] for key in others])  # (k, n)
+    if not others or apart.shape[1] < 2:
+        return set(known)
+    n = apart.shape[1]
+    error = apart.std(1, ddof=1) / math.sqrt(n)
+    steady = error <= 1e-12
+    drawn = apart[:, _resamples(n)]  # (k, resamples, n)
+    spread = drawn.std(2, ddof=1) / math.sqrt(n)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.where(spread > 0, (drawn.mean(2) - apart.mean(1)[:, None]) / spread, 0.0)
+    largest = float(np.quantile(t[~steady].max(0), LEVEL)) if (~steady).any() else 0.0
+    limit = np.where(steady, 1e-12, max(largest, 0.0) * error)
+    return {best} | {key for key, mean, most in zip(others, apart.mean(1), limit, strict=True) if mean <= most}
+
+
+@functools.cache
+def _resamples(n: int) -> np.ndarray:
+    """(RESAMPLES, n) indices, the same every time."""
+    return np.random.default_rng(n).integers(0, n, (RESAMPLES, n))
+
+
+def _student(n: int) -> tuple[float, float]:
+    from scipy import stats
+
+    quantile = float(stats.t.ppf((1 + LEVEL) / 2, n - 1))
+    return quantile, quantile

@@ -1,0 +1,133 @@
+"""More seeds for the trials that keep up: the stages, the decisions, and a real search whose trials race."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from search_process import SearchProcess, report, results, table
+
+from search.racing import Runner, judge, stages
+from search.space import Racing
+
+
+def test_stages_by_hand() -> None:
+    assert stages(Racing(), 8) == [range(1), range(1, 2), range(2, 4), range(4, 8)]
+    assert stages(Racing(start=2, growth=3), 10) == [range(2), range(2, 6), range(6, 10)]
+    assert stages(None, 3) == [range(3)]
+
+
+@given(start=st.integers(1, 20), growth=st.floats(1.01, 5), seeds=st.integers(2, 200))
+def test_stages_cover_all_seeds_once_and_in_order(start: int, growth: float, seeds: int) -> None:
+    start = min(start, seeds - 1)
+    found = stages(Racing(start=start, growth=growth), seeds)
+    assert [i for stage in found for i in stage] == list(range(seeds))
+    assert len(found[0]) == start and all(found)
+
+
+def test_without_rivals_it_goes_on() -> None:
+    assert judge([0.1], [], 1.0).goes_on
+
+
+def test_who_is_ahead_goes_on_and_who_is_far_behind_does_not() -> None:
+    rivals = [Runner(0.88, [0.9, 0.92, 0.88, 0.9]), Runner(0.85, [0.88, 0.89, 0.87, 0.88])]
+    assert judge([0.91], rivals, 0.0).goes_on
+    assert judge([0.893], rivals, 1.0).goes_on  # behind by 0.007: within the differences' spread, 0.0082
+    far = judge([0.8, 0.82], rivals, 1.0)
+    assert not far.goes_on
+    assert far.score == pytest.approx(0.88 - 0.1)  # the incumbent's score, less what it is behind on common seeds
+
+
+def test_it_is_seed_by_seed() -> None:
+    """Seed 0 is a lucky one: 0.9 on it is no better than 0.7 on the others."""
+    rivals = [Runner(0.75, [0.95, 0.7, 0.7, 0.7]), Runner(0.74, [0.94, 0.7, 0.69, 0.7])]
+    assert not judge([0.9], rivals, 1.0).goes_on
+
+
+@given(
+    shift=st.floats(-0.5, 0.5),
+    tolerance=st.floats(0, 3),
+    values=st.lists(st.floats(0, 1), min_size=4, max_size=4),
+    own=st.lists(st.floats(0, 1), min_size=1, max_size=3),
+)
+def test_only_differences_count(shift: float, tolerance: float, values: list[float], own: list[float]) -> None:
+    rival = Runner(float(np.mean(values)), values)
+    moved = Runner(rival.score + shift, [value + shift for value in values])
+    here, there = judge(own, [rival], tolerance), judge([value + shift for value in own], [moved], tolerance)
+    assert there.score == pytest.approx(here.score + shift, abs=1e-9)
+    margin = np.mean([a - b for a, b in zip(own, values, strict=False)])
+    if not math.isclose(margin, -tolerance * math.sqrt(2) * np.std(values, ddof=1) / math.sqrt(len(own)), abs_tol=1e-6):
+        assert here.goes_on == there.goes_on
+
+
+RACE = {"trials": 10, "seeds": 4, "racing": {"start": 1, "tolerance": 0.5}, "max_concurrent": 1, "scheduler": "none"}
+
+
+@pytest.fixture(scope="module")
+def raced(
+    tmp_path_factory: pytest.TempPathFactory, start: Callable[..., SearchProcess], write_space: Callable[..., Path]
+) -> tuple[Path, Path]:
+    """(space, output) of a search whose trials race, one at a time."""
+    folder = tmp_path_factory.mktemp("raced")
+    space = write_space(folder, **RACE)
+    search = start("--space", space, "--output", folder / "out")
+    assert search.finish() == 0, search.said()
+    return space, folder / "out"
+
+
+@pytest.mark.slow
+def test_trials_that_keep_up_get_more_seeds(raced: tuple[Path, Path]) -> None:
+    rows = table(raced[1])
+    seeds = [row["seeds"] for row in rows]
+    assert seeds[:2] == [4, 4]  # the defaults have all, to be compared with
+    assert set(seeds) <= {1, 2, 4} and len(set(seeds)) > 1
+    assert all(row["status"] == "completed" for row in rows)
+    for row, count in zip(rows, seeds, strict=True):
+        assert row["steps"] == 6 * {1: 1, 2: 2, 4: 3}[int(count)]
+        known = [row[f"accuracy/seed_{i}"] for i in range(4)]
+        assert [value != "" for value in known] == [i < count for i in range(4)]
+
+
+@pytest.mark.slow
+def test_the_report_says_what_the_race_has_saved(raced: tuple[Path, Path]) -> None:
+    told = report(raced[1])["racing"]
+    assert sum(told["seeds"].values()) == 10
+    assert told["replica_steps"] == sum(6 * int(n) * count for n, count in told["seeds"].items())
+    assert told["replica_steps"] < told["full"] == 10 * 6 * 4
+    best = report(raced[1])["confirmation"]["best"]["trial"]
+    assert table(raced[1])[best]["seeds"] == 4
+
+
+@pytest.mark.slow
+def test_a_race_goes_on_after_a_kill_as_if_nothing_had_happened(
+    raced: tuple[Path, Path], tmp_path: Path, start: Callable[..., SearchProcess]
+) -> None:
+    space, whole = raced
+    search = start("--space", space, "--output", tmp_path / "out")
+    number = next(i for i, row in enumerate(table(whole)) if i > 1 and row["seeds"] == 4)
+    progress = tmp_path / "out" / "trials" / f"{number:05d}" / "progress.jsonl"
+    search.until(lambda: progress.exists() and len(progress.read_bytes().splitlines()) >= 3)
+    search.kill()
+    before = results(tmp_path / "out")
+    search = start("--space", space, "--output", tmp_path / "out", "--resume")
+    assert search.finish() == 0, search.said()
+    assert before.items() <= results(tmp_path / "out").items()
+    for row, again in zip(table(whole), table(tmp_path / "out"), strict=True):
+        assert again == {
+            key: pytest.approx(value, rel=1e-4) if isinstance(value, float) else value for key, value in row.items()
+        }
+
+
+@pytest.mark.slow
+def test_a_score_of_fewer_seeds_is_the_incumbents_less_what_it_was_behind(raced: tuple[Path, Path]) -> None:
+    for folder in sorted((raced[1] / "trials").iterdir()):
+        last = json.loads((folder / "progress.jsonl").read_text().splitlines()[-1])["metrics"]
+        if last["seeds"] < 4:
+            assert last["race/goes_on"] == 0
+            assert json.loads((folder / "result.json").read_text())["score"] == last["score"] < last["score_mean"] + 0.5

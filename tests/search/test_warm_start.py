@@ -1,0 +1,94 @@
+"""Beginning with what an earlier search has found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from search_process import SearchProcess, report, table
+
+from condense.errors import UserError
+from search.ledger import Ledger
+from search.space import Space
+from search.warm_start import earlier_settings, recorded, with_first_settings
+
+LAMBDA: dict[str, Any] = {"low": 0.01, "high": 100, "log": True}
+SPACE = Space.model_validate({"name": "new", "tasks": [{"dpc": 5}], "trials": 12, "search": {"lambda_cross": LAMBDA}})
+
+
+def earlier(folder: Path, lambdas: list[float]) -> Path:
+    """A search whose trials score the better, the larger their lambda; also lambda_joint varied, which SPACE has not."""
+    space = Space.model_validate(
+        {"name": "old", "tasks": [{"dpc": 1}], "search": {"lambda_cross": LAMBDA, "lambda_joint": LAMBDA}}
+    )
+    ledger = Ledger.open(folder, space.model_dump(mode="json"), resume=False)
+    for number, value in enumerate(lambdas):
+        params = {"lambda_cross": value, "lambda_joint": 2.0}
+        config = space.hyperparameters(params).model_dump(mode="json")
+        ledger.new_trial(number, None, params, config, [0])
+        ledger.save(number, 60, {"score": value, "score_mean": value, "score_std": 0.0}, None, b"state")
+        ledger.finish(number, "completed", value)
+    ledger.close()
+    return folder
+
+
+def test_the_best_come_first_and_each_once(tmp_path: Path) -> None:
+    folder = earlier(tmp_path / "old", [1.0, 5.0, 3.0, 5.0, 200.0, 0.5, 0.2, 4.0])
+    assert [s["lambda_cross"] for s in earlier_settings(folder, SPACE)] == [5.0, 4.0, 3.0, 1.0, 0.5]
+
+
+def test_the_recommendation_comes_before_them(tmp_path: Path) -> None:
+    folder = earlier(tmp_path / "old", [1.0, 5.0])
+    (folder / "report.json").write_text(json.dumps({"recommended": {"lambda_cross": 0.7}}))
+    assert [s["lambda_cross"] for s in earlier_settings(folder, SPACE)] == [0.7, 5.0, 1.0]
+
+
+def test_nothing_to_start_from_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no search"):
+        earlier_settings(tmp_path, SPACE)
+    with pytest.raises(UserError, match="none of its 1 trials lies in the ranges"):
+        earlier_settings(earlier(tmp_path / "old", [200.0]), SPACE)
+
+
+def test_they_are_trials_after_the_defaults_and_leave_room_for_others() -> None:
+    space = with_first_settings(SPACE, [{"lambda_cross": 0.7}])
+    assert [t.name for t in space.first_trials()] == ["paper_default", "default", "warm_start_0"]
+    assert space.first_trials()[2].hyperparameters.lambda_cross == 0.7
+    with pytest.raises(UserError, match=r"`trials` must be > 2 defaults"):
+        with_first_settings(SPACE.model_copy(update={"trials": 4}), [{"lambda_cross": 0.1 * i} for i in range(1, 4)])
+    with pytest.raises(UserError, match=r"warm_start\.0\.lambda_cross` must be in the range"):
+        with_first_settings(SPACE, [{"lambda_cross": 1e6}])
+
+
+@pytest.mark.slow
+def test_a_search_begins_with_another(
+    whole_search: tuple[Path, SearchProcess],
+    start: Callable[..., SearchProcess],
+    write_space: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    import mlflow
+
+    other, _ = whole_search
+    space = write_space(tmp_path, trials=9, name="second")
+    arguments = ["--space", space, "--output", tmp_path / "out", "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db"]
+    search = start(*arguments, "--warm-start", other)
+    assert search.finish() == 0, search.said()
+    rows = table(tmp_path / "out")
+    assert [row["name"] for row in rows][:3] == ["paper_default", "default", "warm_start_0"]
+    for name, value in report(other)["recommended"].items():
+        assert rows[2][name] == pytest.approx(value)
+    known = recorded(tmp_path / "out")
+    assert known is not None and 1 <= len(known) <= 5
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (experiment,) = (e for e in client.search_experiments() if e.name == "condensation")
+    flagged = [r for r in client.search_runs([experiment.experiment_id]) if "warm_start" in r.data.tags]
+    assert len(flagged) == len(known)
+    # A resumed search keeps to what it began with, whatever has become of the other.
+    again = start(*arguments, "--resume")
+    assert again.finish() == 0, again.said()
+    assert yaml.safe_load((tmp_path / "out" / "best.yaml").read_text())["hyperparameters"]
