@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from condense.errors import UserError
 
 PATIENCE = 180.0  # seconds that a search waits for nodes which are still starting
 EVERY = 10.0  # seconds between two lines about it
@@ -37,6 +40,19 @@ def expected_nodes(config: Mapping[str, Any]) -> int:
     types = config.get("available_node_types") or {}
     head = config.get("head_node_type")
     return 1 + sum(int(of.get("min_workers") or 0) for name, of in types.items() if name != head)
+
+
+def awaited_nodes(address: str | None) -> int | None:
+    """How many nodes a search waits for: $CONDENSE_NODES, or those of the cluster whose head this is; None: for none.
+
+    `address`: as given on the command line. Raises UserError if the variable is no number.
+    """
+    if count := os.environ.get("CONDENSE_NODES"):
+        if not count.isdecimal():
+            raise UserError(f"CONDENSE_NODES: must be a number of nodes, but got {count!r}")
+        return int(count)
+    config = bootstrap_config()
+    return expected_nodes(config) if config is not None and address in (None, "auto") else None
 
 
 def wait_for_nodes(

@@ -19,18 +19,21 @@ from typing import Any
 import yaml
 
 from condense.errors import UserError
-from search.cluster import bootstrap_config, bootstrap_file, expected_nodes, wait_for_nodes
+from search.cluster import awaited_nodes, bootstrap_file, wait_for_nodes
 from search.ledger import Ledger
 from search.mlflow_store import absolute_uri, check_tracking, default_tracking_uri
+from search.output_folder import absolute_folder
 from search.space import Space, completed, replica_seeds
 from search.space_file import load_space
+from search.stopping import GO_ON, Stopped, full, last_word, says_full
 from search.warm_start import earlier_settings, recorded, with_first_settings
 
 log = logging.getLogger(__name__)
 ENGINE_DEATHS = 3  # during the confirmation, before the search gives up
 SECONDS_FOR_RAY = 10  # how long a cluster's head may take to accept a connection
 STARTS_OF_RAY = 3  # tries
-SECONDS_FOR_MLFLOW = 120  # how long the end of a search waits for a tracking server that is away
+# How long the end of a search waits for a tracking server that is away. One that had to stop is waited for by its user.
+SECONDS_FOR_MLFLOW = {"completed": 120, "interrupted": 20, "failed": 20, "stopped": 2}
 PACKAGES = ("ray", "optuna", "mlflow", "torch", "numpy")
 
 
@@ -62,7 +65,7 @@ class Request:
         loaded = load_space(space, overrides)
         if name:
             loaded = loaded.model_copy(update={"name": name})
-        folder = (output or Path("results") / loaded.name).absolute()
+        folder = absolute_folder(output or Path("results") / loaded.name)
         known = recorded(folder) if resume or ablate else None
         if warm_start is not None and not (resume or ablate):
             known = earlier_settings(warm_start, loaded)
@@ -128,7 +131,7 @@ class Search:
             versions=versions,
             complete=completed,
         )
-        with contextlib.closing(ledger), ThreadPoolExecutor(1) as pool:
+        with last_word(), contextlib.closing(ledger), ThreadPoolExecutor(1) as pool:
             checked = pool.submit(check_tracking, request.tracking_uri)  # beside the start of Ray: seconds each
             loaded = pool.submit(load_tune, after=checked)
             with ray_session(request.address):
@@ -139,9 +142,9 @@ class Search:
     def _wait_for_nodes(self) -> None:
         import ray
 
-        config = bootstrap_config()
-        if config is not None and self.request.address in (None, "auto"):
-            wait_for_nodes(ray.nodes, expected_nodes(config), self.say)
+        expected = awaited_nodes(self.request.address)
+        if expected is not None and self.request.address != "local":
+            wait_for_nodes(ray.nodes, expected, self.say)
         here = ray.get_runtime_context().get_node_id()
         own: dict[str, float] = next((node["Resources"] for node in ray.nodes() if node["NodeID"] == here), {})
         if self.space.resources.gpus_per_trial and not own.get("GPU"):
@@ -203,8 +206,16 @@ class Search:
             status = "completed" if complete else "interrupted"
         except KeyboardInterrupt:
             status = "interrupted"
+        except Stopped:
+            status = "stopped"
+            raise
+        except Exception as error:
+            if not says_full(error):
+                raise
+            status = "stopped"
+            raise full(ledger.output) from error
         finally:
-            tracker.finish(status, SECONDS_FOR_MLFLOW if status == "completed" else 20)
+            tracker.finish(status, SECONDS_FOR_MLFLOW[status])
         if status == "interrupted":
             self.say(f"interrupted: go on with the same command and --resume (output: {shown(ledger.output)})")
             return 130
@@ -220,7 +231,7 @@ class Search:
                 return
             except ray.exceptions.RayActorError:
                 if not more:
-                    raise
+                    raise Stopped(f"its Ray cluster was lost, or engines die time and again; {GO_ON}") from None
                 self.say("the engine died; going on in a new one")
 
     def _results(self, ledger: Ledger, broker: Any, plan: Any, tasks: list[dict[str, Any]], tracker: Any) -> Any:

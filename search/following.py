@@ -14,6 +14,7 @@ from ray.tune import Callback
 from search.ledger import Ledger, TrialRecord
 from search.signatures import ended_metrics, ended_tags
 from search.space import Space
+from search.stopping import check_room, full, says_full
 from search.tracking import MlflowTracker
 
 log = logging.getLogger(__name__)
@@ -68,11 +69,15 @@ class Following(Callback):
         self._ended(trial)
 
     def _explain(self, trial: Any) -> None:
-        """A process that died is a line; an exception is a bug, so it is shown whole."""
+        """A process that died is a line; an exception is a bug, so it is shown whole. A full disk is neither: it ends the
+        search, before trials are counted as failed for it."""
+        error = trial.get_pickled_error()
+        if says_full(error):
+            raise full(self.ledger.output)
+        check_room(self.ledger.output)
         record = self.ledger.trial(trial.config["number"])
         if record is None:
             return
-        error = trial.get_pickled_error()
         text = trial.get_error() if error is None else error
         if text is None or isinstance(error, RayActorError):  # Tune has nothing to say of a node that went
             self.display.say(f"trial {record.number}: its process died; it goes on from step {record.steps} in another")

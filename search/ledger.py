@@ -149,12 +149,8 @@ class Ledger:
             self._lock = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            **self.__dict__,
-            "_lock": None,
-            "_ended": {},
-            "_sound": {},
-        }  # a copy elsewhere attaches, it does not own
+        # A copy elsewhere attaches, it does not own.
+        return {**self.__dict__, "_lock": None, "_ended": {}, "_sound": {}}
 
     @property
     def search_id(self) -> str:
@@ -384,11 +380,16 @@ def _temporary(path: Path) -> Path:
 def _write(path: Path, content: bytes) -> None:
     """Writes a whole file, durably: readers see the old content or the new."""
     temporary = _temporary(path)
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:  # a full disk, mostly: half a file would only fill it more
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
     folder = os.open(path.parent, os.O_RDONLY)
     with contextlib.suppress(OSError):  # some file systems cannot sync a folder
         os.fsync(folder)

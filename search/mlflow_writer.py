@@ -32,6 +32,7 @@ UNCLEAR_ATTEMPTS = 3  # failures that may be the item's or the server's, before 
 ARTIFACT_ATTEMPTS = 6  # the artifact store may be away for ever while MLflow itself answers
 MAX_BATCH, MAX_PARAMS, MAX_TAGS = 1000, 100, 100  # MLflow's limits for one log_batch
 
+FULL_DISK = ("database or disk is full", "No space left on device")
 AWAY_CODES = {
     "TEMPORARILY_UNAVAILABLE",
     "DEADLINE_EXCEEDED",
@@ -101,6 +102,8 @@ def verdict(error: BaseException) -> Literal["away", "refused", "unclear"]:
     import requests
 
     for cause in causes(error):
+        if any(text in str(cause) for text in FULL_DISK):  # it answers, but can take nothing from anybody
+            return "away"
         if isinstance(
             cause, requests.exceptions.RetryError | requests.HTTPError
         ):  # a status 5xx, or an artifact store's

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,6 +15,13 @@ from condense.errors import UserError
 
 # What a resumed search may change: it alters how much is run, not what a trial is.
 CHANGEABLE = ("trials", "max_concurrent", "confirmation", "resources")
+
+
+def absolute_folder(output: Path) -> Path:
+    """Raises UserError for the address of an object store, which would become a folder named s3:."""
+    if re.match(r"[a-z][a-z0-9+.-]*:/", str(output), re.IGNORECASE):  # Path has made one / of two
+        raise UserError(f"--output {output}: must be a folder here; docs/reliability.md has how to have it elsewhere")
+    return output.absolute()
 
 
 def check_folder(output: Path, space: Mapping[str, Any], resume: bool, known: Mapping[str, Any] | None) -> None:

@@ -47,11 +47,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns 0 when the search is complete, 2 for a user's mistake, 130 if it was interrupted."""
+    """Returns 0 when the search is complete, 2 for a user's mistake, 130 if it was interrupted, 1 if it had to stop."""
     options = parse(arguments)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s %(message)s")
     from condense.errors import UserError
     from search.driver import Request, Search, describe
+    from search.stopping import Stopped
 
     if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # a lost connection is an interruption: --resume goes on
         signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGINT))
@@ -74,6 +75,9 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Stopped as stopped:
+        print(f"error: {stopped}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:  # before the first trial or after the last: what is done is in the output folder
         print("interrupted", file=sys.stderr)
         return 130

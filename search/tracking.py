@@ -39,7 +39,13 @@ logger = logging.getLogger(__name__)
 
 LONGEST_VALUE = 5000  # characters of a parameter or tag; MLflow takes 6000 and 8000, older servers 5000 of a tag
 # How a trial or a search ended -> MLflow's state of its run. The word itself is kept in the tag `status`.
-RUN_STATUS = {"completed": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "interrupted": "KILLED"}
+RUN_STATUS = {
+    "completed": "FINISHED",
+    "pruned": "KILLED",
+    "failed": "FAILED",
+    "interrupted": "KILLED",
+    "stopped": "KILLED",
+}
 
 
 class MlflowTracker:
@@ -221,7 +227,7 @@ class MlflowTracker:
         """Closes every run, waits until MLflow has everything, and ends the writer.
 
         After `timeout` seconds warns in one line what MLflow lacks, and returns False. Trials that still run are marked
-        as interrupted. `status` is completed, interrupted or failed.
+        as interrupted. `status` is completed, interrupted, stopped or failed.
         """
         if self._writer is None:
             return True

@@ -12,7 +12,8 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from search.cluster import bootstrap_config, expected_nodes, from_home, head_tracking_uri, wait_for_nodes
+from condense.errors import UserError
+from search.cluster import awaited_nodes, bootstrap_config, expected_nodes, from_home, head_tracking_uri, wait_for_nodes
 from search.mlflow_store import default_tracking_uri
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,8 +54,8 @@ def test_the_configuration_is_rays() -> None:
     assert config["cluster_name"] and config["auth"]["ssh_user"] and config["provider"]["type"] == "local"
     assert not config.get("file_mounts_sync_continuously")  # it would restart Ray on the workers time and again
     commands = [*config["setup_commands"], *config["head_start_ray_commands"]]
-    for script in (ROOT / "clusters").glob("*.sh"):
-        assert any(script.name in command for command in commands), script
+    for script in ("set_up.sh", "start_mlflow.sh"):
+        assert any(f"~/condense-search/clusters/{script}" in command for command in commands), script
     head, worker = config["head_start_ray_commands"][-1], config["worker_start_ray_commands"][-1]
     assert "RAY_enable_autoscaler_v2=0" in head and "--autoscaling-config=~/ray_bootstrap_config.yaml" in head
     assert all("RAY_AUTH_MODE=" in command and "unset OMP_NUM_THREADS" in command for command in (head, worker))
@@ -66,6 +67,16 @@ def test_expected_nodes() -> None:
     assert expected_nodes({"provider": {"type": "local"}}) == 1
     types = {"head": {"min_workers": 0}, "gpu": {"min_workers": 2, "max_workers": 8}, "cpu": {}}
     assert expected_nodes({"provider": {"type": "aws"}, "available_node_types": types, "head_node_type": "head"}) == 3
+
+
+def test_awaited_nodes(head: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert awaited_nodes(None) == awaited_nodes("auto") == 3
+    assert awaited_nodes("elsewhere:6379") is None
+    monkeypatch.setenv("CONDENSE_NODES", "5")
+    assert awaited_nodes(None) == awaited_nodes("elsewhere:6379") == 5
+    monkeypatch.setenv("CONDENSE_NODES", "all")
+    with pytest.raises(UserError, match="CONDENSE_NODES: must be a number of nodes, but got 'all'"):
+        awaited_nodes(None)
 
 
 def nodes(alive: int, dead: tuple[str, ...] = ()) -> list[dict[str, Any]]:

@@ -163,6 +163,10 @@ def test_an_output_folder_that_cannot_be_made(space: Path, refused: Callable[...
     assert f"{Path(output).absolute()}: cannot be written to" in refused("--space", space, "--output", output)
 
 
+def test_an_output_that_is_no_folder(space: Path, refused: Callable[..., str]) -> None:
+    assert "must be a folder here" in refused("--space", space, "--output", "s3://bucket/results")
+
+
 def test_an_output_folder_that_holds_a_search(space: Path, begun: Path, refused: Callable[..., str]) -> None:
     command = ("--space", space, "--output", begun)
     line = refused(*command)

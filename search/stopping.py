@@ -1,0 +1,72 @@
+"""What ends a search before its time through nobody's mistake: a full disk, a lost cluster. It goes on with --resume."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+PROBE = 1 << 20  # bytes; less than that is no room for anything
+GO_ON = "what is done is kept: go on with the same command and --resume"
+LOST = f"the search has ended: its Ray cluster was lost, or its process was killed; {GO_ON}"
+
+
+class Stopped(Exception):
+    """The search cannot go on now, but later; the message is a line for the user."""
+
+
+def full(folder: Path) -> Stopped:
+    """What to raise for a full disk: that of the results' `folder`, unless another node has it."""
+    return Stopped(f"no space is left on the disk of {folder}, or on another one in use; {GO_ON} when there is")
+
+
+def says_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that led to it (in a Ray actor as well), is that of a full disk."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        inner = getattr(error, "cause", None)
+        error = inner if isinstance(inner, BaseException) else error.__cause__ or error.__context__
+    return False
+
+
+def check_room(folder: Path) -> None:
+    """Raises Stopped if the disk of `folder` is full."""
+    probe = folder / f".probe.{os.getpid()}.tmp"
+    try:
+        probe.write_bytes(bytes(PROBE))
+    except OSError as error:
+        if says_full(error):
+            raise full(folder) from error
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def last_word(text: str = LOST) -> Iterator[None]:
+    """If this process ends inside of the block, a small other one says so on stderr.
+
+    That it is killed is one way. The other: when its cluster is lost, Ray ends a driver from C++, where no `except` helps.
+    """
+    # It reads until this process leaves the block, which writes something, or ends, which closes the pipe. A session of
+    # its own: what interrupts the search on a terminal is not for it.
+    program = "import sys\nif not sys.stdin.read(): print('error:', sys.argv[1], file=sys.stderr)"
+    herald = subprocess.Popen(
+        [sys.executable, "-ISc", program, text],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # it may have been killed
+            herald.communicate(b"no")

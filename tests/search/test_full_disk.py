@@ -1,0 +1,98 @@
+"""A disk that fills up in the middle of a search: one clear line, no trial is counted as failed, --resume ends it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+from search_process import SearchProcess, report, reports, results, table
+from test_search import check_mlflow
+
+from search.following import Following
+from search.ledger import Ledger
+from search.mlflow_writer import verdict
+from search.stopping import Stopped, check_room, says_full
+
+
+def fill(folder: Path) -> Path:
+    """Leaves no byte on a disk; the file that does."""
+    filler = folder / "filler"
+    with filler.open("wb", buffering=0) as file:
+        for size in (1 << 16, 1 << 12, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(size))
+    return filler
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 24 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "disk", str(folder)], capture_output=True)
+    if mounted.returncode != 0:
+        print("\nNO FULL DISK IS TESTED HERE: mounting needs root", file=sys.__stderr__, flush=True)
+        pytest.skip("mounting needs root")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.mark.slow
+def test_a_search_whose_disk_fills_up(
+    small_disk: Path, start: Callable[..., SearchProcess], write_space: Callable[..., Path], tmp_path: Path
+) -> None:
+    """MLflow's database is on that disk, too."""
+    space = write_space(tmp_path, trials=4, max_concurrent=1, confirmation={"top_k": 1, "seeds": 2})
+    arguments = ("--space", space, "--output", small_disk / "out")
+    search = start(*arguments)
+    search.until(lambda: reports(small_disk / "out", "00001") > 0)
+    filler = fill(small_disk)
+    assert search.finish() == 1, search.said()
+    (line,) = [line for line in search.err.read_text().splitlines() if "MLflow" not in line]
+    assert line.startswith("error: no space is left on the disk of ") and "--resume" in line
+    before = results(small_disk / "out")
+    assert 1 <= len(before) < 4
+    assert not any(b'"failed"' in content for content, _ in before.values())
+
+    filler.unlink()
+    search = start(*arguments, "--resume")
+    assert search.finish() == 0, search.said()
+    assert before.items() <= results(small_disk / "out").items()
+    assert {row["status"] for row in table(small_disk / "out")} == {"completed", "pruned"}
+    assert report(small_disk / "out")["trials"]["failed"] == 0
+    check_mlflow(small_disk / "out")
+
+
+def test_a_full_disk_is_told_from_other_trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    no_space = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    in_an_actor = ray.exceptions.RayTaskError("save", "traceback", no_space)
+    assert says_full(no_space) and says_full(in_an_actor.as_instanceof_cause())
+    assert not says_full(None) and not says_full(OSError(errno.EACCES, "no")) and not says_full(ValueError())
+    check_room(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert verdict(RuntimeError("(sqlite3.OperationalError) database or disk is full")) == "away"
+
+    def write(*_: Any) -> None:
+        raise no_space
+
+    ledger = Ledger.open(tmp_path / "out", {}, resume=False)
+    ledger.new_trial(0, None, {}, {}, [0])
+    monkeypatch.setattr(os, "fsync", write)
+    with pytest.raises(OSError, match="No space left"):
+        ledger.save(0, 1, {}, None, bytes(10_000))
+    assert sorted(path.name for path in (tmp_path / "out/trials/00000").iterdir()) == ["trial.json"]  # not half a file
+    trial = SimpleNamespace(config={"number": 0}, get_pickled_error=lambda: in_an_actor.as_instanceof_cause())
+    following = Following(None, ledger, None, None)  # type: ignore[arg-type]  # it gets no further
+    with pytest.raises(Stopped, match="no space is left"):
+        following.on_trial_error(0, [], trial)
+    ledger.close()
