@@ -8,6 +8,7 @@ import importlib.metadata
 import importlib.util
 import logging
 import os
+import secrets
 import socket
 import time
 from collections.abc import Iterator
@@ -356,13 +357,14 @@ def check_data(space: Space) -> None:
 
 @contextlib.contextmanager
 def ray_session(address: str | None) -> Iterator[None]:
-    """Connects to a cluster (on its head by itself), or starts Ray here, on loopback, and ends it afterwards."""
+    """Connects to a cluster (on its head by itself), or starts Ray here, for this search alone, and ends it afterwards."""
     if address is None and (bootstrap_file().exists() or os.environ.get("RAY_ADDRESS")):
         address = "auto"
     local = address in (None, "local")
-    if local:
-        # Nothing but this machine talks to a local Ray, so it needs no token file in the user's home.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    # Ray listens on all of this machine's addresses, and runs the code of whoever reaches it: so with a token, which
+    # nobody knows but the processes of this search. Ray reads both when it is imported.
+    if local and os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray
 
     options: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 300_000_000} if local else {}
