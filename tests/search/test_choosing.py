@@ -208,3 +208,15 @@ def test_curves_maps_and_losses_of_a_known_response() -> None:
     lost = sensitivity(surface, at, {**at, "lambda_cross": 90.0, "frequency_scale": 0.5})
     assert lost["lambda_cross"] > 0.05 and lost["frequency_scale"] == 0
     assert responses(None, at) == {} and response_pairs(None, at) == [] and sensitivity(None, at, at) == {}
+
+
+def test_the_choice_depends_on_trials_and_seeds_only() -> None:
+    """Not on the order in which trials ended, or what was chosen before: the same, bit for bit."""
+    records, fresh = searched(3, 20), list(range(100, 110))
+    first, second = (
+        choose(SPACE, some, surface_of(SPACE, sorted(some, key=lambda r: r.number)), evaluate, fresh)
+        for some in (records, records[::-1])
+    )
+    assert first is not None and second is not None
+    assert first.chosen.config == second.chosen.config
+    assert first.as_json(1) == second.as_json(1)

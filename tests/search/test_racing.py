@@ -118,6 +118,9 @@ def test_a_race_goes_on_after_a_kill_as_if_nothing_had_happened(
     search = start("--space", space, "--output", tmp_path / "out", "--resume")
     assert search.finish() == 0, search.said()
     assert before.items() <= results(tmp_path / "out").items()
+    # One trial at a time: the same recommendation, bit for bit.
+    assert report(tmp_path / "out")["recommended"] == report(whole)["recommended"]
+    assert report(tmp_path / "out")["candidates"] == report(whole)["candidates"]
     for row, again in zip(table(whole), table(tmp_path / "out"), strict=True):
         assert again == {
             key: pytest.approx(value, rel=1e-4) if isinstance(value, float) else value for key, value in row.items()

@@ -381,6 +381,7 @@ def test_tune_interrupted_and_whole_give_the_same_table_and_rungs(ray_cluster: A
     assert fresh._num_stopped == whole._num_stopped  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_tune_in_parallel_without_early_stops(ray_cluster: Any, tmp_path: Path) -> None:
     space = make_space("tpe", 8, "scheduler=none")
     tune_search(space, tmp_path / "s", concurrent=2)

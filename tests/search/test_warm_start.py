@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from search_process import SearchProcess, report, table
 
 from condense.errors import UserError
@@ -48,6 +47,7 @@ def test_the_recommendation_comes_before_them(tmp_path: Path) -> None:
 
 
 def test_nothing_to_start_from_is_an_error(tmp_path: Path) -> None:
+    assert recorded(tmp_path) is None
     with pytest.raises(UserError, match="holds no search"):
         earlier_settings(tmp_path, SPACE)
     with pytest.raises(UserError, match="none of its 1 trials lies in the ranges"):
@@ -75,8 +75,8 @@ def test_a_search_begins_with_another(
 
     other, _ = whole_search
     space = write_space(tmp_path, trials=9, name="second")
-    arguments = ["--space", space, "--output", tmp_path / "out", "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db"]
-    search = start(*arguments, "--warm-start", other)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    search = start("--space", space, "--output", tmp_path / "out", "--tracking-uri", uri, "--warm-start", other)
     assert search.finish() == 0, search.said()
     rows = table(tmp_path / "out")
     assert [row["name"] for row in rows][:3] == ["paper_default", "default", "warm_start_0"]
@@ -88,7 +88,16 @@ def test_a_search_begins_with_another(
     (experiment,) = (e for e in client.search_experiments() if e.name == "condensation")
     flagged = [r for r in client.search_runs([experiment.experiment_id]) if "warm_start" in r.data.tags]
     assert len(flagged) == len(known)
-    # A resumed search keeps to what it began with, whatever has become of the other.
-    again = start(*arguments, "--resume")
-    assert again.finish() == 0, again.said()
-    assert yaml.safe_load((tmp_path / "out" / "best.yaml").read_text())["hyperparameters"]
+
+
+def test_a_resumed_search_keeps_to_what_it_began_with(tmp_path: Path, write_space: Callable[..., Path]) -> None:
+    """Whatever has become of the other, and whether the command line names it again or not."""
+    from search.driver import Request
+
+    space, output = str(write_space(tmp_path, trials=9)), tmp_path / "out"
+    known = [{"lambda_cross": 0.5, "frequency_scale": 1.0, "learning_rate_vision": 2.0}]
+    begun = with_first_settings(Request.of(space, overrides=[], output=output).space, known)
+    Ledger.open(output, begun.model_dump(mode="json"), resume=False).close()
+    for warm_start in (None, tmp_path / "gone"):
+        request = Request.of(space, overrides=[], output=output, resume=True, warm_start=warm_start)
+        assert request.space.warm_start == known
