@@ -155,9 +155,11 @@ class Hyperparameters(Strict):
     discrepancy: Literal["cf", "mmd"] = Field(
         "cf", description="uni-modal term: characteristic functions, or means (MMD)"
     )
-    scaling: Literal["normalized", "paper"] = Field(
+    scaling: Literal["normalized", "relative", "paper"] = Field(
         "normalized",
-        description="`normalized`: each term over its size at initialisation; `paper`: the published code's",
+        description="`normalized`: each term over its size at initialisation; `relative`: cross and joint brought to the size "
+        "of uni at initialisation, which keeps its own, and items share their class's movement, so that learning rates hold "
+        "for several numbers of items per class; `paper`: the published code's",
     )
     optimizer: Literal["sgd", "adam"] = "sgd"
     momentum: float = Field(0.5, ge=0, lt=1, description="SGD momentum, or Adam's beta1")

@@ -241,7 +241,7 @@ class Objective:
     real: RealStatistics
     output_scale: Mapping[str, float]
     discrepancy: str  # cf | mmd
-    scaling: str  # normalized | paper
+    scaling: str  # normalized | relative | paper
     alpha: Tensor | float  # number, or (Q, 1, 1)
     beta: Tensor | float
 

@@ -62,9 +62,12 @@ class Group:
             {m: torch.stack([r.phi_real[m] for r in replicas], 1) for m in first.phi_real},
             torch.tensor([[h.lambda_uni, h.lambda_cross, h.lambda_joint] for h in hs], device=device),
             torch.stack([r.normalizer for r in replicas]),
-            # Terms are means over classes and items. Their sum over items makes a learning rate mean the same thing
-            # for every number of classes and dpc. The published scaling has no such factor.
-            1.0 if hs[0].scaling == "paper" else float(task.dataset.num_classes * first.dpc),
+            # Terms are means over classes and items. With their sum over items an item moves as far as it would alone,
+            # whatever the number of classes and dpc; with the sum over classes the items of a class share its movement,
+            # which is what larger sets, that start closer to the real data, need. The published scaling has neither.
+            {"paper": 1.0, "relative": float(task.dataset.num_classes)}.get(
+                hs[0].scaling, float(task.dataset.num_classes * first.dpc)
+            ),
         )
 
     def backward(self, synthetic: Mapping[str, Tensor]) -> Tensor:
@@ -94,6 +97,8 @@ class Group:
     def _set_normalizer(self, terms: Tensor) -> None:
         size = terms.detach().abs()
         one = torch.ones_like(size)
+        if self.objective.scaling == "relative":
+            size = size / size[:, :1].clamp_min(1e-8)
         # A term that is zero at the start (a single modality has no pairs) is left as it is.
         known = one if self.objective.scaling == "paper" else torch.where(size > 1e-8, size, one)
         self.normalizer = torch.where(size.isfinite(), known, one)

@@ -246,7 +246,7 @@ class Space(Strict):
         return inside and self.hyperparameters(params) == hyperparameters
 
     def default_trials(self) -> list[DefaultTrial]:
-        """The published setting in its own scaling, and its lambdas and sigma in ours with central learning rates."""
+        """The published setting in its own scaling, and its lambdas and sigma in the space's, with central learning rates."""
         published: dict[str, Any] = {"lambda_uni": 1.0, "lambda_cross": 10.0, "lambda_joint": 10.0}
         published["frequency_scale"] = 1.0
         # How precisely a CF is estimated is a budget, not a setting: the same for all.
@@ -265,7 +265,9 @@ class Space(Strict):
             }
         )
         central = {name: _centre(name, dimension) for name, dimension in self.search.items()}
-        ours = self.hyperparameters({**central, **published, "scaling": "normalized"})
+        own = self.fixed.get("scaling", "normalized")
+        scaling = "normalized" if own == "paper" or "scaling" in self.search else own
+        ours = self.hyperparameters({**central, **published, "scaling": scaling})
         return [DefaultTrial("paper_default", paper), DefaultTrial("default", ours)]
 
     def first_trials(self) -> list[DefaultTrial]:

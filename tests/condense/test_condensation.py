@@ -165,10 +165,11 @@ def plain_terms(r: Condensation, embedded: dict[str, Tensor], chosen: Tensor) ->
         {"lambda_cross": 0.3, "lambda_joint": 2.0, "learning_rate": 0.1, "momentum": 0.8},
         {"optimizer": "adam", "learning_rate": 0.02, "momentum": 0.7},
         {"scaling": "paper", "lambda_cross": 10.0, "lambda_joint": 10.0, "learning_rate": 0.05, "schedule": "constant"},
+        {"scaling": "relative", "lambda_cross": 0.3, "lambda_joint": 2.0, "learning_rate": 0.5},
         {"discrepancy": "mmd", "learning_rate": 2.0, "momentum": 0.0, "learning_rate_depth": 0.1},
         {"alpha": 0.9, "beta": 0.2, "learning_rate": 0.2, "learning_rate_text": 0.4, "learning_rate_vision": 0.05},
     ],
-    ids=["sgd", "adam", "paper", "mmd", "alpha_beta"],
+    ids=["sgd", "adam", "paper", "relative", "mmd", "alpha_beta"],
 )
 def test_steps_are_those_of_torchs_optimiser_on_the_plain_loss(small_task, modalities, options):
     task = small_task(modalities)
@@ -190,15 +191,16 @@ def test_steps_are_those_of_torchs_optimiser_on_the_plain_loss(small_task, modal
     for step in range(steps):
         chosen = twin.next_frequencies() if h.discrepancy == "cf" else torch.empty(0)
         terms = plain_terms(twin, {m: task.encoder.embed(m, x) for m, x in leaves.items()}, chosen)
-        if step == 0 and h.scaling == "normalized":
-            size = terms.detach()
+        if step == 0 and h.scaling != "paper":
+            size = terms.detach() / (terms.detach()[0] if h.scaling == "relative" else 1)
         total = (weights * terms / size).sum()
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             falling = 0.5 * (1 + math.cos(math.pi * step / 10))
             group["lr"] = rate * (falling if h.schedule == "cosine" else 1.0)
         twin.step += 1
         optimizer.zero_grad()
-        (total * (1 if h.scaling == "paper" else len(twin.labels))).backward()
+        factor = {"paper": 1, "relative": task.dataset.num_classes, "normalized": len(twin.labels)}
+        (total * factor[h.scaling]).backward()
         optimizer.step()
         with torch.no_grad():
             for m, x in leaves.items():

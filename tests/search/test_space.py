@@ -20,7 +20,7 @@ from search.space_file import load_space
 
 FLOATS = ("lambda_cross", "lambda_joint", "frequency_scale", "learning_rate", "learning_rate_vision", "alpha")
 INTEGERS = ("num_frequencies", "frequency_pool")
-CHOICES = {"optimizer": ("sgd", "adam"), "scaling": ("normalized", "paper"), "momentum": (0.0, 0.5, 0.9)}
+CHOICES = {"optimizer": ("sgd", "adam"), "scaling": ("normalized", "relative", "paper"), "momentum": (0.0, 0.5, 0.9)}
 
 
 @st.composite
