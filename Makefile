@@ -9,6 +9,7 @@
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
+SIDE_BY_SIDE := -n 2 --dist loadfile
 READY := .venv/.ready
 BENCHMARKS := $(wildcard $(addprefix benchmarks/,quickstart.py throughput.py accuracy.py scaling.py encoding.py imagebind_gpu.py))
 
@@ -20,8 +21,8 @@ search: $(READY)
 # One thread per process: many tests run processes that would otherwise fight for the cores.
 test: export OMP_NUM_THREADS := 1
 test: lint
-	$(BIN)/python -m pytest -m "not slow and not cluster"
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow and not cluster"
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m slow
 
 # A laptop, a head and two workers, made of namespaces on this machine: needs root, and some minutes.
 test-cluster: $(READY)
