@@ -99,7 +99,7 @@ def job(tmp_path: Path) -> Iterator[dict[str, str]]:
     shutil.rmtree(Path(tempfile.gettempdir()) / f"ray-{job_id}", ignore_errors=True)
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_two_nodes_one_search_and_nothing_left(job: dict[str, str], tmp_path: Path) -> None:
     log = tmp_path / "job.log"
     with log.open("w") as output:

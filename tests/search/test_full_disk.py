@@ -47,7 +47,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_search_whose_disk_fills_up(
     small_disk: Path, start: Callable[..., SearchProcess], write_space: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -69,7 +69,7 @@ def boot() -> Iterator[Callable[[int], Cluster]]:
         cluster.shutdown()
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.timeout(600)  # on a busy machine
 def test_a_lost_worker_then_a_lost_head(
     boot: Callable[[int], Cluster],
