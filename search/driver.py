@@ -230,7 +230,7 @@ class Search:
             try:
                 self._results(ledger, broker, plan, tasks, tracker).write()
                 return
-            except ray.exceptions.RayActorError:
+            except (ray.exceptions.RayActorError, ray.exceptions.ActorUnschedulableError):  # the latter: with its node
                 if not more:
                     raise Stopped(f"its Ray cluster was lost, or engines die time and again; {GO_ON}") from None
                 self.say("the engine died; going on in a new one")

@@ -98,5 +98,5 @@ def test_a_server_killed_in_the_middle_costs_nothing(tmp_path: Path, caplog: pyt
     print(f"{len(took)} calls, the longest {max(took) * 1000:.1f} ms")
     assert sorted(took)[int(len(took) * 0.99)] < 0.05
     assert max(took) < 2  # a full garbage collection of a busy machine; waiting for the server would take longer
-    assert len([line for line in caplog.messages if "does not answer (Connection re" in line]) == 1
+    assert len([line for line in caplog.messages if "does not answer" in line]) == 1
     assert len([line for line in caplog.messages if "answers again" in line]) == 1
