@@ -39,13 +39,17 @@ def test_no_last_word_where_the_search_itself_ends() -> None:
     assert b"ZeroDivisionError" in failed.stderr and b"gone" not in failed.stderr
 
 
-def test_engines_that_keep_dying_in_the_confirmation_end_it_with_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which is how the loss of a whole cluster looks there, unless Ray ends the driver before."""
+@pytest.mark.parametrize("error", [ray.exceptions.ActorDiedError(), ray.exceptions.ActorUnschedulableError("no node")])
+def test_engines_that_keep_dying_in_the_confirmation_end_it_with_a_line(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is how the loss of a whole cluster looks there, unless Ray ends the driver before. An engine whose node has gone
+    cannot be scheduled: that is another error."""
     said: list[str] = []
 
     class Dying:
         def __init__(self, *_: Any) -> None:
-            raise ray.exceptions.ActorDiedError
+            raise error
 
     monkeypatch.setattr(results_module, "Results", Dying)
     search = driver.Search.__new__(driver.Search)
