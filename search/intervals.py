@@ -48,10 +48,11 @@ def paired_difference(a: Sequence[float], b: Sequence[float]) -> Difference:
     if n >= FEWEST_FOR_BOOTSTRAP:
         drawn = x[_resamples(n)]
         spread = drawn.std(1, ddof=1) / math.sqrt(n)
-        if np.mean(spread > 0) > 0.999:
+        varied = spread > 1e-9 * error  # what is left of equal values is rounding
+        if np.mean(varied) > 0.999:
             with np.errstate(divide="ignore", invalid="ignore"):
                 t = (drawn.mean(1) - mean) / spread
-            low, high = np.quantile(t[spread > 0], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+            low, high = np.quantile(t[varied], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
             below, above = float(high), float(-low)
     return Difference(mean, mean - below * error, mean + above * error, n)
 

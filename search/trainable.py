@@ -9,10 +9,11 @@ the trial's last: what is in between is for the ledger and MLflow.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -148,53 +149,54 @@ class _Running:
         """The metrics at its end; None if the trial has ended there."""
         plan, metrics = self.plan, None
         left = [target for target in plan.report_steps if target > step]
-        seat = Seat.here(self.broker, f"trial {self.number}")
-        try:
-            seat.join(plan.tasks, self.hyperparameters, self.seeds(0), plan.steps, state, plan.cpus, plan.secondary)
+        with self.seat(0, state) as seat:
             seat.start(left[0])
             for step, following in zip(left, [*left[1:], None], strict=True):
                 report = seat.report()
                 if self.diverged(report):
                     return None
-                if (
-                    following is not None
-                ):  # the engine need not wait for the scheduler: at worst, some steps are in vain
-                    seat.start(following)
+                if following is not None:
+                    seat.start(
+                        following
+                    )  # the engine need not wait for the scheduler: at worst, some steps are in vain
                 metrics = summarize(report, plan, self.seconds)
                 if following is None:
-                    metrics = self.judged(metrics)
+                    metrics = self.with_judgement(metrics)
                 self.save(metrics, report)
                 if following is not None or len(self.stages) == 1:
                     self.tell(metrics, step)
-        except Exception as error:
-            self.note(error)
-            raise
-        finally:
-            seat.leave()
         return metrics
 
     def further_stage(self, before: dict[str, float]) -> dict[str, float] | None:
         """Runs the seeds of the next stage; as `first_stage`."""
-        plan = self.plan
         stage = next(i for i, seeds in enumerate(self.stages) if seeds.start == int(before["seeds"]))
-        seat = Seat.here(self.broker, f"trial {self.number} stage {stage}")
-        try:
-            seat.join(plan.tasks, self.hyperparameters, self.seeds(stage), plan.steps, None, plan.cpus)
-            seat.start(plan.steps)
+        with self.seat(stage) as seat:
+            seat.start(self.plan.steps)
             report = seat.report()
             if self.diverged(report):
                 return None
-            metrics = self.judged(summarize(report, plan, self.seconds, before))
+            metrics = self.with_judgement(summarize(report, self.plan, self.seconds, before))
             curve = {**report["curve"], "step": [round(before["step"]) + step for step in report["curve"]["step"]]}
             self.save(metrics, {**report, "curve": curve})
+        return metrics
+
+    @contextlib.contextmanager
+    def seat(self, stage: int, state: bytes | None = None) -> Iterator[Seat]:
+        """A place in the engine for a stage's replicas, given up at the end; an exception is noted in the ledger."""
+        plan, member = self.plan, f"trial {self.number}" + (f" stage {stage}" if stage else "")
+        seat = Seat.here(self.broker, member)
+        seeds = [plan.seeds[i] for i in self.stages[stage]]
+        try:
+            seat.join(plan.tasks, self.hyperparameters, seeds, plan.steps, state, plan.cpus, plan.secondary)
+            yield seat
         except Exception as error:
-            self.note(error)
+            text = f"{type(error).__name__}: {getattr(error, 'cause', None) or error}"
+            ray.get(self.ledger.set_fault.remote(self.number, text))
             raise
         finally:
             seat.leave()
-        return metrics
 
-    def judged(self, metrics: dict[str, float]) -> dict[str, float]:
+    def with_judgement(self, metrics: dict[str, float]) -> dict[str, float]:
         """`metrics` at the end of a stage, with whether the trial goes on: against those that have all seeds by now. A default
         trial goes on in any case. The score of one that does not is the estimate of `racing.judge`."""
         plan = self.plan
@@ -212,9 +214,6 @@ class _Running:
         judgement = judge(own, rivals, plan.racing.tolerance)
         score = metrics["score"] if judgement.goes_on else judgement.score
         return {**metrics, "score": score, "race/goes_on": float(judgement.goes_on)}
-
-    def seeds(self, stage: int) -> list[int]:
-        return [self.plan.seeds[i] for i in self.stages[stage]]
 
     @property
     def seconds(self) -> float:
@@ -234,10 +233,6 @@ class _Running:
     def save(self, metrics: dict[str, float], report: dict[str, Any]) -> None:
         step = round(metrics["step"])
         ray.get(self.ledger.save.remote(self.number, step, metrics, report["curve"], report["state"], self.node))
-
-    def note(self, error: Exception) -> None:
-        text = f"{type(error).__name__}: {getattr(error, 'cause', None) or error}"
-        ray.get(self.ledger.set_fault.remote(self.number, text))
 
     def tell(self, metrics: dict[str, float], step: int, replayed: bool = False) -> None:
         """Tune, and through it the scheduler and the sampler."""

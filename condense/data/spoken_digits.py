@@ -33,7 +33,7 @@ from condense.store import Store, hash_of
 if TYPE_CHECKING:
     from condense.data.speech import Speaker
 
-VERSION = 1  # of everything below that changes the content
+VERSION = 2  # of everything below that changes the content
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 WORDS = {
     "en-us": NAMES,

@@ -97,8 +97,9 @@ def test_it_is_truly_better_than_the_best_trial_in_90_of_100_searches() -> None:
         mine, best = truth(choice.chosen.params)[0], truth(naive.params)[0]
         better += mine > best
         regret.append((0.9 - mine, 0.9 - best))
-    assert better >= 90
     ours, naives = np.mean(regret, axis=0)
+    print(f"better in {better} of 100; regret {ours:.4f}, of the best trials {naives:.4f}")
+    assert better >= 90
     assert ours < naives / 5
 
 

@@ -13,7 +13,7 @@ from scipy import stats
 
 from search.intervals import Difference, paired_difference, tied_with_best
 
-values = st.floats(-100, 100)
+values = st.integers(-6400, 6400).map(lambda i: i / 64)  # sums of these are exact: ties stay ties
 pairs = st.lists(st.tuples(values, values), min_size=2, max_size=20)
 
 
@@ -77,6 +77,7 @@ def test_the_intervals_of_ten_seeds_cover_the_truth_95_times_in_100(kind: str) -
         apart = np.round(apart * 2 - 0.6) / 2 + 0.3 if kind == "ties" else apart
         found = paired_difference(apart.tolist(), [0.0] * 10)
         covered += found.low <= 0.3 <= found.high
+    print(f"covered: {covered} of 1,000")
     assert 930 <= covered <= 970
 
 
