@@ -2,7 +2,8 @@
 
 python benchmarks/choose_settings.py --json choices.json
 
-Every point is condensed with a few seeds and probed. Of each learning rate, the best few then train ConvNets, too.
+Every point is condensed with a few seeds and probed. Of each learning rate, the best few then train ConvNets, too. The
+scaling is `relative`, so that one grid of learning rates does for all numbers of items per class.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from condense.store import Store  # noqa: E402
 from condense.tasks import load_task  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent
-RATES = (0.3, 1.0, 3.0, 10.0, 30.0)
-SCALES = (0.2, 0.4, 0.8, 1.6)
+RATES = (3.0, 10.0, 30.0, 100.0, 300.0)
+SCALES = (0.1, 0.2, 0.4, 0.8, 1.6)
 LAMBDAS = (0.02, 0.2, 1.0)  # of the cross- and the joint-modal term, together
 SEEDS = (1_500_000_000, 1_500_000_001)  # no search's, and not those of `accuracy.py`
 FINALISTS = 2  # per learning rate
@@ -41,7 +42,9 @@ STEPS = 100
 def choose(config: CondensationConfig, validation: Comparison) -> tuple[Hyperparameters, list[dict[str, Any]]]:
     """The best point for a budget, and all finalists with their verdicts."""
     grid = [
-        Hyperparameters(lambda_cross=weight, lambda_joint=weight, frequency_scale=scale, learning_rate=rate)
+        Hyperparameters(
+            scaling="relative", lambda_cross=weight, lambda_joint=weight, frequency_scale=scale, learning_rate=rate
+        )
         for rate, scale, weight in itertools.product(RATES, SCALES, LAMBDAS)
     ]
     sets = condensed(validation.task, config, grid, SEEDS)
