@@ -258,7 +258,7 @@ class Search:
         if left(ledger, space) == 0:
             return True
         scheduler = build_scheduler(space)
-        prefill(scheduler, ledger.history())
+        prefill(scheduler, ledger.history(), space.steps)
         display = Display(space, past)
         resources = space.resources.of_trial(ray.cluster_resources().get("CPU", 1), space.max_concurrent)
         trainable = tune.with_parameters(run_trial, broker=broker, ledger=keeper, plan=plan)

@@ -36,14 +36,17 @@ def build_scheduler(space: Space) -> TrialScheduler:
     )
 
 
-def prefill(scheduler: TrialScheduler, history: Iterable[PastReport]) -> None:
+def prefill(scheduler: TrialScheduler, history: Iterable[PastReport], steps: int) -> None:
     """Tells a new scheduler of the trials of `Ledger.history`, with the calls that Tune would have made.
 
     Its rungs are then those of a scheduler that was there all along. Interrupted trials are not in the history: they
-    report again under a new id when they go on.
+    report again under a new id when they go on. Of a trial that raced, a scheduler hears no report from `steps`, the
+    end of its first stage, on but the last (`search.trainable`).
     """
     trials: dict[int, Any] = {}  # stand-ins for Tune's Trial, of which schedulers use the id here
     for past in history:
+        if past.report.step >= steps and past.ended is None:
+            continue
         result = {**past.report.metrics, "step": past.report.step}
         if past.number not in trials:
             trials[past.number] = _PastTrial(f"past_{past.number:05d}")

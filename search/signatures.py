@@ -75,7 +75,7 @@ def whole_curves(reports: Iterable[Report]) -> list[dict[str, list[float]]]:
     """The curves of a trial's reports, one after the other. Each stage of racing, whose seeds start anew, has its own."""
     stages: dict[float, dict[str, list[float]]] = {}
     for report in reports:
-        whole = stages.setdefault(report.metrics.get("seeds", 0.0), {})
+        whole = stages.setdefault(report.metrics.get("race/stage", 0.0), {})
         for name, values in (report.curve or {}).items():
             whole.setdefault(name, []).extend(values)
     return list(stages.values())

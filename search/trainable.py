@@ -52,32 +52,35 @@ class Plan:
 
 
 def summarize(
-    report: dict[str, Any], plan: Plan, seconds: float, before: dict[str, float] | None = None
+    report: dict[str, Any],
+    plan: Plan,
+    seconds: float,
+    before: dict[str, float] | None = None,
+    within: bool = False,
 ) -> dict[str, float]:
     """The metrics of one report, as Tune, the ledger and MLflow get them.
 
-    `before`: the metrics of the stage before, whose seeds count too.
+    `before`: the metrics of the stage before, whose seeds count too; `within` a further stage, whose seeds are not through
+    yet, nothing else counts: the score and the number of seeds are still those of the stage before.
     """
     tasks = len(plan.tasks)
-    earlier = 0 if before is None else int(before["seeds"])
     here = len(report["shares"]) // tasks
+    earlier = before or {"seeds": 0.0, "step": 0.0, "replica_steps": 0.0}
+    progress = {
+        "step": earlier["step"] + report["step"],
+        "seconds": seconds,
+        "replica_steps": earlier["replica_steps"] + report["step"] * here * tasks,
+        **{name: report["curve"][name][-1] for name in ("loss", "loss/uni", "loss/cross", "loss/joint")},
+    }
+    if before is not None and within:
+        return {**before, **progress}
     shares, values = list(report["shares"]), list(report["accuracies"])
     if before is not None:
         shares = _joined(replica_values(before, plan, "share"), shares, tasks)
         values = _joined(replica_values(before, plan, "judged"), values, tasks)
     score, mean, std = robust_score(shares, tasks, plan.robust)
-    stage = 0 if before is None else round(before["step"])
-    metrics = {
-        "score": score,
-        "score_mean": mean,
-        "score_std": std,
-        "step": float(stage + report["step"]),
-        "seconds": seconds,
-        "seeds": float(earlier + here),
-        "replica_steps": float((before or {}).get("replica_steps", 0.0) + report["step"] * here * tasks),
-    }
-    for name in ("loss", "loss/uni", "loss/cross", "loss/joint"):
-        metrics[name] = report["curve"][name][-1]
+    seeds = int(earlier["seeds"]) + here
+    metrics = {"score": score, "score_mean": mean, "score_std": std, "seeds": float(seeds), **progress}
     if len(set(plan.judged)) == 1:
         metrics[plan.judged[0]] = fmean(values)
     for i, own in enumerate(per_task(shares, tasks)):
@@ -86,8 +89,8 @@ def summarize(
     for name, found in report.get("secondary", {}).items():
         metrics[f"objective/{name}"] = robust_score(found, tasks, plan.robust)[0]
     for key, found in (("judged", values), ("share", shares)):
-        metrics |= dict(zip(_names(plan, key, earlier + here), found, strict=True))
-    return metrics | diagnostic_means(report.get("diagnostics", ()), before or {}, earlier / (earlier + here))
+        metrics |= dict(zip(_names(plan, key, seeds), found, strict=True))
+    return metrics | diagnostic_means(report.get("diagnostics", ()), before or {}, earlier["seeds"] / seeds)
 
 
 def replica_values(metrics: dict[str, float], plan: Plan, key: str = "share") -> list[float]:
@@ -133,51 +136,45 @@ class _Running:
         for past in reports:
             if past.step < self.plan.steps:
                 self.tell(past.metrics, past.step, replayed=True)
-        metrics = reports[-1].metrics if reports else None
         self.earlier, self.started = reports[-1].seconds if reports else 0.0, time.monotonic()
-        if step < self.plan.steps:
-            metrics = self.first_stage(step, state)
-        elif metrics is not None and len(self.stages) == 1:
+        stage, done = divmod(step, self.plan.steps)
+        metrics = next((past.metrics for past in reports if past.step == stage * self.plan.steps), None)
+        if metrics is not None and len(self.stages) == 1:
             self.tell(metrics, step, replayed=True)
             return
-        while metrics is not None and metrics.get("race/goes_on"):
-            metrics = self.further_stage(metrics)
-        if metrics is not None and len(self.stages) > 1:
-            self.tell(metrics, round(metrics["step"]))
+        while metrics is None or metrics["race/goes_on"]:
+            metrics = self.stage(stage, metrics, done, state)
+            if metrics is None or len(self.stages) == 1:
+                return
+            stage, done, state = stage + 1, 0, None
+        self.tell(metrics, round(metrics["step"]))
 
-    def first_stage(self, step: int, state: bytes | None) -> dict[str, float] | None:
-        """The metrics at its end; None if the trial has ended there."""
-        plan, metrics = self.plan, None
-        left = [target for target in plan.report_steps if target > step]
-        with self.seat(0, state) as seat:
+    def stage(
+        self, stage: int, before: dict[str, float] | None, done: int, state: bytes | None
+    ) -> dict[str, float] | None:
+        """Runs a stage's seeds, from `state` after `done` steps. `before`: the metrics at the end of the stage before it.
+
+        Returns the metrics at its end; None if the trial has failed there.
+        """
+        plan, metrics = self.plan, before
+        left = [target for target in plan.report_steps if target > done]
+        with self.seat(stage, state) as seat:
             seat.start(left[0])
-            for step, following in zip(left, [*left[1:], None], strict=True):
+            for target, following in zip(left, [*left[1:], None], strict=True):
                 report = seat.report()
-                if self.diverged(report):
+                if self.diverged(report, offset=stage * plan.steps):
                     return None
                 if following is not None:
-                    seat.start(
-                        following
-                    )  # the engine need not wait for the scheduler: at worst, some steps are in vain
-                metrics = summarize(report, plan, self.seconds)
+                    # The engine need not wait for the scheduler: at worst, some steps are in vain.
+                    seat.start(following)
+                metrics = summarize(report, plan, self.seconds, before, within=following is not None)
+                if plan.racing is not None:
+                    metrics["race/stage"] = float(stage)
                 if following is None:
                     metrics = self.with_judgement(metrics)
-                self.save(metrics, report)
-                if following is not None or len(self.stages) == 1:
-                    self.tell(metrics, step)
-        return metrics
-
-    def further_stage(self, before: dict[str, float]) -> dict[str, float] | None:
-        """Runs the seeds of the next stage; as `first_stage`."""
-        stage = next(i for i, seeds in enumerate(self.stages) if seeds.start == int(before["seeds"]))
-        with self.seat(stage) as seat:
-            seat.start(self.plan.steps)
-            report = seat.report()
-            if self.diverged(report):
-                return None
-            metrics = self.with_judgement(summarize(report, self.plan, self.seconds, before))
-            curve = {**report["curve"], "step": [round(before["step"]) + step for step in report["curve"]["step"]]}
-            self.save(metrics, {**report, "curve": curve})
+                self.save(metrics, report, offset=stage * plan.steps)
+                if stage == 0 and (following is not None or len(self.stages) == 1):
+                    self.tell(metrics, target)
         return metrics
 
     @contextlib.contextmanager
@@ -220,19 +217,22 @@ class _Running:
         """The trial's own clock."""
         return self.earlier + time.monotonic() - self.started
 
-    def diverged(self, report: dict[str, Any]) -> bool:
-        """Records a loss that was not finite, and ends the trial."""
+    def diverged(self, report: dict[str, Any], offset: int) -> bool:
+        """Records a loss that was not finite, and ends the trial. `offset`: steps of the stages before."""
         fault = report["divergence"]
         if fault is None:
             return False
-        text = f"the {fault['term']} loss was not finite at step {fault['step']} (seed {fault['seed']})"
-        ray.get(self.ledger.finish.remote(self.number, "failed", None, text, fault["step"]))
-        self.tell({"score": math.nan}, report["step"])
+        step = offset + fault["step"]
+        text = f"the {fault['term']} loss was not finite at step {step} (seed {fault['seed']})"
+        ray.get(self.ledger.finish.remote(self.number, "failed", None, text, step))
+        self.tell({"score": math.nan}, offset + report["step"])
         return True
 
-    def save(self, metrics: dict[str, float], report: dict[str, Any]) -> None:
-        step = round(metrics["step"])
-        ray.get(self.ledger.save.remote(self.number, step, metrics, report["curve"], report["state"], self.node))
+    def save(self, metrics: dict[str, float], report: dict[str, Any], offset: int) -> None:
+        """In the ledger. `offset`: steps of the stages before."""
+        curve = {**report["curve"], "step": [offset + step for step in report["curve"]["step"]]}
+        step = offset + report["step"]
+        ray.get(self.ledger.save.remote(self.number, step, metrics, curve, report["state"], self.node))
 
     def tell(self, metrics: dict[str, float], step: int, replayed: bool = False) -> None:
         """Tune, and through it the scheduler and the sampler."""

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,7 +67,19 @@ def test_only_differences_count(shift: float, tolerance: float, values: list[flo
         assert here.goes_on == there.goes_on
 
 
-RACE = {"trials": 10, "seeds": 4, "racing": {"start": 1, "tolerance": 0.5}, "max_concurrent": 1, "scheduler": "none"}
+RACE = {
+    "trials": 12,
+    "seeds": 4,
+    "racing": {"start": 1, "tolerance": 0.5},
+    "max_concurrent": 1,
+    "scheduler": {"name": "asha", "grace_steps": 2, "reduction_factor": 3},
+}
+
+
+def reports(output: Path, number: int) -> list[dict[str, Any]]:
+    """What a trial has saved, in order."""
+    progress = output / "trials" / f"{number:05d}" / "progress.jsonl"
+    return [json.loads(line) for line in progress.read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +100,12 @@ def test_trials_that_keep_up_get_more_seeds(raced: tuple[Path, Path]) -> None:
     seeds = [row["seeds"] for row in rows]
     assert seeds[:2] == [4, 4]  # the defaults have all, to be compared with
     assert set(seeds) <= {1, 2, 4} and len(set(seeds)) > 1
-    assert all(row["status"] == "completed" for row in rows)
+    assert {row["status"] for row in rows} == {"completed", "pruned"}
     for row, count in zip(rows, seeds, strict=True):
-        assert row["steps"] == 6 * {1: 1, 2: 2, 4: 3}[int(count)]
+        if row["status"] == "pruned":
+            assert row["steps"] < 6 and count == 1
+        else:
+            assert row["steps"] == 6 * {1: 1, 2: 2, 4: 3}[int(count)]
         known = [row[f"accuracy/seed_{i}"] for i in range(4)]
         assert [value != "" for value in known] == [i < count for i in range(4)]
 
@@ -97,9 +113,11 @@ def test_trials_that_keep_up_get_more_seeds(raced: tuple[Path, Path]) -> None:
 @pytest.mark.slow
 def test_the_report_says_what_the_race_has_saved(raced: tuple[Path, Path]) -> None:
     told = report(raced[1])["racing"]
-    assert sum(told["seeds"].values()) == 10
-    assert told["replica_steps"] == sum(6 * int(n) * count for n, count in told["seeds"].items())
-    assert told["replica_steps"] < told["full"] == 10 * 6 * 4
+    rows = table(raced[1])
+    assert sum(told["seeds"].values()) == len(rows) == 12
+    steps = [min(row["steps"], 6) for row in rows]
+    assert told["replica_steps"] == sum(s * int(row["seeds"]) for s, row in zip(steps, rows, strict=True))
+    assert told["replica_steps"] < told["full"] == sum(steps) * 4
     best = report(raced[1])["confirmation"]["best"]["trial"]
     assert table(raced[1])[best]["seeds"] == 4
 
@@ -112,12 +130,17 @@ def test_a_race_goes_on_after_a_kill_as_if_nothing_had_happened(
     search = start("--space", space, "--output", tmp_path / "out")
     number = next(i for i, row in enumerate(table(whole)) if i > 1 and row["seeds"] == 4)
     progress = tmp_path / "out" / "trials" / f"{number:05d}" / "progress.jsonl"
-    search.until(lambda: progress.exists() and len(progress.read_bytes().splitlines()) >= 3)
+    # 2, 4, 6 are of the first stage; 8 is the first report within the second.
+    search.until(lambda: progress.exists() and len(progress.read_bytes().splitlines()) >= 4)
     search.kill()
     before = results(tmp_path / "out")
+    before_kill = reports(tmp_path / "out", number)
     search = start("--space", space, "--output", tmp_path / "out", "--resume")
     assert search.finish() == 0, search.said()
     assert before.items() <= results(tmp_path / "out").items()
+    after = reports(tmp_path / "out", number)
+    assert after[: len(before_kill)] == before_kill  # no step of it was taken again
+    assert [r["step"] for r in after] == list(range(2, 19, 2))
     # One trial at a time: the same recommendation, bit for bit.
     assert report(tmp_path / "out")["recommended"] == report(whole)["recommended"]
     assert report(tmp_path / "out")["candidates"] == report(whole)["candidates"]
@@ -128,9 +151,22 @@ def test_a_race_goes_on_after_a_kill_as_if_nothing_had_happened(
 
 
 @pytest.mark.slow
+def test_a_report_within_a_stage_has_the_score_of_the_stage_before(raced: tuple[Path, Path]) -> None:
+    number = next(i for i, row in enumerate(table(raced[1])) if row["seeds"] == 4)
+    metrics = [r["metrics"] for r in reports(raced[1], number)]
+    assert [m["seeds"] for m in metrics] == [1, 1, 1, 1, 1, 2, 2, 2, 4]
+    assert [m["race/stage"] for m in metrics] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert [m["replica_steps"] for m in metrics] == [2, 4, 6, 8, 10, 12, 16, 20, 24]
+    assert metrics[3]["score"] == metrics[4]["score"] == metrics[2]["score"]
+    assert metrics[3]["loss"] != metrics[2]["loss"]
+    curve = [step for r in reports(raced[1], number) for step in r["curve"]["step"]]
+    assert curve == list(range(1, 19))
+
+
+@pytest.mark.slow
 def test_a_score_of_fewer_seeds_is_the_incumbents_less_what_it_was_behind(raced: tuple[Path, Path]) -> None:
     for folder in sorted((raced[1] / "trials").iterdir()):
         last = json.loads((folder / "progress.jsonl").read_text().splitlines()[-1])["metrics"]
-        if last["seeds"] < 4:
+        if last["seeds"] < 4 and last["step"] >= 6:
             assert last["race/goes_on"] == 0
             assert json.loads((folder / "result.json").read_text())["score"] == last["score"] < last["score_mean"] + 0.5

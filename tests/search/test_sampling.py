@@ -90,7 +90,7 @@ def run(space: Space, output: Path, most: int = 1000, name: str = "t") -> None:
     ledger, searcher = open_search(space, output)
     try:
         scheduler = build_scheduler(space)
-        prefill(scheduler, ledger.history())
+        prefill(scheduler, ledger.history(), space.steps)
         for i in range(most):
             if not work(searcher, ledger, scheduler, f"{name}{i}"):
                 break
@@ -343,7 +343,7 @@ def tune_search(space: Space, output: Path, concurrent: int, samples: int | None
 
     ledger, searcher = open_search(space, output)
     scheduler = build_scheduler(space)
-    prefill(scheduler, ledger.history())
+    prefill(scheduler, ledger.history(), space.steps)
     tuner = tune.Tuner(
         tune.with_resources(trainable, {"cpu": 1}),
         param_space={"output": str(output)},
@@ -376,7 +376,7 @@ def test_tune_interrupted_and_whole_give_the_same_table_and_rungs(ray_cluster: A
     assert study_table(tmp_path / "parts") == study_table(tmp_path / "whole")
     np.testing.assert_equal(rungs(resumed), rungs(whole))
     fresh = build_scheduler(space)
-    prefill(fresh, Ledger(tmp_path / "whole").history())
+    prefill(fresh, Ledger(tmp_path / "whole").history(), space.steps)
     np.testing.assert_equal(rungs(fresh), rungs(whole))
     assert fresh._num_stopped == whole._num_stopped  # type: ignore[attr-defined]
 

@@ -171,12 +171,12 @@ def test_a_trial_is_judged_by_its_whole_curve_and_its_last_diagnostics() -> None
 
 
 def test_a_stage_of_racing_starts_anew() -> None:
-    def stage(seeds: float, step: int, values: Sequence[float]) -> Report:
-        return report_of(step, values, {**HEALTHY, "seeds": seeds})
+    def stage(number: float, step: int, values: Sequence[float]) -> Report:
+        return report_of(step, values, {**HEALTHY, "race/stage": number})
 
-    reports = [stage(1.0, 60, falling(0.3)), stage(3.0, 120, falling(0.4)), stage(9.0, 180, falling(0.3))]
+    reports = [stage(0.0, 60, falling(0.3)), stage(1.0, 120, falling(0.4)), stage(2.0, 180, falling(0.3))]
     assert trial_signatures(record(0, reports)) == []  # no jumps, and no end above the start
-    reports[1] = stage(3.0, 120, [1 + i / 50 for i in range(STEPS)])
+    reports[1] = stage(1.0, 120, [1 + i / 50 for i in range(STEPS)])
     assert trial_signatures(record(0, reports)) == ["instability"]
 
 
