@@ -104,7 +104,9 @@ def from_home(output: Path, served: bool) -> list[str]:
     """What a search on a cluster's head ends with: commands for the machine that `ray submit` was typed on."""
     home = Path.home()
     there = f"~/{output.relative_to(home)}" if output.is_relative_to(home) else str(output)
-    lines = [f"fetch it   ray rsync-down cluster.yaml '{there}/' {output.name}/"]
+    provider = ((bootstrap_config() or {}).get("provider") or {}).get("type", "local")
+    file = "cluster.yaml" if provider == "local" else f"clusters/{provider}.yaml"
+    lines = [f"fetch it   ray rsync-down {file} '{there}/' {output.name}/"]
     if served:
-        lines.append(f"forward    ray exec -p {MLFLOW_PORT} cluster.yaml 'sleep infinity'   and open the link above")
+        lines.append(f"forward    ray exec -p {MLFLOW_PORT} {file} 'sleep infinity'   and open the link above")
     return lines

@@ -124,3 +124,11 @@ def test_commands_for_home(head: Path) -> None:
     assert lines[0].endswith("ray rsync-down cluster.yaml '~/results/mine/' mine/")
     assert "ray exec -p 5000 cluster.yaml" in lines[1]
     assert len(from_home(head / "results" / "mine", served=False)) == 1
+
+
+@pytest.mark.parametrize("provider", ["aws", "gcp"])
+def test_commands_for_home_name_the_file_of_a_cloud(head: Path, provider: str) -> None:
+    file = f"clusters/{provider}.yaml"
+    (head / "ray_bootstrap_config.yaml").write_text((ROOT / file).read_text())
+    lines = from_home(head / "results" / "mine", served=True)
+    assert all(f" {file} " in line for line in lines)
