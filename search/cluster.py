@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from condense.errors import UserError
+from search.space import Resources
 
 PATIENCE = 180.0  # seconds that a search waits for nodes which are still starting
 EVERY = 10.0  # seconds between two lines about it
@@ -86,6 +87,26 @@ def _hosts(nodes: list[dict[str, Any]]) -> tuple[set[str], set[str]]:
     """Addresses that a living node has, and those that only had one: a host that comes back is a new node to Ray."""
     alive = {node["NodeManagerAddress"] for node in nodes if node["Alive"]}
     return alive, {node["NodeManagerAddress"] for node in nodes} - alive
+
+
+def check_resources(nodes: list[dict[str, Any]], here: str, wanted: Resources, local: bool) -> list[str]:
+    """Warnings where trials will wait for a node that has what they want, or this one (`here`) lacks it.
+
+    Raises UserError if they would wait for ever: on a `local` machine, to which nothing is added.
+    """
+    alive = {node["NodeID"]: node["Resources"] for node in nodes if node["Alive"]}
+    warnings = []
+    for kind, share in (("CPU", wanted.cpus_per_trial), ("GPU", wanted.gpus_per_trial)):
+        most = max((resources.get(kind, 0.0) for resources in alive.values()), default=0.0)
+        if share is None or share <= most:
+            continue
+        what = f"resources.{kind.lower()}s_per_trial is {share:g}"
+        if local:
+            raise UserError(f"{what}, but this machine has {f'{most:g} {kind}s' if most else f'no {kind}'}")
+        warnings.append(f"{what}, but no node has as much yet: trials wait for one that has")
+    if wanted.gpus_per_trial and not alive.get(here, {}).get("GPU"):
+        warnings.append("this node has no GPU: embeddings will be computed on its CPU")
+    return warnings
 
 
 def head_tracking_uri(port: int = MLFLOW_PORT) -> str | None:

@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from condense.errors import UserError
-from search.cluster import awaited_nodes, bootstrap_file, wait_for_nodes
+from search.cluster import awaited_nodes, bootstrap_file, check_resources, wait_for_nodes
 from search.ledger import Ledger
 from search.mlflow_store import absolute_uri, check_tracking, default_tracking_uri
 from search.output_folder import absolute_folder
@@ -135,21 +135,21 @@ class Search:
         with last_word(), contextlib.closing(ledger), ThreadPoolExecutor(1) as pool:
             checked = pool.submit(check_tracking, request.tracking_uri)  # beside the start of Ray: seconds each
             loaded = pool.submit(load_tune, after=checked)
-            with ray_session(request.address):
+            with ray_session(request.address) as local:
                 checked.result()
-                self._wait_for_nodes()
+                self._wait_for_nodes(local)
                 return self._with_ray(ledger, loaded)
 
-    def _wait_for_nodes(self) -> None:
+    def _wait_for_nodes(self, local: bool) -> None:
+        """Raises UserError if trials want what can never be had."""
         import ray
 
         expected = awaited_nodes(self.request.address)
         if expected is not None and self.request.address != "local":
             wait_for_nodes(ray.nodes, expected, self.say)
         here = ray.get_runtime_context().get_node_id()
-        own: dict[str, float] = next((node["Resources"] for node in ray.nodes() if node["NodeID"] == here), {})
-        if self.space.resources.gpus_per_trial and not own.get("GPU"):
-            self.say("warning: this node has no GPU: embeddings will be computed on its CPU")
+        for warning in check_resources(ray.nodes(), here, self.space.resources, local):
+            self.say(f"warning: {warning}")
 
     def _with_ray(self, ledger: Ledger, loaded: Future[Any]) -> int:
         import ray
@@ -356,8 +356,9 @@ def check_data(space: Space) -> None:
 
 
 @contextlib.contextmanager
-def ray_session(address: str | None) -> Iterator[None]:
-    """Connects to a cluster (on its head by itself), or starts Ray here, for this search alone, and ends it afterwards."""
+def ray_session(address: str | None) -> Iterator[bool]:
+    """Connects to a cluster (on its head by itself), or starts Ray here, for this search alone, and ends it afterwards.
+    Yields whether it is a local one."""
     if address is None and (bootstrap_file().exists() or os.environ.get("RAY_ADDRESS")):
         address = "auto"
     local = address in (None, "local")
@@ -385,6 +386,6 @@ def ray_session(address: str | None) -> Iterator[None]:
             log.warning("Ray did not start within 30 s (is this machine busy?): trying again")
             ray.shutdown()
     try:
-        yield
+        yield local
     finally:
         ray.shutdown()

@@ -13,8 +13,17 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from condense.errors import UserError
-from search.cluster import awaited_nodes, bootstrap_config, expected_nodes, from_home, head_tracking_uri, wait_for_nodes
+from search.cluster import (
+    awaited_nodes,
+    bootstrap_config,
+    check_resources,
+    expected_nodes,
+    from_home,
+    head_tracking_uri,
+    wait_for_nodes,
+)
 from search.mlflow_store import default_tracking_uri
+from search.space import Resources
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -132,3 +141,23 @@ def test_commands_for_home_name_the_file_of_a_cloud(head: Path, provider: str) -
     (head / "ray_bootstrap_config.yaml").write_text((ROOT / file).read_text())
     lines = from_home(head / "results" / "mine", served=True)
     assert all(f" {file} " in line for line in lines)
+
+
+def node(name: str, alive: bool = True, **resources: float) -> dict[str, Any]:
+    return {"NodeID": name, "Alive": alive, "Resources": resources}
+
+
+def test_what_trials_want_and_nobody_has() -> None:
+    small = [node("head", CPU=2.0), node("lost", alive=False, CPU=64.0, GPU=8.0)]
+    large = [*small, node("worker", CPU=16.0, GPU=1.0)]
+    share, cores = Resources(gpus_per_trial=0.25), Resources(cpus_per_trial=8)
+    assert check_resources(small, "head", Resources(), local=True) == []
+    with pytest.raises(UserError, match=r"gpus_per_trial is 0\.25, but this machine has no GPU"):
+        check_resources(small, "head", share, local=True)
+    with pytest.raises(UserError, match="cpus_per_trial is 8, but this machine has 2 CPUs"):
+        check_resources(small, "head", cores, local=True)
+    waiting, slow = check_resources(small, "head", share, local=False)
+    assert "trials wait for one" in waiting and "this node has no GPU" in slow
+    assert check_resources(large, "head", share, local=False) == [slow]
+    assert check_resources(large, "worker", share, local=False) == []
+    assert check_resources(large, "head", cores, local=False) == []

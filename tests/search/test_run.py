@@ -271,6 +271,14 @@ def test_a_mistake_in_the_data(
 
 
 @pytest.mark.slow
+def test_more_cores_than_there_are(space: Path, start: Callable[..., SearchProcess]) -> None:
+    search = start("--space", space, "--output", space.parent / "out", "--set", "resources.cpus_per_trial=4096")
+    assert search.finish() == 2, search.said()
+    assert "resources.cpus_per_trial is 4096, but this machine has" in one_line(search.err.read_text())
+    check_nothing_begun(space.parent / "out", space)
+
+
+@pytest.mark.slow
 def test_a_search_with_relative_paths_from_another_folder(here: Path, small_data: Path, space: Path) -> None:
     shutil.copy(small_data, here / "mine.safetensors")
     content = {**yaml.safe_load(space.read_text()), "trials": 3, "steps": 2, "report_every": 1}
