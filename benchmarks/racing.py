@@ -1,34 +1,42 @@
-"""What racing saves: the same search with all seeds for every trial and with racing, by replica-steps and confirmed score.
+"""What racing saves: the same search with all seeds for every trial, and with racing at several tolerances, by replica-steps and confirmed score.
 
 python benchmarks/racing.py --repetitions 5 --json racing.json
 
-Both sides of a repetition have the same seed, so the same sampler's seeds, paired replica seeds and fresh seeds. The confirmed
-score is that of the recommendation, on the reporting seeds, which neither search has used.
+All sides of a repetition have the same seed, so the same sampler's seeds, paired replica seeds and fresh seeds. The confirmed
+score is that of the recommendation, on the reporting seeds, which no search has used.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 from provenance import provenance
 
 ROOT = Path(__file__).resolve().parents[1]
-SIDES = {"all seeds": "racing=null", "racing": "racing={start: 1, growth: 2, tolerance: 1.0}"}
+ALL = "all seeds"
 
 
-def search(output: Path, seed: int, side: str, trials: int, seeds: int) -> dict[str, Any]:
+def sides(tolerances: Sequence[float]) -> dict[str, str]:
+    """What is compared, and the override that makes it so."""
+    races = {f"racing, {t:g}": f"racing={{start: 1, growth: 2, tolerance: {t:g}}}" for t in tolerances}
+    return {ALL: "racing=null", **races}
+
+
+def search(output: Path, seed: int, racing: str, trials: int, seeds: int) -> dict[str, Any]:
     """One search; replica-steps of its trials, and the confirmed scores of its recommendation by seed."""
     # What is compared are the trials: the choice goes by a few fresh seeds, and a good many judge it.
     confirmation = "confirmation={top_k: 3, seeds: 20, perturbations: 0, tuned_rates: 0}"
     command = [sys.executable, str(ROOT / "search" / "run.py"), "--space", "quickstart", "--output", str(output)]
-    for override in (f"trials={trials}", f"seeds={seeds}", f"seed={seed}", SIDES[side], confirmation):
+    for override in (f"trials={trials}", f"seeds={seeds}", f"seed={seed}", racing, confirmation):
         command += ["--set", override]
     subprocess.run(command, cwd=output.parent, stdout=subprocess.DEVNULL, check=True)
     report = json.loads((output / "report.json").read_text())
@@ -47,25 +55,32 @@ def main() -> int:
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--trials", type=int, default=48)
     parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--tolerances", type=float, nargs="+", default=[0.0, 0.5, 1.0], metavar="STANDARD_ERRORS")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
-    print(f"{'seed':>4}  {'side':<10} {'replica-steps':>13}  confirmed score")
+    compared = sides(options.tolerances)
+    print(f"{'seed':>4}  {'side':<12} {'replica-steps':>13}  confirmed score")
     for seed in range(options.repetitions):
         row = {}
-        for side in SIDES:
+        for side, racing in compared.items():
             with tempfile.TemporaryDirectory() as name:
-                row[side] = search(Path(name) / "out", seed, side, options.trials, options.seeds)
+                row[side] = search(Path(name) / "out", seed, racing, options.trials, options.seeds)
             found = row[side]
             print(
-                f"{seed:>4}  {side:<10} {found['replica_steps']:>13}  {found['score']:.4f} ± {found['std']:.4f}",
+                f"{seed:>4}  {side:<12} {found['replica_steps']:>13}  {found['score']:.4f} ± {found['std']:.4f}",
                 flush=True,
             )
         rows.append(row)
-    share = fmean(r["racing"]["replica_steps"] / r["all seeds"]["replica_steps"] for r in rows)
-    apart = [r["racing"]["score"] - r["all seeds"]["score"] for r in rows]
-    print(f"racing takes {share:.2f} of the replica-steps; its confirmed score is {fmean(apart):+.4f} (each: {apart})")
-    figures = {**provenance(), "share_of_replica_steps": share, "difference": fmean(apart), "searches": rows}
+    figures: dict[str, Any] = {**provenance(), "searches": rows}
+    for side in compared:
+        if side == ALL:
+            continue
+        share = fmean(row[side]["replica_steps"] / row[ALL]["replica_steps"] for row in rows)
+        apart = [row[side]["score"] - row[ALL]["score"] for row in rows]
+        error = stdev(apart) / math.sqrt(len(apart)) if len(apart) > 1 else math.nan
+        figures[side] = {"share_of_replica_steps": share, "difference": fmean(apart), "standard_error": error}
+        print(f"{side}: {share:.2f} of the replica-steps; confirmed score {fmean(apart):+.4f} ± {error:.4f}")
     if options.json is not None:
         options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     return 0
