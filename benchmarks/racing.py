@@ -1,4 +1,4 @@
-"""What racing saves: the same search with all seeds for every trial, and with racing at several tolerances, by replica-steps and confirmed score.
+"""What racing saves: the same search with all seeds for every trial, and with racing: replica-steps and confirmed score.
 
 python benchmarks/racing.py --repetitions 5 --json racing.json
 
