@@ -64,7 +64,7 @@ class Racing(Strict):
     start: int = Field(1, ge=1, description="seeds that every trial gets")
     growth: float = Field(2.0, gt=1, description="a trial that goes on has so many times more seeds, up to `seeds`")
     tolerance: float = Field(
-        1.0, ge=0, description="standard errors that a trial may be behind the best one, seed by seed, and go on"
+        0.0, ge=0, description="standard errors that a trial may be behind the best one, seed by seed, and go on"
     )
 
 
