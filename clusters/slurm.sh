@@ -1,6 +1,6 @@
 #!/bin/bash
 # A search on a Slurm cluster: Ray on the nodes of one job, MLflow and the search on the first. Needs a home folder that all
-# nodes share, and python3 (3.10 or newer). Edit the #SBATCH lines; then, from the folder above this one:
+# nodes share, and python3 (3.11 or newer). Edit the #SBATCH lines; then, from the folder above this one:
 #
 #   sbatch clusters/slurm.sh --space quickstart
 #

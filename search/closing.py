@@ -174,7 +174,11 @@ def devices(nodes: Sequence[Mapping[str, Any]], own: str, gpus: bool) -> list[tu
     for node in sorted(nodes, key=lambda node: (node["NodeID"] != own, node["NodeID"])):
         if node["Alive"]:
             count = int(node["Resources"].get("GPU", 0)) if gpus else 0
-            found += [(node["NodeID"], str(i)) for i in range(count)]
+            ids = [str(i) for i in range(count)]
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+            if node["NodeID"] == own and visible and len(visible.split(",")) == count:  # Ray's names for them here
+                ids = visible.split(",")
+            found += [(node["NodeID"], i) for i in ids]
             # A head without a GPU writes the exports, and has to take part; other nodes without one are for other work.
             if not count and (not gpus or node["NodeID"] == own):
                 found.append((node["NodeID"], ""))

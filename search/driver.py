@@ -9,6 +9,7 @@ import importlib.util
 import logging
 import os
 import secrets
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -255,12 +256,13 @@ class Search:
         past = ledger.trials()
         tracker.reconcile(past, tags=trial_tags, metrics=ended_metrics)
         searcher = SpaceSearcher(space, ledger)
-        if left(ledger, space) == 0:
+        if left(ledger, space) <= 0:
             return True
         scheduler = build_scheduler(space)
         prefill(scheduler, ledger.history(), space.steps)
         display = Display(space, past)
-        resources = space.resources.of_trial(ray.cluster_resources().get("CPU", 1), space.max_concurrent)
+        cpus = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+        resources = space.resources.of_trial(cpus, space.max_concurrent)
         trainable = tune.with_parameters(run_trial, broker=broker, ledger=keeper, plan=plan)
         tuner = tune.Tuner(
             tune.with_resources(trainable, resources),
@@ -288,7 +290,7 @@ class Search:
         for (node, gpu), seconds in ray.get(broker.accounts.remote()).items():
             spent = ", ".join(f"{kind} {amount:.1f} s" for kind, amount in seconds.items())
             log.info("engine on node %s%s: %s", node[:8], f", GPU {gpu}" if gpu else "", spent)
-        return left(ledger, space) == 0
+        return left(ledger, space) <= 0
 
 
 def load_tune(after: Future[Any]) -> None:
@@ -298,7 +300,7 @@ def load_tune(after: Future[Any]) -> None:
 
 
 def left(ledger: Ledger, space: Space) -> int:
-    """Trials that have not ended, or not begun."""
+    """Trials that have not ended, or not begun; below 0 where a resumed search is to have fewer than have ended."""
     return space.trials - sum(record.status != "unfinished" for record in ledger.trials())
 
 
@@ -385,6 +387,8 @@ def ray_session(address: str | None) -> Iterator[bool]:
                 raise
             log.warning("Ray did not start within 30 s (is this machine busy?): trying again")
             ray.shutdown()
+    # Ray has put a handler of its own there, which exits at once, and says nothing.
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     try:
         yield local
     finally:

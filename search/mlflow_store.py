@@ -148,7 +148,7 @@ def connect(uri: str) -> MlflowClient:
 
 def masked(text: str) -> str:
     """`text` with the credentials of any URI in it replaced by ***."""
-    text = re.sub(r"://[^/\s]*@", "://***@", text)
+    text = re.sub(r"://[^\s?#'\"]*@", "://***@", text)  # up to the last @: a password may hold a slash
     return re.sub(r"(?i)([?&](?:\w*password|\w*token|api_?key)=)[^&\s'\"]*", r"\1***", text)
 
 

@@ -25,10 +25,11 @@ class Runner:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Whether a challenger gets more seeds; if not, the score it is recorded with."""
+    """Whether a challenger gets more seeds; if not, the score and the mean over seeds that it is recorded with."""
 
     goes_on: bool
     score: float
+    mean: float
 
 
 def stages(racing: Racing | None, seeds: int) -> list[range]:
@@ -46,15 +47,15 @@ def judge(per_seed: Sequence[float], rivals: Sequence[Runner], tolerance: float)
 
     It goes on unless it is behind by more than `tolerance` standard errors, by the typical spread of paired differences
     (median over the other rivals; a single rival's own spread, times sqrt 2). One that does not go on is
-    recorded with the incumbent's score plus its mean paired difference: comparable with those that have
-    all seeds, whose spread it does not know yet. Without rivals it goes on.
+    recorded with the incumbent's score, and mean, plus its mean paired difference: comparable with those that have
+    all seeds, whose spread it does not know yet, and free of how lucky its few seeds are for all. Without rivals it goes on.
     """
     if not rivals:
-        return Judgement(True, math.nan)
+        return Judgement(True, math.nan, math.nan)
     incumbent = max(rivals, key=lambda rival: rival.score)
     ahead = fmean(own - other for own, other in zip(per_seed, incumbent.per_seed, strict=False))
     limit = tolerance * _spread(incumbent, rivals) / math.sqrt(len(per_seed))
-    return Judgement(ahead >= -limit, incumbent.score + ahead)
+    return Judgement(ahead >= -limit, incumbent.score + ahead, fmean(incumbent.per_seed) + ahead)
 
 
 def _spread(incumbent: Runner, rivals: Sequence[Runner]) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -117,12 +117,15 @@ class Resources(Strict):
     )
     gpus_per_trial: float = Field(0.0, ge=0, le=1, description="share of a GPU: 0, or 1/k for k trials on each GPU")
 
-    def of_trial(self, cluster_cpus: float, max_concurrent: int) -> dict[str, float]:
-        """What Ray is asked for, per trial. Ray takes whole numbers above 1."""
+    def of_trial(self, node_cpus: Sequence[float], max_concurrent: int) -> dict[str, float]:
+        """What Ray is asked for, per trial. Ray takes whole numbers above 1. `node_cpus`: the logical CPUs of each node."""
         cpus = self.cpus_per_trial
         if cpus is None:
-            cpus = 0.25 if self.gpus_per_trial else cluster_cpus / max_concurrent
+            cpus = 0.25 if self.gpus_per_trial else min(sum(node_cpus) / max_concurrent, max(node_cpus))
             cpus = float(int(cpus)) if cpus > 1 else max(0.01, int(cpus * 1000) / 1000)
+            # A trial's are of one node: fewer, where the nodes' rests would leave some trials waiting.
+            while cpus > 1 and sum(int(of / cpus) for of in node_cpus) < max_concurrent:
+                cpus -= 1
         return {"CPU": cpus} | ({"GPU": self.gpus_per_trial} if self.gpus_per_trial else {})
 
 

@@ -138,6 +138,8 @@ class _Running:
                 self.tell(past.metrics, past.step, replayed=True)
         self.earlier, self.started = reports[-1].seconds if reports else 0.0, time.monotonic()
         stage, done = divmod(step, self.plan.steps)
+        if done == 0:
+            state = None  # of the stage before, whose seeds are others
         metrics = next((past.metrics for past in reports if past.step == stage * self.plan.steps), None)
         if metrics is not None and len(self.stages) == 1:
             self.tell(metrics, step, replayed=True)
@@ -195,7 +197,7 @@ class _Running:
 
     def with_judgement(self, metrics: dict[str, float]) -> dict[str, float]:
         """`metrics` at the end of a stage, with whether the trial goes on: against those that have all seeds by now. A default
-        trial goes on in any case. The score of one that does not is the estimate of `racing.judge`."""
+        trial goes on in any case. The score and the mean of one that does not are the estimates of `racing.judge`."""
         plan = self.plan
         if plan.racing is None:
             return metrics
@@ -205,12 +207,12 @@ class _Running:
         rivals = [
             Runner(r.score, per_seed_means(replica_values(r.metrics, plan), len(plan.tasks)))
             for r in ended
-            if int(r.metrics["seeds"]) == len(plan.seeds)
+            if int(r.metrics["seeds"]) == len(plan.seeds) and r.name != "paper_default"  # which cannot be recommended
         ]
         own = per_seed_means(replica_values(metrics, plan), len(plan.tasks))
         judgement = judge(own, rivals, plan.racing.tolerance)
-        score = metrics["score"] if judgement.goes_on else judgement.score
-        return {**metrics, "score": score, "race/goes_on": float(judgement.goes_on)}
+        estimates = {} if judgement.goes_on else {"score": judgement.score, "score_mean": judgement.mean}
+        return {**metrics, **estimates, "race/goes_on": float(judgement.goes_on)}
 
     @property
     def seconds(self) -> float:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from search.closing import devices
 
 
@@ -20,6 +22,12 @@ def test_every_gpu_takes_part_and_a_head_without_one() -> None:
     nodes = [node("a", gpus=2), node("head"), node("cpu only")]
     assert devices(nodes, "head", gpus=True) == [("head", ""), ("a", "0"), ("a", "1")]
     assert devices([node("head", gpus=1), node("a", gpus=1)], "head", gpus=True) == [("head", "0"), ("a", "0")]
+
+
+def test_gpus_have_the_names_that_this_machine_gives_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    nodes = [node("head", gpus=2), node("a", gpus=1)]
+    assert devices(nodes, "head", gpus=True) == [("head", "3"), ("head", "5"), ("a", "0")]
 
 
 def test_gpus_that_the_space_does_not_ask_for_are_left_alone() -> None:

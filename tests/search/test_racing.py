@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from search_process import SearchProcess, report, results, table
 
+from search import trainable
+from search.ledger import Report
 from search.racing import Runner, judge, stages
-from search.space import Racing
+from search.space import Racing, Robust
+from search.trainable import Plan
 
 
 def test_stages_by_hand() -> None:
@@ -41,6 +45,7 @@ def test_who_is_ahead_goes_on_and_who_is_far_behind_does_not() -> None:
     assert judge([0.91], rivals, 0.0).goes_on
     assert judge([0.893], rivals, 1.0).goes_on  # behind by 0.007: within the differences' spread, 0.0082
     far = judge([0.8, 0.82], rivals, 1.0)
+    assert far.mean == pytest.approx(0.9 - 0.1)
     assert not far.goes_on
     assert far.score == pytest.approx(0.88 - 0.1)  # the incumbent's score, less what it is behind on common seeds
 
@@ -92,6 +97,22 @@ def raced(
     search = start("--space", space, "--output", folder / "out")
     assert search.finish() == 0, search.said()
     return space, folder / "out"
+
+
+def test_a_kill_between_two_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checkpoint is then of the first stage's seeds: the next stage's start anew."""
+    monkeypatch.setattr(trainable.ray, "get", lambda value: value)
+    ends = {"step": 6.0, "seeds": 1.0, "seconds": 1.0, "race/goes_on": 1.0}
+    load = SimpleNamespace(remote=lambda number: (6, [Report(6, 1.0, 1.0, ends)], b"of seed 0"))
+    plan = Plan([{}], [0, 1], [2, 4, 6], Robust(), None, Racing(start=1))
+    running = trainable._Running({"number": 3, "name": None}, None, SimpleNamespace(load=load), plan)
+    asked: list[Any] = []
+    monkeypatch.setattr(
+        running, "stage", lambda *given: asked.append(given) or {**ends, "step": 12.0, "race/goes_on": 0.0}
+    )
+    monkeypatch.setattr(running, "tell", lambda *given, **more: None)
+    running.run()
+    assert asked == [(1, ends, 0, None)]
 
 
 @pytest.mark.slow

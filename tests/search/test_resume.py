@@ -91,10 +91,12 @@ def test_ctrl_c(begun: Begun, whole_search: tuple[Path, SearchProcess]) -> None:
     check_same_search(output, whole_search[0])
 
 
-def test_a_lost_connection(begun: Begun) -> None:
-    """SIGHUP is what the end of an SSH connection comes to: an interruption like another, to be resumed."""
+@pytest.mark.parametrize("ending", [signal.SIGHUP, signal.SIGTERM])
+def test_a_lost_connection(begun: Begun, ending: signal.Signals) -> None:
+    """SIGHUP is what the end of an SSH connection comes to, SIGTERM what Slurm, Docker and Kubernetes send: interruptions
+    like another, to be resumed."""
     begun.until_trial(2)
-    begun.search.process.send_signal(signal.SIGHUP)
+    begun.search.process.send_signal(ending)
     assert begun.search.finish() == 130, begun.search.said()
     assert "go on with the same command and --resume" in begun.search.out.read_text()
     before = results(begun.output)

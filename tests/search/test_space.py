@@ -276,18 +276,22 @@ def test_every_field_is_described() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "cluster", "concurrent", "expected"),
+    ("given", "nodes", "concurrent", "expected"),
     [
-        ({}, 2, 4, {"CPU": 0.5}),
-        ({}, 64, 4, {"CPU": 16.0}),
-        ({}, 14, 4, {"CPU": 3.0}),  # Ray takes whole numbers above 1
-        ({}, 1, 3, {"CPU": 0.333}),
-        ({}, 1, 1000, {"CPU": 0.01}),
-        ({"cpus_per_trial": 2}, 64, 4, {"CPU": 2.0}),
-        ({"gpus_per_trial": 0.25}, 64, 4, {"CPU": 0.25, "GPU": 0.25}),
+        ({}, [2], 4, {"CPU": 0.5}),
+        ({}, [64], 4, {"CPU": 16.0}),
+        ({}, [14], 4, {"CPU": 3.0}),  # Ray takes whole numbers above 1
+        ({}, [1], 3, {"CPU": 0.333}),
+        ({}, [1], 1000, {"CPU": 0.01}),
+        ({}, [4] * 6, 4, {"CPU": 4.0}),  # not 6: a trial's are of one node
+        ({}, [4] * 3, 1, {"CPU": 4.0}),
+        ({}, [4, 4, 8], 4, {"CPU": 4.0}),
+        ({}, [3, 3, 3], 4, {"CPU": 1.0}),  # 2 would leave one of the four waiting
+        ({"cpus_per_trial": 2}, [64], 4, {"CPU": 2.0}),
+        ({"gpus_per_trial": 0.25}, [64], 4, {"CPU": 0.25, "GPU": 0.25}),
     ],
 )
 def test_what_a_trial_reserves(
-    given: dict[str, float], cluster: float, concurrent: int, expected: dict[str, float]
+    given: dict[str, float], nodes: list[float], concurrent: int, expected: dict[str, float]
 ) -> None:
-    assert Resources(**given).of_trial(cluster, concurrent) == expected
+    assert Resources(**given).of_trial(nodes, concurrent) == expected

@@ -311,6 +311,7 @@ def test_a_store_that_stays_away_is_reported_not_waited_for(
 def test_credentials_are_never_shown_or_logged(make: Callable[[], MlflowTracker], tmp_path: Path) -> None:
     secret = "postgresql://me:se%40cret@host:5432/db"
     assert masked(f"x {secret} y http://h/p") == "x postgresql://***@host:5432/db y http://h/p"
+    assert masked("postgresql://u:pa/ss@h/db") == "postgresql://***@h/db"
     assert masked("mssql://h/db?user=a&password=b&x=c") == "mssql://h/db?user=a&password=***&x=c"
     assert "se%40cret" not in MlflowTracker(secret, "e", "s", "n").where
     tracker = make()
