@@ -301,9 +301,11 @@ def _steadiness(perturbation: Any) -> str:
     kept = finite(entry.get("quantile")) if isinstance(entry, Mapping) else None
     if kept is None:
         return ""
+    runs = entry.get("values") if isinstance(entry, Mapping) else None
+    of = f" (a quantile of {len(runs)} runs, on the seeds of the choice)" if isinstance(runs, list) else ""
     return (
         f"With every hyperparameter moved at random {moved(known.get('decades'))}, {most(known.get('quantile'))} "
-        f"still reach {score(kept)}."
+        f"still reach {score(kept)}{of}."
     )
 
 
