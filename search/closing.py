@@ -31,6 +31,9 @@ FIRST_SEEDS = 3  # for a first look at settings of which only the best are run o
 LIKELY = 3  # how many these are
 Say = Callable[[str], None]
 
+LEASE = 86_400.0
+"""Seconds that a setting may be silent: it waits with its result until those on slower devices have theirs."""
+
 
 class Closing:
     """Runs settings on fresh seeds: each once, also if the process is killed and comes back."""
@@ -65,7 +68,7 @@ class Closing:
         places = zip(missing, itertools.cycle(self.devices), strict=False)
         seats = {label: Seat(self.broker, f"{stage} {label}", *device) for label, device in places}
         for label, seat in seats.items():
-            seat.join(self.plan.tasks, settings[label], list(seeds), self.space.steps)
+            seat.join(self.plan.tasks, settings[label], list(seeds), self.space.steps, lease=LEASE)
         for seat in seats.values():
             seat.start(self.space.steps)
         for label, seat in seats.items():
@@ -122,9 +125,12 @@ class Closing:
         count = self.space.confirmation.tuned_rates
         if surface is None or not names or not count:
             return None
+        numeric = [name for name in names if name in surface.names]  # of `choices`, those of the chosen setting
+        spread = surface.spread(numeric, count) if numeric else []
         default = next(d for d in self.space.default_trials() if d.name == "default")
         own = self.space.params_of(default.hyperparameters)
-        rates = [{n: own[n] for n in names}, {n: chosen[n] for n in names}, *surface.spread(names, count)]
+        rates = [{n: own[n] for n in names}, {n: chosen[n] for n in names}]
+        rates += [rates[1] | some for some in spread]
         settings = {
             f"rates {i}": default.hyperparameters.model_copy(update=some).model_dump(mode="json")
             for i, some in enumerate(rates)

@@ -315,7 +315,9 @@ class SpaceSearcher(OptunaSearch):
         """Decides how a trial ended, and records it in the ledger."""
         last = record.reports[-1].metrics if record.reports else {}
         steps = max(int(result.get("step", 0)), record.steps)
-        score = float(result.get("score", last.get("score", math.nan)))
+        # A report that was replayed after a resume, at which the scheduler has stopped it, is not where the trial stands.
+        told = last if int(result.get("step", 0)) < record.steps else result
+        score = float(told.get("score", last.get("score", math.nan)))
         finish = self._ledger.finish
         if error:
             fault = self._ledger.fault(record.number)

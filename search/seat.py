@@ -44,8 +44,10 @@ class Seat:
         state: bytes | None = None,
         cpus: float | None = None,
         secondary: Sequence[str] = (),
+        lease: float = LEASE,
     ) -> None:
         """See `EngineActor.join`."""
+        self._lease = lease
         self._arguments, self._state = (list(tasks), hyperparameters, list(seeds), total_steps), state
         self._cpus, self._secondary = cpus, list(secondary)
         self.step = self._join()
@@ -84,7 +86,9 @@ class Seat:
             self.start(self._target)
 
     def _join(self) -> int:
-        joined = self.engine.join.remote(self.member, *self._arguments, self._state, LEASE, self._cpus, self._secondary)
+        joined = self.engine.join.remote(
+            self.member, *self._arguments, self._state, self._lease, self._cpus, self._secondary
+        )
         return int(ray.get(joined))
 
     def renew(self) -> None:
