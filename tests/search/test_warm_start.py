@@ -12,6 +12,7 @@ from search_process import SearchProcess, report, table
 
 from condense.errors import UserError
 from search.ledger import Ledger
+from search.mlflow_store import connect
 from search.space import Space
 from search.warm_start import earlier_settings, recorded, with_first_settings
 
@@ -71,7 +72,6 @@ def test_a_search_begins_with_another(
     write_space: Callable[..., Path],
     tmp_path: Path,
 ) -> None:
-    import mlflow
 
     other, _ = whole_search
     space = write_space(tmp_path, trials=9, name="second")
@@ -84,7 +84,7 @@ def test_a_search_begins_with_another(
         assert rows[2][name] == pytest.approx(value)
     known = recorded(tmp_path / "out")
     assert known is not None and 1 <= len(known) <= 5
-    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    client = connect(f"sqlite:///{tmp_path}/mlflow.db")
     (experiment,) = (e for e in client.search_experiments() if e.name == "condensation")
     flagged = [r for r in client.search_runs([experiment.experiment_id]) if "warm_start" in r.data.tags]
     assert len(flagged) == len(known)
