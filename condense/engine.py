@@ -7,6 +7,7 @@ device has memory for. Replicas join and leave between steps; none of them is di
 from __future__ import annotations
 
 import functools
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -157,6 +158,7 @@ class Engine:
             return [], [part]
         if part.pack is not None and part.pack.torn:
             return [Failure(replica, error) for replica in replicas], []
+        part.pack = None  # what goes on is laid out anew, and needs the memory
         starved = memory.is_out_of_memory(error)
         if starved and first.task.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -182,8 +184,9 @@ class Engine:
             done = part.pack.gradients(at_once)
             part.pack.update(done.gradients)
         except Exception as error:
-            # A traceback holds the tensors of the pass, which is what there is no memory for.
-            return error.with_traceback(None) if memory.is_out_of_memory(error) else error
+            # The frames hold the tensors of the pass: memory that whoever tries again needs.
+            traceback.clear_frames(error.__traceback__)
+            return error
         for members, losses in done.losses:
             for replica, row in zip(members, losses.unbind(), strict=True):
                 self._history.setdefault(id(replica), []).append(row)

@@ -17,6 +17,13 @@ from torch import Tensor
 DEVICE_SHARE = 0.9  # of a GPU's free memory that a pass may take
 HOST_SHARE = 0.25  # of the host's: other processes live there, too
 HOST_EXTRA = 1.5  # what operations take for a moment, beside what is kept
+# How a RuntimeError says it: the host's allocator; pinned memory and contexts; the libraries' own workspaces.
+ALLOCATION_FAILED = (
+    "can't allocate memory",
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 
 
 class Peak:
@@ -78,4 +85,6 @@ def host_memory(root: Path = Path("/")) -> int:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed, on a GPU or on the host."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in ALLOCATION_FAILED)

@@ -3,32 +3,63 @@ replicas are trained together."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from condense.condensation import Condensation, Divergence
 from condense.embeddings import Embedded, Task
+from condense.encoders.encoder import Encoder
 from condense.evaluate import accuracy, pad, train_probes
+from condense.memory import is_out_of_memory
 from condense.objective import TERMS
 from condense.retrieval_metric import retrieval_scores
+
+AT_ONCE = 256  # items in one pass of the encoder: more of them are not faster
 
 
 @torch.no_grad()
 def synthetic_features(replicas: Sequence[Condensation]) -> list[Tensor]:
-    """Embeddings of each replica's items, all modalities side by side: (C * dpc, M * D) each, in one encoder pass."""
+    """Embeddings of each replica's items, all modalities side by side: (C * dpc, M * D) each. Small replicas go through the
+    encoder together, large ones in parts, and in smaller ones where memory is short."""
     features: list[list[Tensor]] = [[] for _ in replicas]
     by_encoder: dict[tuple[int, str], list[int]] = {}
     for i, replica in enumerate(replicas):
         for m in replica.inputs:
             by_encoder.setdefault((id(replica.task.encoder), m), []).append(i)
     for (_, m), members in by_encoder.items():
-        inputs = torch.cat([replicas[i].inputs[m] for i in members])
-        embedded = replicas[members[0]].task.encoder.embed(m, inputs)
-        for i, part in zip(members, embedded.split([len(replicas[i].inputs[m]) for i in members]), strict=True):
+        inputs = [replicas[i].inputs[m] for i in members]
+        embedded = _embedded(replicas[members[0]].task.encoder, m, inputs)
+        for i, part in zip(members, embedded.split([len(x) for x in inputs]), strict=True):
             features[i].append(part)
     return [torch.cat(parts, 1) for parts in features]
+
+
+def _embedded(encoder: Encoder, m: str, inputs: Sequence[Tensor]) -> Tensor:
+    """The embeddings of all of `inputs`, one after the other."""
+    at_once = AT_ONCE
+    while True:
+        try:
+            return torch.cat([encoder.embed(m, batch) for batch in _batches(inputs, at_once)])
+        except Exception as error:
+            if at_once == 1 or not is_out_of_memory(error):
+                raise
+        # Here the frames that the exception held are gone, and with them what they had allocated.
+        at_once = (at_once + 1) // 2
+        if inputs[0].is_cuda:
+            torch.cuda.empty_cache()
+
+
+def _batches(inputs: Sequence[Tensor], at_once: int) -> Iterator[Tensor]:
+    """All items of `inputs` in order, at most `at_once` at a time."""
+    waiting: list[Tensor] = []
+    for piece in (piece for x in inputs for piece in x.split(at_once)):
+        if sum(map(len, waiting)) + len(piece) > at_once:
+            yield torch.cat(waiting)
+            waiting = []
+        waiting.append(piece)
+    yield torch.cat(waiting)
 
 
 def validate(

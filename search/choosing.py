@@ -4,8 +4,8 @@ The best trial of a search is the luckiest one. So the top trials meet the plate
 that no trial has used, and real runs around it and around the best trial say what is left when all hyperparameters move. The
 plateau's setting rests on all trials, not on its own luck: it is recommended unless it is worse than the best there, or the runs
 around it are worse than those around another; then it is the best of those that remain, by the 10 % quantile of the runs around.
-What the choice is worth is measured afterwards, on other seeds (`search/closing.py`), so that no reported number had a part in
-it: that corrects for having picked the best of several.
+What the choice is worth is measured afterwards, on other seeds (`search/closing.py`), which had no part in it: that corrects
+for having picked the best of several. Only the quantile of the runs around it is that of the choice, and is told as such.
 """
 
 from __future__ import annotations

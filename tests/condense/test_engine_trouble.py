@@ -4,7 +4,9 @@ the path that it takes alone, and what happens to one is no matter to the others
 from __future__ import annotations
 
 import dataclasses
+import gc
 import math
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,7 +20,7 @@ from torch import Tensor
 from condense import memory
 from condense.condensation import Condensation
 from condense.embeddings import Task
-from condense.engine import Engine
+from condense.engine import Engine, Need, _shape
 from condense.pack import Pack
 from condense.validation import validate
 
@@ -37,8 +39,9 @@ class Limited:
 
     POISON = 0.123456789
 
-    def __init__(self, encoder: Any, most: int) -> None:
-        self.encoder, self.most = encoder, most
+    def __init__(self, encoder: Any, most: int, most_without: int = 10**9) -> None:
+        """`most_without`: items at once where activations are not kept."""
+        self.encoder, self.most, self.most_without = encoder, most, most_without
         self.batches: list[int] = []  # sizes of those that went through with their activations kept
 
     def __getattr__(self, name: str) -> Any:
@@ -49,6 +52,8 @@ class Limited:
             if len(inputs) > self.most:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             self.batches.append(len(inputs))
+        elif len(inputs) > self.most_without:
+            raise torch.OutOfMemoryError("CUDA out of memory")
         if bool((inputs.detach().flatten(1)[:, 0] == torch.tensor(self.POISON)).any()):
             raise RuntimeError("poisoned")
         embedded: Tensor = self.encoder.embed(modality, inputs)
@@ -198,6 +203,59 @@ def test_no_memory_for_a_single_item_is_that_replicas_failure(small_task):
     assert failure.replica is bad
     assert isinstance(failure.error, torch.OutOfMemoryError)
     assert good.step == 1
+
+
+def test_validation_finds_out_what_fits(small_task, monkeypatch):
+    monkeypatch.setattr("condense.validation.AT_ONCE", 32)
+    task = dataclasses.replace(small_task(), encoder=Limited(small_task().encoder, 100, most_without=5))
+    starved, fine = cast_of(task, 3, dpc=4), cast_of(small_task(), 3, dpc=4)  # 12 items each
+    assert validate(starved) == pytest.approx(validate(fine), abs=1e-6)
+    task.encoder.most_without = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        validate(starved)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("another")])
+def test_who_tries_again_has_the_memory_of_what_failed(small_task, monkeypatch, error):
+    passes: list[tuple[weakref.ref[Tensor], weakref.ref[Pack]]] = []
+    alive: list[int] = []
+    losses = Pack._losses
+
+    def fail_together(self: Pack, cut: dict[str, Tensor]) -> Any:
+        alive.append(sum(x() is not None or pack() is not None for x, pack in passes))
+        passes.append((weakref.ref(next(iter(cut.values()))), weakref.ref(self)))
+        if len(self.replicas) > 1:
+            raise error.with_traceback(None)
+        return losses(self, cut)
+
+    cast, engine = cast_of(small_task(), 4), Engine(workers=1)
+    engine._needs[_shape(cast[0])] = Need(0, 1)
+    monkeypatch.setattr(Pack, "_losses", fail_together)
+    gc.disable()
+    try:
+        assert engine.step(cast) == []
+    finally:
+        gc.enable()
+    assert [r.step for r in cast] == [1] * 4
+    # The whole, a half, its quarters, the other half, its quarters: a quarter's pack is kept for the next step.
+    assert alive == [0, 0, 0, 1, 2, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("error", "known"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_how_a_lack_of_memory_is_told(error, known):
+    assert memory.is_out_of_memory(error) is known
 
 
 def test_an_error_in_the_update_is_not_tried_again(small_task, monkeypatch):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from search_process import SearchProcess, report, results, table
 
 from search import trainable
-from search.ledger import Report
+from search.ledger import Report, TrialRecord
 from search.racing import Runner, judge, stages
 from search.space import Racing, Robust
 from search.trainable import Plan
@@ -113,6 +113,29 @@ def test_a_kill_between_two_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running, "tell", lambda *given, **more: None)
     running.run()
     assert asked == [(1, ends, 0, None)]
+
+
+def test_who_is_behind_is_recorded_as_if_it_had_all_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seed 0 is a lucky one for all; and the paper's default, which cannot be recommended, is nobody's rival."""
+    monkeypatch.setattr(trainable.ray, "get", lambda value: value)
+
+    def ended(number: int, name: str | None, values: list[float]) -> TrialRecord:
+        metrics = {"seeds": 2.0} | {f"share/seed_{i}": v for i, v in enumerate(values)}
+        report = Report(12, 1.0, 1.0, metrics)
+        score = sum(values) / 2
+        return TrialRecord(number, name, {}, {}, [0, 1], 0.0, "completed", 12, score, reports=(report,))
+
+    records = [ended(0, "paper_default", [0.99, 0.97]), ended(1, None, [0.9, 0.7])]
+    ledger = SimpleNamespace(trials=SimpleNamespace(remote=lambda: records))
+    plan = Plan([{}], [0, 1], [2, 4, 6], Robust(), None, Racing(start=1))
+    running = trainable._Running({"number": 3, "name": None}, None, ledger, plan)
+
+    def judged(value: float) -> dict[str, float]:
+        return running.with_judgement({"seeds": 1.0, "share/seed_0": value, "score": value, "score_mean": value})
+
+    behind, ahead = judged(0.85), judged(0.92)
+    assert behind == pytest.approx({**behind, "race/goes_on": 0.0, "score": 0.75, "score_mean": 0.75})
+    assert ahead == pytest.approx({**ahead, "race/goes_on": 1.0, "score": 0.92, "score_mean": 0.92})
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import sys
@@ -390,17 +389,3 @@ def test_tune_in_parallel_without_early_stops(ray_cluster: Any, tmp_path: Path) 
     assert [record.status for record in records] == ["completed"] * 5 + ["failed"] * 2 + ["completed"]
     states = [trial.state.name for trial in open_study(tmp_path / "s").trials]
     assert states == ["FAIL"] + ["COMPLETE"] * 4 + ["FAIL"] * 2 + ["COMPLETE"]
-
-
-def test_a_stop_at_a_replayed_report_does_not_take_back_what_came_after(tmp_path: Path) -> None:
-    """The rungs hold later trials when a resumed trial reports again: it keeps the score of where it stands."""
-    ledger, searcher = open_search(make_space(), tmp_path)
-    with contextlib.closing(ledger):
-        config = searcher.suggest("t0")
-        assert isinstance(config, dict)
-        steps = searcher._definition.steps
-        for step, score in ((steps // 2, 0.5), (steps, 0.7)):
-            ledger.save(config["number"], step, {"score": score, "step": step}, None, b"state")
-        searcher.on_trial_complete("t0", {"step": steps // 2, "score": 0.5})
-        record = ledger.trial(config["number"])
-        assert record is not None and (record.status, record.steps, record.score) == ("completed", steps, 0.7)
