@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from conftest import TOWERS, make_dataset
+from small_problem import TOWERS, make_dataset
 from test_engine import replica
 
 from condense.embeddings import Task, embed_split

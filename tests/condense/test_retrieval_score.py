@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import make_task
+from small_problem import make_task
 from torch import Tensor
 
 from condense.condensation import Condensation

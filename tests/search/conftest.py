@@ -1,8 +1,7 @@
-"""A search that is over in seconds: three classes of tensors, random towers, a few steps."""
+"""What the tests of the search share: a small search, its process, and the report of one that has not been run."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import os
 import shutil
@@ -12,73 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from fake_search import fake_search
 from report_page import Page
 from safetensors.torch import save_file
 from search_process import SearchProcess
-from torch import Tensor
+from small_search import ONE_AT_A_TIME, SMALL, small_tensors
 
 from search.report.page import write_html
-
-SHAPES = {"vision": (1, 8, 8), "audio": (1, 32, 32)}
-ENCODER = {"name": "tiny", "pretraining": "none", "width": 4, "dim": 8, "image_size": 8}
-SMALL: dict[str, Any] = {
-    "name": "small",
-    "tasks": [{"dataset": {"name": "tensors", "path": "data.safetensors"}, "encoder": ENCODER, "dpc": 1}],
-    "fixed": {"lambda_uni": 1.0, "num_frequencies": 16, "frequency_pool": 64},
-    "search": {
-        "lambda_cross": {"low": 0.01, "high": 100, "log": True},
-        "frequency_scale": {"low": 0.1, "high": 4, "log": True},
-        "learning_rate_vision": {"low": 0.3, "high": 100, "log": True},
-    },
-    "steps": 6,
-    "report_every": 2,
-    "trials": 6,
-    "seeds": 2,
-    "sampler": {"startup_trials": 3},
-    "max_concurrent": 2,
-    "confirmation": {"top_k": 2, "seeds": 3},
-}
-ONE_AT_A_TIME: dict[str, Any] = {"trials": 8, "max_concurrent": 1}  # such a search is exactly repeatable
-
-
-def small_tensors(per_class: int = 40) -> dict[str, Tensor]:
-    """Each class is a pattern per modality under noise; train and test, as `tensors` reads them."""
-    generator = torch.Generator().manual_seed(0)
-    patterns = {name: torch.randn(3, *shape, generator=generator) for name, shape in SHAPES.items()}
-    tensors = {}
-    for split, count in (("train", per_class), ("test", 20)):
-        labels = torch.arange(3).repeat(count)
-        tensors[f"{split}/label"] = labels
-        for name, pattern in patterns.items():
-            noise = torch.randn(len(labels), *SHAPES[name], generator=generator)
-            tensors[f"{split}/{name}"] = pattern[labels] / 2 + noise
-    return tensors
-
-
-@contextlib.contextmanager
-def two_nodes_in(folder: Path, **variables: str) -> Iterator[tuple[str, str]]:
-    """A cluster of two nodes, whose caches are the folders `head` and `worker`; their ids, the driver's first."""
-    import ray
-    from ray.cluster_utils import Cluster
-
-    ray.shutdown()
-    cluster = Cluster()
-    nodes = [
-        cluster.add_node(
-            num_cpus=1, include_dashboard=False, env_vars={"CONDENSE_CACHE": str(folder / name), **variables}
-        )
-        for name in ("head", "worker")
-    ]
-    try:
-        ray.init(address=cluster.address, logging_level=40)
-        cluster.wait_for_nodes()
-        yield nodes[0].node_id, nodes[1].node_id
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import ray
-from conftest import ENCODER, two_nodes_in
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from safetensors import safe_open
+from small_search import ENCODER, two_nodes_in
 
 from condense.store import Store
 from search.broker import Broker

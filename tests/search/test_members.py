@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ENCODER
+from small_search import ENCODER
 
 from condense.store import Store
 from search.engine_actor import UnknownMember

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import ray
 import torch
-from conftest import two_nodes_in
 from PIL import Image
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from small_search import two_nodes_in
 
 from condense.config import ManifestDataset
 from condense.data.inputs import ImageSpec

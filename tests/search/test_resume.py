@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ONE_AT_A_TIME
 from search_process import SearchProcess, report, reports, results, table
+from small_search import ONE_AT_A_TIME
 from test_search import check_mlflow
 
 pytestmark = pytest.mark.slow

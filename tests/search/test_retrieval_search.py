@@ -13,8 +13,8 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
-from conftest import SMALL
 from search_process import SearchProcess
+from small_search import SMALL
 
 pytestmark = pytest.mark.slow
 

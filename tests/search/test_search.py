@@ -12,8 +12,8 @@ from typing import Any
 import mlflow
 import pytest
 import yaml
-from conftest import SMALL
 from search_process import SearchProcess, report, results, table
+from small_search import SMALL
 
 from condense.config import CondensationConfig, read_yaml, validate
 from condense.export import read_export

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ENCODER, SHAPES
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from small_search import ENCODER, SHAPES
 
 from condense.store import Store
 from search.failure_regions import region, regions
