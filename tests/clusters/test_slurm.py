@@ -111,6 +111,8 @@ def test_two_nodes_one_search_and_nothing_left(job: dict[str, str], tmp_path: Pa
             stdout=output,
             stderr=output,
             start_new_session=True,
+            # Slurm starts a job with it; where these tests run in the background it is ignored, which a shell inherits.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     started: list[psutil.Process] = []
     try:
