@@ -157,6 +157,7 @@ class Search:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         from search.broker import Broker
+        from search.devices import find_devices
         from search.preparation import Preparation
         from search.seat import Seat
 
@@ -167,8 +168,10 @@ class Search:
         configs = [task.model_dump(mode="json") for task in space.tasks]
         self.say(f"{space.name}: {space.trials} trials x {space.seeds} seeds, into {shown(ledger.output)}")
         preparing = time.monotonic()
-        seat = Seat.here(broker, "preparation")
-        preparation = Preparation(broker, seat.engine, self.say, space.resources.gpus_per_trial > 0)
+        own = find_devices(space.resources.gpus_per_trial > 0)[0]  # the engine of a GPU whose trials need it, too
+        preparation = Preparation(
+            broker, Seat(broker, "preparation", *own), self.say, space.resources.gpus_per_trial > 0
+        )
         tasks = [preparation.describe(task) for task in configs]
         check_learning_rates(space, tasks)
         for task in tasks:

@@ -63,16 +63,21 @@ class EngineActor:
         lease: float | None = None,
         cpus: float | None = None,
         secondary: Sequence[str] = (),
+        resumable: bool = True,
     ) -> int:
         """Adds replicas (tasks x seeds), at `state` if given; returns the step they are at. Joining twice starts anew.
 
         With a `lease`, a member that is silent for so many seconds is dropped; it may join again. `cpus`:
         what it has been granted; a CPU's engine uses what its members have, all cores if one of them does not say.
-        `secondary`: what its reports are to hold beside the score (`condense.secondary`).
+        `secondary`: what its reports are to hold beside the score (`condense.secondary`). One that is not `resumable` gets
+        reports without a state, which can be large.
         """
-        return self._do(
-            lambda: self.members.join(member, tasks, hyperparameters, seeds, total_steps, state, lease, cpus, secondary)
-        )
+        arguments = member, tasks, hyperparameters, seeds, total_steps, state, lease, cpus, secondary, resumable
+        return self._do(lambda: self.members.join(*arguments))
+
+    def room(self, tasks: Sequence[dict[str, Any]]) -> int:
+        """For how many seeds (replicas of all `tasks`) at a time there is memory now, at least 1. Loads the tasks."""
+        return self._do(lambda: self.members.room(tasks))
 
     def advance(self, member: str, steps: int) -> dict[str, Any]:
         """Takes `steps` steps and validates; a report with the state to continue from (`search.trainable`).

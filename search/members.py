@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from condense import memory
 from condense.baselines import selection_scores
 from condense.condensation import Condensation
 from condense.config import Hyperparameters, TaskConfig
@@ -39,6 +40,9 @@ from search.engine_actor import UnknownMember
 from search.state import pack_states, unpack_states
 
 PATIENCE = 0.25  # seconds that a call may have to wait for steps that are being taken
+# A replica's items are there as inputs, velocity, square and gradient; while a pack is laid out, inputs and velocity twice.
+COPIES = 6
+ROOM = 0.5  # of the free memory; the rest is for what a pass keeps
 Answer = Callable[[dict[str, Any] | None, Exception | None], None]  # a report, or why there is none
 
 
@@ -51,6 +55,7 @@ class Member:
     heard: float  # when it last called, or was answered
     cpus: float | None = None  # granted; None: it does not say
     secondary: Sequence[str] = ()  # what its reports hold beside the score
+    resumable: bool = True  # whether they hold a state to continue from
     target: int = 0  # the step to go to
     answer: Answer | None = None  # for who waits until it is there
 
@@ -160,6 +165,7 @@ class Members:
         lease: float | None,
         cpus: float | None = None,
         secondary: Sequence[str] = (),
+        resumable: bool = True,
     ) -> int:
         """See `EngineActor.join`."""
         self.leave(name)
@@ -176,8 +182,18 @@ class Members:
             if state is not None:
                 for replica, own in zip(replicas, unpack_states(state), strict=True):
                     replica.load_state_dict(own)
-        self.members[name] = Member(replicas, lease, time.monotonic(), cpus, secondary)
+        self.members[name] = Member(replicas, lease, time.monotonic(), cpus, secondary, resumable)
         return replicas[0].step
+
+    def room(self, tasks: Sequence[dict[str, Any]]) -> int:
+        """See `EngineActor.room`."""
+        needed = 0
+        for config in tasks:
+            _, parsed, task = self._task(config)
+            specs = task.dataset.specs
+            items = task.dataset.num_classes * parsed.dpc
+            needed += 4 * COPIES * items * sum(math.prod(specs[m].shape) for m in task.modalities)
+        return max(1, int(ROOM * memory.budget(self.device) / needed))
 
     def advance(self, name: str, steps: int, answer: Answer) -> None:
         """Lets a member take `steps` more; `answer` gets its report. Raises UnknownMember."""
@@ -297,7 +313,7 @@ class Members:
                     "divergence": None
                     if first is None or first.divergence is None
                     else {"step": first.divergence.step, "term": first.divergence.term, "seed": first.seed},
-                    "state": pack_states([r.state_dict() for r in member.replicas]),
+                    "state": pack_states([r.state_dict() for r in member.replicas]) if member.resumable else None,
                 }
             )
         return reports

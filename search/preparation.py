@@ -14,6 +14,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from condense.errors import UserError
+from search.broker import Device
 from search.seat import Seat
 
 EVERY = 30.0  # seconds between two lines on a dataset that is being encoded
@@ -23,9 +24,11 @@ WORTHWHILE = 120.0  # seconds that are left: an engine starts and reads its data
 class Preparation:
     """Tells what it does, line by line."""
 
-    def __init__(self, broker: Any, engine: Any, say: Callable[[str], None], per_gpu: bool) -> None:
-        """`engine`: on this node. `per_gpu`: trials take GPUs, so that each has an engine, or else each node."""
-        self.broker, self.engine, self.say, self.per_gpu = broker, engine, say, per_gpu
+    def __init__(self, broker: Any, seat: Seat, say: Callable[[str], None], per_gpu: bool) -> None:
+        """`seat`: in the engine that prepares, on this node. `per_gpu`: trials take GPUs, so that each has an engine, or else
+        each node."""
+        self.broker, self.engine, self.say, self.per_gpu = broker, seat.engine, say, per_gpu
+        self.own = seat.node, seat.gpu
         self.troubles: set[str] = set()  # a host with eight GPUs has the same one eight times
 
     def describe(self, task: dict[str, Any]) -> dict[str, Any]:
@@ -61,7 +64,7 @@ class Preparation:
                 options = {"num_gpus": 1} if self.per_gpu else {"num_cpus": 1}
                 where = NodeAffinitySchedulingStrategy(name, soft=False)
                 function = ray.remote(help_out).options(max_retries=0, scheduling_strategy=where, **options)
-                found[function.remote(self.broker, self.engine, here, task, doing)] = node["NodeManagerHostname"]
+                found[function.remote(self.broker, self.engine, self.own, task, doing)] = node["NodeManagerHostname"]
         if found:
             self.say(f"help is asked for on {', '.join(sorted(set(found.values())))}")
         return found
@@ -77,16 +80,16 @@ class Preparation:
             self.say(line)
 
 
-def help_out(broker: Any, busy: Any, head: str, task: dict[str, Any], doing: dict[str, Any]) -> str | None:
-    """Has the engine of this process's device help the engine `busy`; why it cannot, if so.
+def help_out(broker: Any, busy: Any, own: Device, task: dict[str, Any], doing: dict[str, Any]) -> str | None:
+    """Has the engine of this process's device help the engine `busy`, of the device `own`; why it cannot, if so.
 
     Holds what Ray counts of the device, as a trial does: one that others use is not asked before it is free.
     """
-    gpus = ray.get_gpu_ids()
-    if gpus and str(gpus[0]) == "0" and ray.get_runtime_context().get_node_id() == head:
-        return None  # the busy one's own
+    seat = Seat.here(broker, "encoding")
+    if (seat.node, seat.gpu) == own:
+        return None  # the busy one's
     try:
-        ray.get(Seat.here(broker, "encoding").engine.help.remote(task, doing, busy))
+        ray.get(seat.engine.help.remote(task, doing, busy))
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, UserError):
             return str(error.cause)

@@ -15,7 +15,7 @@ from condense.config import Hyperparameters
 from condense.errors import UserError
 from search.ablation import FULL, ablation_table, ablations, lines, write_csv
 from search.choosing import Choice, best_trials, choose
-from search.closing import Closing, summary, write_json
+from search.closing import Closing, summary
 from search.failure_regions import regions
 from search.findings import (
     best_by_single_seed,
@@ -32,6 +32,7 @@ from search.last_words import say_results
 from search.ledger import Ledger, TrialRecord
 from search.plateau import QUANTILE, response_pairs, responses, robust_region, sensitivity, surface_of
 from search.report.page import write_html
+from search.reruns import write_json
 from search.robust import per_task
 from search.space import Space
 from search.surface import Surface
@@ -61,7 +62,7 @@ class Results:
         self.tasks = [{**task, "name": name} for task, name in zip(tasks, task_names(tasks), strict=True)]
         self.started = started
         self.output = ledger.output
-        self.closing = Closing(space, ledger, broker, plan, say)
+        self.closing = Closing(space, ledger, broker, plan)
 
     def write(self) -> dict[str, Any]:
         """Raises UserError if no trial of the search completed."""

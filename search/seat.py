@@ -22,7 +22,8 @@ class Seat:
         self._state: bytes | None = None  # at step `self.step`
         self._cpus: float | None = None
         self._secondary: list[str] = []
-        self._pending: Any = None
+        self.pending: Any = None  # what `report` waits for
+        self._resumable = True
         self.step = self._target = 0
         try:
             ray.get(self.engine.work_done.remote())
@@ -45,9 +46,10 @@ class Seat:
         cpus: float | None = None,
         secondary: Sequence[str] = (),
         lease: float = LEASE,
+        resumable: bool = True,
     ) -> None:
         """See `EngineActor.join`."""
-        self._lease = lease
+        self._lease, self._resumable = lease, resumable
         self._arguments, self._state = (list(tasks), hyperparameters, list(seeds), total_steps), state
         self._cpus, self._secondary = cpus, list(secondary)
         self.step = self._join()
@@ -55,7 +57,7 @@ class Seat:
     def start(self, target: int) -> None:
         """Lets the engine go on to step `target`; `report` waits for it."""
         self._target = target
-        self._pending = self.engine.advance.remote(self.member, target - self.step)
+        self.pending = self.engine.advance.remote(self.member, target - self.step)
 
     def report(self) -> dict[str, Any]:
         """The report at the step that was started for; see `EngineActor.advance`.
@@ -64,7 +66,7 @@ class Seat:
         """
         for more in reversed(range(ATTEMPTS)):
             try:
-                report: dict[str, Any] = ray.get(self._pending)
+                report: dict[str, Any] = ray.get(self.pending)
                 self.step, self._state = report["step"], report["state"]
                 return report
             except (ray.exceptions.ActorUnavailableError, UnknownMember):  # a broken connection: the engine lives
@@ -79,16 +81,15 @@ class Seat:
 
     def _again(self) -> None:
         try:
-            self._join()
+            self.step = self._join()
         except ray.exceptions.RayActorError:
             return  # the next one's `ray.get` meets it, and counts
         finally:
             self.start(self._target)
 
     def _join(self) -> int:
-        joined = self.engine.join.remote(
-            self.member, *self._arguments, self._state, self._lease, self._cpus, self._secondary
-        )
+        more = self._state, self._lease, self._cpus, self._secondary, self._resumable
+        joined = self.engine.join.remote(self.member, *self._arguments, *more)
         return int(ray.get(joined))
 
     def renew(self) -> None:

@@ -101,6 +101,11 @@ def _value(text: str) -> Any:
         return text
 
 
+def has_run(output: Path, stage: str) -> bool:
+    """Whether a setting has been run on fresh seeds for a stage of the confirmation."""
+    return any(f'"stage": "{stage}"' in file.read_text() for file in (output / "confirmation").glob("*.json"))
+
+
 def report(output: Path) -> dict[str, Any]:
     """report.json; fails where it holds what JSON has not."""
 

@@ -54,7 +54,7 @@ def test_a_broken_connection_costs_no_engine(session: str, seat: Callable[..., S
     whole.start(4)
     expected = whole.report()
     a.start(4)
-    a._pending = broken.remote()
+    a.pending = broken.remote()
     assert {**a.report(), "state": b""} == {**expected, "state": b""}
     assert a.incarnation == 1
 

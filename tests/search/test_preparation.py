@@ -108,7 +108,7 @@ def prepare(cluster: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> Calla
             said.append(line)
             hear(line)
 
-        return Preparation(broker, Seat(broker, "preparation", cluster[1], "").engine, say, per_gpu=False), said
+        return Preparation(broker, Seat(broker, "preparation", cluster[1], ""), say, per_gpu=False), said
 
     return make
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from search_process import SearchProcess, report, reports, results, table
+from search_process import SearchProcess, has_run, report, reports, results, table
 from small_search import ONE_AT_A_TIME
 from test_search import check_mlflow
 
@@ -52,8 +52,9 @@ def check_same_search(output: Path, whole: Path) -> None:
     """It ended as the undisturbed search did: trials, choice, confirmation, and MLflow has it all once."""
     assert table(output) == same(table(whole))
     here, there = report(output), report(whole)
-    for key in ("trials", "recommended", "confirmation", "robust_region", "test"):
+    for key in ("trials", "recommended", "confirmation", "perturbation", "robust_region", "test"):
         assert here[key] == there[key], key
+    assert here["robust_region"] and here["perturbation"]
     check_mlflow(output)
 
 
@@ -62,12 +63,12 @@ def test_killed_twice(begun: Begun, whole_search: tuple[Path, SearchProcess]) ->
     begun.until_trial(4)
     begun.search.kill()
     before = results(output)
-    assert 4 <= len(before) < 8  # it went on while it was being killed
+    assert 4 <= len(before) < 10  # it went on while it was being killed
 
-    begun.resume().until(lambda: list((output / "confirmation").glob("reporting_*.json")))
+    begun.resume().until(lambda: has_run(output, "reporting"))
     begun.search.kill()
     between = results(output)
-    assert len(between) == 8
+    assert len(between) == 10
     assert before.items() <= between.items()  # content and time: not one was written again
     assert not (output / "report.json").exists()
 
@@ -84,7 +85,7 @@ def test_ctrl_c(begun: Begun, whole_search: tuple[Path, SearchProcess]) -> None:
     assert "Traceback" not in begun.search.said()
     assert "go on with the same command and --resume" in begun.search.out.read_text()
     before = results(output)
-    assert 3 <= len(before) < 8
+    assert 3 <= len(before) < 10
 
     assert begun.resume().finish() == 0, begun.search.said()
     assert before.items() <= results(output).items()
@@ -121,7 +122,7 @@ def test_lost_processes(begun: Begun, whole_search: tuple[Path, SearchProcess]) 
         begun.until_trial(number)
         for process in begun.search.descendants("ray::ImplicitFunc"):
             process.kill()
-    begun.search.until(lambda: list((begun.output / "confirmation").glob("choosing_*.json")))
+    begun.search.until(lambda: has_run(begun.output, "choosing"))
     for process in begun.search.descendants("ray::EngineActor"):
         process.kill()
     assert begun.search.finish() == 0, begun.search.said()

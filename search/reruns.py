@@ -1,0 +1,193 @@
+"""Settings that are run on fresh seeds: over all devices, as many at a time as there is memory for, each kept on disk.
+
+A run is of one setting with one seed, on all tasks. What it gives depends on these and on nothing else, so whoever asks for
+one that has been run gets it from disk: under another label, after a kill, or with more seeds than before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import os
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from search.broker import Device
+from search.robust import per_task
+from search.seat import Seat
+from search.trainable import Plan
+
+LEASE = 86_400.0
+"""Seconds that a setting may be silent: it waits with its result until it is asked for it."""
+
+Run = tuple[str, int]  # a setting's key, a seed
+
+
+@dataclass
+class Running:
+    """Runs of one setting that are one member of a device's engine."""
+
+    key: str
+    seeds: list[int]
+    device: Device
+    seat: Seat
+    wave: int  # runs that have begun together on this device
+
+
+class Reruns:
+    """Runs settings on seeds: each once, also if the process is killed and comes back."""
+
+    def __init__(self, folder: Path, broker: Any, plan: Plan, devices: Sequence[Device]) -> None:
+        """`folder`: where results are kept; made if it is not there."""
+        self.folder, self.broker, self.plan, self.devices = folder, broker, plan, list(devices)
+        self.room: dict[Device, int] = {}  # runs that a device has memory for
+        folder.mkdir(exist_ok=True)
+
+    def run(
+        self, settings: Mapping[str, dict[str, Any]], seeds: Sequence[int], stage: str, test: bool = False
+    ) -> dict[str, dict[str, Any]]:
+        """label -> {hyperparameters, seeds, accuracies, shares, test (if asked)} of each setting on `seeds`, task-major.
+
+        All of a setting's values are NaN if the loss of one of its runs is not finite.
+        """
+        keys = {label: key_of(hyperparameters) for label, hyperparameters in settings.items()}
+        by_key = {keys[label]: hyperparameters for label, hyperparameters in settings.items()}
+        known = {key: self._read(key, hyperparameters) for key, hyperparameters in by_key.items()}
+
+        def lacks(key: str, seed: int) -> bool:
+            run = known[key]["runs"].get(str(seed))
+            return run is None or (test and "test" not in run)
+
+        settled = {key for key in by_key if _divergence(known[key], seeds) is not None}
+        waiting = deque((key, seed) for key in by_key if key not in settled for seed in seeds if lacks(key, seed))
+        self._run(waiting, known, stage, test)
+        return {label: self._result(known[key], seeds, test) for label, key in keys.items()}
+
+    def _run(self, waiting: deque[Run], known: dict[str, dict[str, Any]], stage: str, test: bool) -> None:
+        share = math.ceil(len(waiting) / len(self.devices))
+        idle, running = deque(self.devices), list[Running]()
+        try:
+            while waiting or running:
+                while waiting and idle:
+                    running += self._start(idle[0], waiting, share, known)
+                    if any(some.device == idle[0] for some in running):
+                        idle.popleft()
+                done = first_ready(running)
+                running.remove(done)
+                self._collect(done, waiting, known[done.key], stage, test)
+                if not any(some.device == done.device for some in running):
+                    idle.append(done.device)
+        finally:
+            for some in running:
+                some.seat.leave()
+
+    def _start(
+        self, device: Device, waiting: deque[Run], share: int, known: Mapping[str, dict[str, Any]]
+    ) -> list[Running]:
+        """Has a device begin with its share of what is waiting, or with as much as it has memory for; nothing if that was too
+        much: then it is waiting again, and the next attempt takes half."""
+        if device not in self.room:
+            engine = Seat(self.broker, "reruns", *device).engine
+            self.room[device] = ray.get(engine.room.remote(self.plan.tasks))
+        wave = [waiting.popleft() for _ in range(min(share, self.room[device], len(waiting)))]
+        started: list[Running] = []
+        try:
+            for key, runs in itertools.groupby(wave, key=lambda run: run[0]):
+                seeds = [seed for _, seed in runs]
+                seat = Seat(self.broker, f"rerun {key} {seeds[0]}", *device)
+                started.append(Running(key, seeds, device, seat, len(wave)))
+                hyperparameters = known[key]["hyperparameters"]
+                seat.join(self.plan.tasks, hyperparameters, seeds, self.plan.steps, lease=LEASE, resumable=False)
+        except Exception as error:
+            for some in started:
+                some.seat.leave()
+            self._make_room(device, len(wave), error)
+            waiting.extendleft(reversed(wave))
+            return []
+        for some in started:
+            some.seat.start(self.plan.steps)
+        return started
+
+    def _collect(self, done: Running, waiting: deque[Run], known: dict[str, Any], stage: str, test: bool) -> None:
+        """Takes in what a member has to report, and keeps it."""
+        seat = done.seat
+        try:
+            report = seat.report()
+            diverged = report["divergence"]
+            final = ray.get(seat.engine.finals.remote(seat.member))["accuracies"] if test and diverged is None else None
+        except Exception as error:
+            self._make_room(done.device, done.wave, error)
+            waiting.extendleft((done.key, seed) for seed in reversed(done.seeds))
+            return
+        finally:
+            seat.leave()
+        if diverged is not None:
+            known["runs"][str(diverged["seed"])] = {"stage": stage, "node": seat.node, "divergence": diverged}
+            for run in [run for run in waiting if run[0] == done.key]:  # of no use any more
+                waiting.remove(run)
+        else:
+            values = {"accuracies": report["accuracies"], "shares": report["shares"]}
+            values |= {} if final is None else {"test": final}
+            columns = {name: per_task(of, len(self.plan.tasks)) for name, of in values.items()}
+            for i, seed in enumerate(done.seeds):
+                own = {name: [task[i] for task in of] for name, of in columns.items()}
+                known["runs"][str(seed)] = {"stage": stage, "node": seat.node, **own}
+        write_json(self.folder / f"{done.key}.json", known)
+
+    def _make_room(self, device: Device, wave: int, error: Exception) -> None:
+        """After an error: from now on a device takes half as many. Raises the error if that is no help."""
+        from condense.memory import is_out_of_memory
+
+        cause = getattr(error, "cause", None) or error
+        if wave < 2 or not is_out_of_memory(cause):
+            raise error
+        self.room[device] = min(self.room[device], wave // 2)
+
+    def _result(self, known: Mapping[str, Any], seeds: Sequence[int], test: bool) -> dict[str, Any]:
+        result: dict[str, Any] = {"seeds": list(seeds), "hyperparameters": known["hyperparameters"]}
+        runs, diverged = known["runs"], _divergence(known, seeds)
+        names = ("accuracies", "shares", "test") if test else ("accuracies", "shares")
+        tasks = range(len(self.plan.tasks))
+        if diverged is not None:
+            return result | {name: [math.nan] * (len(tasks) * len(seeds)) for name in names} | {"divergence": diverged}
+        return result | {name: [runs[str(seed)][name][task] for task in tasks for seed in seeds] for name in names}
+
+    def _read(self, key: str, hyperparameters: dict[str, Any]) -> dict[str, Any]:
+        """What is known of a setting: {hyperparameters, runs: seed -> {stage, node, accuracies, shares, test: by task}}."""
+        try:
+            known = json.loads((self.folder / f"{key}.json").read_text())
+        except (OSError, ValueError):
+            known = None
+        sound = isinstance(known, dict) and known.get("hyperparameters") == hyperparameters and "runs" in known
+        return known if sound else {"hyperparameters": hyperparameters, "runs": {}}
+
+
+def key_of(hyperparameters: Mapping[str, Any]) -> str:
+    """A setting's name on disk."""
+    return hashlib.sha256(json.dumps(hyperparameters, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _divergence(known: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, Any] | None:
+    """Where the first run of a setting on `seeds` that has diverged did so."""
+    runs = [known["runs"].get(str(seed), {}) for seed in seeds]
+    return next((run["divergence"] for run in runs if "divergence" in run), None)
+
+
+def first_ready(running: Sequence[Running]) -> Running:
+    """Waits for one that has something to report, or whose engine has died."""
+    (ready, *_), _ = ray.wait([some.seat.pending for some in running])
+    return next(some for some in running if some.seat.pending == ready)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """In one step: a file that is there is whole."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=2))
+    os.replace(temporary, path)
