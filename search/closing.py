@@ -6,7 +6,6 @@ chosen one is measured against the defaults on the second. So the reported numbe
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -17,12 +16,13 @@ from condense.baseline_settings import MMD_LEARNING_RATES, mmd
 from search.choosing import finite
 from search.devices import find_devices
 from search.ledger import Ledger
-from search.reruns import Reruns, write_json
+from search.reruns import Reruns
 from search.robust import mean_and_std, per_seed_means, robust_score
 from search.seat import Seat
 from search.space import Space, fresh_seeds
 from search.surface import Surface
 from search.trainable import Plan
+from search.whole_files import read_json, write_json
 
 FIRST_SEEDS = 3  # for a first look at settings of which only the best are run on all choosing seeds
 LIKELY = 3  # how many these are
@@ -94,10 +94,7 @@ class Closing:
     def baselines(self) -> dict[str, list[float]]:
         """method -> test accuracies per seed, averaged over tasks: random, herding, k_center, full_data."""
         path = self.folder / "baselines.json"
-        try:
-            known = json.loads(path.read_text())
-        except (OSError, ValueError):
-            known = {}
+        known = read_json(path) or {}
         if known.get("seeds") == self.reporting_seeds:
             scores: dict[str, list[float]] = known["scores"]
             return scores
@@ -109,17 +106,11 @@ class Closing:
         write_json(path, {"seeds": self.reporting_seeds, "scores": merged})
         return merged
 
-    def member(
-        self, label: str, hyperparameters: dict[str, Any], state: bytes | None = None, seed: int | None = None
-    ) -> str:
-        """Joins (or re-joins) one setting with one seed for exports, advanced to the end; returns the member's name."""
-        name = f"export {label}"
-        seeds = [self.reporting_seeds[0] if seed is None else seed]
-        at = ray.get(
-            self.seat.engine.join.remote(name, self.plan.tasks[:1], hyperparameters, seeds, self.space.steps, state)
-        )
-        if at < self.space.steps:
-            ray.get(self.seat.engine.advance.remote(name, self.space.steps - at))
+    def member(self, label: str, hyperparameters: dict[str, Any], seed: int) -> str:
+        """One setting with one seed on the first task, at its last step, for exports; returns the member's name."""
+        name, steps = f"export {label}", self.space.steps
+        ray.get(self.seat.engine.join.remote(name, self.plan.tasks[:1], hyperparameters, [seed], steps, None))
+        ray.get(self.seat.engine.advance.remote(name, steps))
         return name
 
     def leave(self, name: str) -> None:

@@ -3,7 +3,7 @@
     search.json                  the space, search_id, created, versions: refuses another search's folder
     trials/00012/trial.json      number, name, params, config, seeds, created: written before the trial starts
     trials/00012/progress.jsonl  a line per report: step, time, seconds, metrics, curve
-    trials/00012/checkpoint.bin  the engine's state at the last report, with that report inside it
+    trials/00012/checkpoint.bin  the engine's state at the last report, with that report inside it; gone when the trial has ended
     trials/00012/fault.txt       the exception that the last attempt raised, if it did; without one its process just died
     trials/00012/result.json     status, steps, score, error, finished: written once, when the trial has ended
 
@@ -30,6 +30,7 @@ from typing import Any, Literal, TextIO
 
 from condense.errors import UserError
 from search.output_folder import check_folder, lock_folder
+from search.whole_files import read, read_json, write
 
 Status = Literal["unfinished", "completed", "pruned", "failed"]
 
@@ -93,7 +94,7 @@ class Ledger:
 
     def __init__(self, output: Path) -> None:
         self.output = Path(output).absolute()
-        self.search: dict[str, Any] = _read_json(self.output / "search.json") or {}
+        self.search: dict[str, Any] = read_json(self.output / "search.json") or {}
         self._lock: TextIO | None = None
         self._ended: dict[int, TrialRecord] = {}  # records that cannot change any more
         self._sound: dict[int, tuple[Any, tuple[int, Report] | None]] = {}  # checkpoints seen: file, what its head says
@@ -124,7 +125,7 @@ class Ledger:
             try:
                 (output / "trials").mkdir(parents=True, exist_ok=True)
                 lock = on_error.enter_context(lock_folder(output))
-                known = _read_json(file)
+                known = read_json(file)
                 if known is not None and isinstance(known.get("space"), dict):
                     known["space"] = complete(known["space"])
                 check_folder(output, space, resume, known)
@@ -132,8 +133,8 @@ class Ledger:
                     known = None
                 search = known or {"search_id": uuid.uuid4().hex, "created": time.time(), "versions": versions}
                 if search.get("space") != space:
-                    _write(file, json.dumps({**search, "space": space}, indent=2).encode())
-                for leftover in output.glob("trials/*/.*.tmp"):
+                    write(file, json.dumps({**search, "space": space}, indent=2).encode())
+                for leftover in (*output.glob("trials/*/.*.tmp"), *_checkpoints_of_ended(output)):
                     leftover.unlink(missing_ok=True)
             except OSError as error:
                 raise UserError(f"{output}: cannot be written to: {error.strerror or error}") from None
@@ -167,13 +168,13 @@ class Ledger:
         """Records a trial that is about to start. The same one again is no error. Raises ValueError if it differs."""
         entry = {"number": number, "name": name, "params": dict(params), "config": dict(config), "seeds": list(seeds)}
         file = self.folder(number) / "trial.json"
-        known = _read_json(file)
+        known = read_json(file)
         if known is not None:
             if {key: known.get(key) for key in entry} != json.loads(json.dumps(entry)):
                 raise ValueError(f"trial {number} is already recorded, with other content")
             return
         file.parent.mkdir(parents=True, exist_ok=True)
-        _write(file, json.dumps({**entry, "created": time.time()}).encode())
+        write(file, json.dumps({**entry, "created": time.time()}).encode())
 
     def save(
         self,
@@ -185,7 +186,9 @@ class Ledger:
         node: str = "",
     ) -> None:
         """Records a report after `step` steps and the state to continue from. A later report of an earlier step (of a
-        trial that started again) takes the place of everything from that step on."""
+        trial that started again) takes the place of everything from that step on. One that has ended hears nothing more."""
+        if self._has_ended(number):
+            return
         before = [report for report in self._progress(number) if report.step < step]
         now = max([time.time(), *(report.time for report in before[-1:])])
         points = None if curve is None else {key: [float(v) for v in values] for key, values in curve.items()}
@@ -193,40 +196,40 @@ class Ledger:
         report = Report(step, now, values.get("seconds", 0.0), values, points, node)
         # The order matters: what is only in the checkpoint can be added to the progress, but not the reverse.
         header = json.dumps({"index": len(before), "report": report.__dict__}).encode() + b"\n"
-        _write(self.folder(number) / "checkpoint.bin", _checksum(header + state) + header + state)
+        write(self.folder(number) / "checkpoint.bin", _checksum(header + state) + header + state)
         self._append(number, report)
 
     def load(self, number: int) -> tuple[int, list[Report], bytes] | None:
-        """Where a trial stands: steps done, its reports up to there, the state. None if it has to start from step 0.
+        """Where a trial stands: steps done, its reports up to there, the state. None if it has to start from step 0, or has
+        ended.
 
         Mends the folder after a kill, so only the process that goes on with the trial may call it.
         """
+        if self._has_ended(number):
+            return None
         reports, _ = self._consistent(number)
         file = self.folder(number) / "progress.jsonl"
         lines = b"".join(_line(report) for report in reports)
-        ended = _read_json(self.folder(number) / "result.json") is not None
-        if not ended:
-            (self.folder(number) / "fault.txt").unlink(missing_ok=True)
-        if not ended and lines != _read(file):
-            _write(file, lines)
+        (self.folder(number) / "fault.txt").unlink(missing_ok=True)
+        if lines != read(file):
+            write(file, lines)
         checkpoint = _read_checkpoint(self.folder(number) / "checkpoint.bin") if reports else None
         return None if checkpoint is None else (reports[-1].step, list(reports), checkpoint[2])
 
     def set_fault(self, number: int, text: str) -> None:
         """Notes the exception that ends an attempt at a trial; the next `load` forgets it."""
-        _write(self.folder(number) / "fault.txt", " ".join(text.split()).encode())
+        write(self.folder(number) / "fault.txt", " ".join(text.split()).encode())
 
     def fault(self, number: int) -> str | None:
         """The exception that ended the last attempt; None if there was none, so that its process died."""
-        return _read(self.folder(number) / "fault.txt").decode() or None
+        return read(self.folder(number) / "fault.txt").decode() or None
 
     def finish(
         self, number: int, status: Status, score: float | None, error: str | None = None, steps: int | None = None
     ) -> bool:
         """Records how a trial ended; False if that is already recorded, which then stands. A score that is not finite
-        is recorded as None. `steps` defaults to those of the last report."""
-        file = self.folder(number) / "result.json"
-        if _read_json(file) is not None:
+        is recorded as None. `steps` defaults to those of the last report. The checkpoint, which can be large, is dropped."""
+        if self._has_ended(number):
             return False
         reports, missing = self._consistent(number)
         if missing is not None:
@@ -235,7 +238,8 @@ class Ledger:
             steps = reports[-1].step if reports else 0
         score = None if score is None or not math.isfinite(score) else float(score)
         result = {"status": status, "steps": steps, "score": score, "error": error, "finished": time.time()}
-        _write(file, json.dumps(result).encode())
+        write(self.folder(number) / "result.json", json.dumps(result).encode())
+        (self.folder(number) / "checkpoint.bin").unlink(missing_ok=True)
         return True
 
     def trial(self, number: int) -> TrialRecord | None:
@@ -243,11 +247,11 @@ class Ledger:
         if number in self._ended:
             return self._ended[number]
         folder = self.folder(number)
-        entry = _read_json(folder / "trial.json")
+        entry = read_json(folder / "trial.json")
         if entry is None:
             return None
         record = TrialRecord(**{key: entry[key] for key in ("number", "name", "params", "config", "seeds", "created")})
-        result = _read_json(folder / "result.json")
+        result = read_json(folder / "result.json")
         if result is None:
             reports = self._consistent(number)[0]
             known: dict[str, Any] = (
@@ -278,9 +282,12 @@ class Ledger:
                     past.append(PastReport(record.number, report, ended))
         return sorted(past, key=lambda entry: (entry.report.time, entry.number, entry.report.step))
 
+    def _has_ended(self, number: int) -> bool:
+        return read_json(self.folder(number) / "result.json") is not None
+
     def _progress(self, number: int) -> list[Report]:
         """The reports in progress.jsonl, up to the first torn line."""
-        return _parse(_read(self.folder(number) / "progress.jsonl"))[0]
+        return _parse(read(self.folder(number) / "progress.jsonl"))[0]
 
     def _append(self, number: int, report: Report) -> None:
         with open(self.folder(number) / "progress.jsonl", "a+b") as file:
@@ -321,26 +328,14 @@ class Ledger:
         return self._sound[number][1]
 
 
-def _read(path: Path) -> bytes:
-    """A file's content; nothing if it is absent."""
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return b""
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object; None if the file is absent or damaged."""
-    try:
-        content = json.loads(_read(path))
-    except ValueError:
-        return None
-    return content if isinstance(content, dict) else None
+def _checkpoints_of_ended(output: Path) -> list[Path]:
+    """What a kill between a trial's result and the end of its checkpoint has left, or an earlier version."""
+    return [file for file in output.glob("trials/*/checkpoint.bin") if read_json(file.parent / "result.json")]
 
 
 def _read_checkpoint(path: Path) -> tuple[int, Report, bytes] | None:
     """How many reports came before, the report, the state; None if the file is absent or damaged."""
-    content = _read(path)
+    content = read(path)
     checksum, rest = content[:65], content[65:]
     if checksum != _checksum(rest):
         return None
@@ -371,26 +366,3 @@ def _parse(content: bytes) -> tuple[list[Report], int]:
         reports.append(report)
         sound += len(line) + 1
     return reports, sound
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Writes a whole file, durably: readers see the old content or the new."""
-    temporary = _temporary(path)
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:  # a full disk, mostly: half a file would only fill it more
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    with contextlib.suppress(OSError):  # some file systems cannot sync a folder
-        os.fsync(folder)
-    os.close(folder)

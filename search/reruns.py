@@ -10,7 +10,6 @@ import hashlib
 import itertools
 import json
 import math
-import os
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from search.broker import Device
 from search.robust import per_task
 from search.seat import Seat
 from search.trainable import Plan
+from search.whole_files import read_json, write_json
 
 LEASE = 86_400.0
 """Seconds that a setting may be silent: it waits with its result until it is asked for it."""
@@ -161,12 +161,10 @@ class Reruns:
 
     def _read(self, key: str, hyperparameters: dict[str, Any]) -> dict[str, Any]:
         """What is known of a setting: {hyperparameters, runs: seed -> {stage, node, accuracies, shares, test: by task}}."""
-        try:
-            known = json.loads((self.folder / f"{key}.json").read_text())
-        except (OSError, ValueError):
-            known = None
-        sound = isinstance(known, dict) and known.get("hyperparameters") == hyperparameters and "runs" in known
-        return known if sound else {"hyperparameters": hyperparameters, "runs": {}}
+        known = read_json(self.folder / f"{key}.json")
+        if known is not None and known.get("hyperparameters") == hyperparameters and "runs" in known:
+            return known
+        return {"hyperparameters": hyperparameters, "runs": {}}
 
 
 def key_of(hyperparameters: Mapping[str, Any]) -> str:
@@ -184,10 +182,3 @@ def first_ready(running: Sequence[Running]) -> Running:
     """Waits for one that has something to report, or whose engine has died."""
     (ready, *_), _ = ray.wait([some.seat.pending for some in running])
     return next(some for some in running if some.seat.pending == ready)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """In one step: a file that is there is whole."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2))
-    os.replace(temporary, path)

@@ -32,13 +32,13 @@ from search.last_words import say_results
 from search.ledger import Ledger, TrialRecord
 from search.plateau import QUANTILE, response_pairs, responses, robust_region, sensitivity, surface_of
 from search.report.page import write_html
-from search.reruns import write_json
 from search.robust import per_task
 from search.space import Space
 from search.surface import Surface
 from search.tracking import MlflowTracker
 from search.trainable import Plan
 from search.trials_csv import write_trials_csv
+from search.whole_files import write_json
 
 PREVIEW_TRIALS = 3  # trials whose synthetic items are shown in MLflow
 Say = Callable[[str], None]
@@ -300,10 +300,7 @@ class Results:
     def _to_mlflow(self, report: dict[str, Any], top: Sequence[TrialRecord]) -> None:
         engine = self.closing.seat.engine
         for record in top:
-            known = self.ledger.load(record.number)
-            name = self.closing.member(
-                f"trial {record.number}", record.config, _first_state(known, self.space), self.plan.seeds[0]
-            )
+            name = self.closing.member(f"trial {record.number}", record.config, self.plan.seeds[0])
             overview = ray.get(engine.overview.remote(name, 0))
             self.closing.leave(name)
             self.tracker.log_artifact(record.number, "synthetic_items.png", overview)
@@ -363,15 +360,6 @@ def _suffix(task: int) -> str:
 
 def _spread(values: Sequence[float]) -> dict[str, Any]:
     return {key: value for key, value in summary(values).items() if key != "values"}
-
-
-def _first_state(known: tuple[int, list[Any], bytes] | None, space: Space) -> bytes | None:
-    """The first replica's state of a trial's checkpoint; None where there is none, or it is of a later stage's seeds."""
-    if known is None or known[0] > space.steps:
-        return None
-    from search.state import pack_states, unpack_states
-
-    return pack_states(unpack_states(known[2])[:1])
 
 
 def _finite(content: Any) -> Any:

@@ -94,6 +94,23 @@ def test_a_trial_from_start_to_end(ledger: Ledger) -> None:
     assert list(record.reports) == reports
 
 
+def test_what_has_ended_keeps_no_checkpoint_and_hears_nothing_more(ledger: Ledger) -> None:
+    start(ledger)
+    run(ledger, steps=(20, 40))
+    checkpoint = ledger.folder(0) / "checkpoint.bin"
+    left = checkpoint.read_bytes()
+    ledger.finish(0, "pruned", 0.5)
+    assert not checkpoint.exists()
+    run(ledger, steps=(60,))  # its process was at it already when it was stopped
+    assert not checkpoint.exists() and ledger.load(0) is None
+    checkpoint.write_bytes(left)  # killed between the result and the end of the checkpoint
+    ledger.close()
+    with contextlib.closing(Ledger.open(ledger.output, SPACE, resume=True)) as again:
+        assert not checkpoint.exists()
+        (record,) = again.trials()
+    assert (record.steps, [report.step for report in record.reports]) == (40, [20, 40])
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_a_kill_or_a_disk_takes_from_the_files_the_rest_is_consistent(

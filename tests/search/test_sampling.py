@@ -126,7 +126,7 @@ def kill_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
         return call
 
-    monkeypatch.setattr("search.ledger._write", counted(sys.modules["search.ledger"]._write))
+    monkeypatch.setattr("search.ledger.write", counted(sys.modules["search.ledger"].write))
     monkeypatch.setattr(Ledger, "_append", counted(Ledger._append))
     backend = optuna.storages.journal.JournalFileBackend
     monkeypatch.setattr(backend, "append_logs", counted(backend.append_logs))
