@@ -59,7 +59,7 @@ class Broker:
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
                 runtime_env={"env_vars": variables},
             )
-            .remote(self.threads, None if node == self.node else self.handle)
+            .remote(self.threads, None if node == self.node else self.handle, gpu)
         )
 
     def entry(self, kind: str, name: str) -> bytes | None:

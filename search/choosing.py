@@ -5,30 +5,26 @@ that no trial has used, and real runs around it and around the best trial say wh
 plateau's setting rests on all trials, not on its own luck: it is recommended unless it is worse than the best there, or the runs
 around it are worse than those around another; then it is the best of those that remain, by the 10 % quantile of the runs around.
 What the choice is worth is measured afterwards, on other seeds (`search/closing.py`), which had no part in it: that corrects
-for having picked the best of several. Only the quantile of the runs around it is that of the choice, and is told as such.
+for having picked the best of several; the same goes for the runs around it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-
-from search.intervals import paired_difference, tied_with_best
+from search.intervals import paired_difference, tied_by_score, tied_with_best
 from search.ledger import TrialRecord
-from search.plateau import QUANTILE, perturbed, plateau_setting
-from search.robust import mean_and_std, per_seed_means, robust_score
+from search.plateau import plateau_setting
+from search.robust import by_tail, mean_and_std, per_seed_means, per_task, robust_score, tail_mean
 from search.space import Space
+from search.steadiness import CHOOSING, Around, Evaluate, run_around
 from search.surface import Surface, seeds_of
 
 PLATEAU = "plateau"
-Evaluate = Callable[[Mapping[str, dict[str, Any]], Sequence[int], str], dict[str, list[float]]]
-"""(label -> all hyperparameters, seeds, stage) -> label -> shares of full-data accuracy, task-major; NaN where a loss was not
-finite."""
 
 
 @dataclass
@@ -42,12 +38,7 @@ class Candidate:
     shares: list[float] = field(default_factory=list)  # on the choosing seeds, task-major
     score: float = math.nan
     tied: bool = False
-    around: list[float] = field(default_factory=list)  # mean share of each real run nearby
-
-    @property
-    def quantile(self) -> float | None:
-        """The 10 % quantile over the runs nearby; None if there were none."""
-        return float(np.quantile(self.around, QUANTILE)) if self.around else None
+    around: Around = field(default_factory=Around)  # real runs nearby
 
 
 @dataclass(frozen=True)
@@ -63,7 +54,9 @@ class Choice:
         rows = []
         for c in sorted(self.candidates, key=lambda c: -finite(c.score)):
             values = per_seed_means(c.shares, tasks)
-            around = None if not c.around else {"quantile": c.quantile, "mean": fmean(c.around), "n": len(c.around)}
+            near, around = c.around, None
+            if near.values:
+                around = {"quantile": near.quantile, "mean": fmean(near.values), "n": len(near.values)}
             mean, std = mean_and_std(values)
             row = {"label": c.label, "trial": c.trial, "params": c.params, "score": c.score, "perturbed": around}
             row["confirmed"] = {"mean": mean, "std": std, "n": len(values)}
@@ -91,7 +84,7 @@ def choose(
     for c in candidates:
         c.shares = results[c.label]
         c.score = robust_score(c.shares, tasks, space.robust)[0]
-    tied = tied_with_best({c.label: per_seed_means(c.shares, tasks) for c in candidates})
+    tied = _tied(space, candidates)
     for c in candidates:
         c.tied = c.label in tied
     if surface is not None and space.confirmation.perturbations:
@@ -102,18 +95,32 @@ def choose(
 def _chosen(candidates: Sequence[Candidate]) -> Candidate:
     """The plateau's setting, unless real runs speak against it."""
     best = max(candidates, key=lambda c: finite(c.score))
-    rivals = [c for c in candidates if c.tied and c.around and c.label != PLATEAU]
+    rivals = [c for c in candidates if c.tied and c.around.values and c.label != PLATEAU]
     plateau = next((c for c in candidates if c.label == PLATEAU and c.tied), None)
     if plateau is not None:
-        worse = [
-            c
-            for c in rivals
-            if plateau.around and len(c.around) > 1 and paired_difference(plateau.around, c.around).high < 0
-        ]
+        worse = [c for c in rivals if plateau.around.values and _less_steady(plateau.around, c.around)]
         if not worse:
             return plateau
         rivals = worse
-    return max(rivals or [best], key=lambda c: (finite(c.quantile), finite(c.score)))
+    return max(rivals or [best], key=lambda c: (finite(c.around.quantile), finite(c.score)))
+
+
+def _less_steady(own: Around, other: Around) -> bool:
+    """Whether the runs around a setting are worse than those around another, which moved the same way: more have diverged, or,
+    where neither has, they score less (95 %)."""
+    if own.diverged != other.diverged:
+        return own.diverged > other.diverged
+    both = [(a, b) for a, b in zip(own.values, other.values, strict=True) if a and b]
+    return len(both) > 1 and paired_difference(*map(list, zip(*both, strict=True))).high < 0
+
+
+def _tied(space: Space, candidates: Sequence[Candidate]) -> set[str]:
+    """Those that cannot be told from the best: by their means, or where the score is of the lowest replicas, by that."""
+    tasks = len(space.tasks)
+    if by_tail(space.robust):
+        shares = {c.label: per_task(c.shares, tasks) for c in candidates}
+        return tied_by_score(shares, lambda values: tail_mean(values, space.robust))
+    return tied_with_best({c.label: per_seed_means(c.shares, tasks) for c in candidates})
 
 
 def _run_around(
@@ -122,15 +129,10 @@ def _run_around(
     """Real runs near three candidates: the search's best, the best on fresh seeds, and the plateau's; the same moves for all."""
     best = max(candidates, key=lambda c: finite(c.score))
     looked_at = list({c.label: c for c in (candidates[0], best, candidates[-1])}.values())
-    settings = {}
+    settings = {c.label: c.params for c in looked_at}
+    found = run_around(space, surface, settings, evaluate, seeds, space.confirmation.perturbations, CHOOSING)
     for c in looked_at:
-        near = perturbed(surface, c.params, space.confirmation.perturbed_decades, space.confirmation.perturbations)
-        for i, params in enumerate(near):
-            settings[f"{c.label} moved {i}"] = space.hyperparameters(params).model_dump(mode="json")
-    results = evaluate(settings, seeds[: space.confirmation.perturbed_seeds], "perturbed")
-    for c in looked_at:
-        means = [fmean(results[f"{c.label} moved {i}"]) for i in range(space.confirmation.perturbations)]
-        c.around = [value if math.isfinite(value) else 0.0 for value in means]  # a loss that was not finite: nothing
+        c.around = found[c.label]
 
 
 def best_trials(records: Sequence[TrialRecord], top_k: int) -> list[TrialRecord]:

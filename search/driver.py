@@ -203,10 +203,8 @@ class Search:
         )
         status = "failed"
         try:
-            if self.request.ablate:
-                self._results(ledger, broker, plan, tasks, tracker).ablate()
             complete = self.request.ablate or self._trials(ledger, broker, keeper, plan, tracker)
-            if complete and not self.request.ablate:
+            if complete:
                 self._close(ledger, broker, plan, tasks, tracker)
             status = "completed" if complete else "interrupted"
         except KeyboardInterrupt:
@@ -220,29 +218,28 @@ class Search:
             status = "stopped"
             raise full(ledger.output) from error
         finally:
-            tracker.finish(status, SECONDS_FOR_MLFLOW[status])
+            # The search that is looked at again is complete, whatever happens to the ablation.
+            tracker.finish("completed" if self.request.ablate else status, SECONDS_FOR_MLFLOW[status])
         if status == "interrupted":
             self.say(f"interrupted: go on with the same command and --resume (output: {shown(ledger.output)})")
             return 130
         return 0
 
     def _close(self, ledger: Ledger, broker: Any, plan: Any, tasks: list[dict[str, Any]], tracker: Any) -> None:
-        """Confirmation and results; begun again in a new engine if one dies (what was confirmed is on disk)."""
+        """Confirmation and results, or the ablation; begun again in a new engine if one dies (what was run is on disk)."""
         import ray
+
+        from search.results import Results
 
         for more in reversed(range(ENGINE_DEATHS + 1)):
             try:
-                self._results(ledger, broker, plan, tasks, tracker).write()
+                results = Results(self.space, ledger, broker, plan, tasks, tracker, self.say, self.started)
+                results.ablate() if self.request.ablate else results.write()
                 return
             except (ray.exceptions.RayActorError, ray.exceptions.ActorUnschedulableError):  # the latter: with its node
                 if not more:
                     raise Stopped(f"its Ray cluster was lost, or engines die time and again; {GO_ON}") from None
                 self.say("the engine died; going on in a new one")
-
-    def _results(self, ledger: Ledger, broker: Any, plan: Any, tasks: list[dict[str, Any]], tracker: Any) -> Any:
-        from search.results import Results
-
-        return Results(self.space, ledger, broker, plan, tasks, tracker, self.say, self.started)
 
     def _trials(self, ledger: Ledger, broker: Any, keeper: Any, plan: Any, tracker: Any) -> bool:
         """Runs what is left of the search; True when all trials have ended."""
@@ -344,9 +341,14 @@ def check_address(address: str) -> None:
     """Raises UserError unless `address` is `auto`, or of a server that takes a connection: Ray itself would wait for ever."""
     if address == "auto":
         return
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if address.startswith("ray://"):
+        raise UserError(
+            f"--address {address}: a search keeps its record beside its driver, which has to be on the cluster, not a Ray "
+            "client: `ray submit cluster.yaml search/run.py` runs it on the head"
+        )
+    host, colon, port = address.rpartition(":")
     if not (host and colon and port.isdecimal() and 0 < int(port) < 65536):
-        raise UserError(f"--address {address}: must be `auto`, `local`, HOST:PORT or ray://HOST:PORT")
+        raise UserError(f"--address {address}: must be `auto`, `local` or HOST:PORT")
     try:
         socket.create_connection((host.strip("[]"), int(port)), SECONDS_FOR_RAY).close()
     except OSError as error:

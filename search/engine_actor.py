@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import os
 import queue
+import socket
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 import ray
 
+from condense.errors import UserError
 from condense.process import prepare_process
 
 LEASE = 120.0  # seconds that a trial may be silent between two reports
@@ -29,8 +33,8 @@ class UnknownMember(Exception):
 class EngineActor:
     """Runs on the node whose device it uses. See `condense.engine.Engine` for what is shared."""
 
-    def __init__(self, threads: int | None, broker: Any = None) -> None:
-        """`broker`: asked for cache entries that this node lacks (`Broker.entry`)."""
+    def __init__(self, threads: int | None, broker: Any = None, gpu: str = "") -> None:
+        """`broker`: asked for cache entries that this node lacks (`Broker.entry`). `gpu`: that Ray has given out, if any."""
         prepare_process()
         import torch
 
@@ -40,6 +44,10 @@ class EngineActor:
         self.threads = threads or default_threads(len(os.sched_getaffinity(0)))
         fetch = None if broker is None else (lambda kind, name: ray.get(broker.entry.remote(kind, name)))
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.trouble = ""  # why there will be no work here
+        if gpu and device.type != "cuda":
+            host = socket.gethostname()
+            self.trouble = f"Ray counts GPU {gpu} on {host}, but PyTorch {torch.__version__} there cannot use it"
         self.members = Members(device, Store(fetch=fetch), self.threads)
         self.inbox: queue.Queue[tuple[Callable[[], Any], Future[Any]]] = queue.Queue()
         self.started = self.last_used = time.monotonic()
@@ -88,6 +96,7 @@ class EngineActor:
 
         def answer(report: dict[str, Any] | None, error: Exception | None) -> None:
             if error is not None:
+                end_if_broken(error)
                 waiting.set_exception(error)
             elif report is not None:
                 waiting.set_result(report)
@@ -178,6 +187,8 @@ class EngineActor:
     # The engine's thread -------------------------------------------------------------------------------------------
 
     def _do(self, work: Callable[[], Any]) -> Any:
+        if self.trouble:
+            raise UserError(self.trouble)
         done: Future[Any] = Future()
         self.inbox.put((work, done))
         return done.result()
@@ -217,8 +228,20 @@ class EngineActor:
             try:
                 done.set_result(work())
             except BaseException as error:
+                end_if_broken(error)
                 done.set_exception(error)
             self.working, self.last_used = False, time.monotonic()
+
+
+def end_if_broken(error: BaseException) -> None:
+    """Ends this process, without a word to its members, if its GPU's context is of no more use: each of them goes on from its
+    last report, in another engine."""
+    from condense.device_errors import is_broken
+
+    if is_broken(error):
+        traceback.print_exception(error)
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def default_threads(cores: int) -> int:

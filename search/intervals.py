@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +81,29 @@ def tied_with_best(values: Mapping[str, Sequence[float]]) -> set[str]:
     largest = float(np.quantile(t[~steady].max(0), LEVEL)) if (~steady).any() else 0.0
     limit = np.where(steady, 1e-12, max(largest, 0.0) * error)
     return {best} | {key for key, mean, most in zip(others, apart.mean(1), limit, strict=True) if mean <= most}
+
+
+def tied_by_score(
+    shares: Mapping[str, Sequence[Sequence[float]]], score: Callable[[np.ndarray], np.ndarray]
+) -> set[str]:
+    """As `tied_with_best`, by a score that is no mean over seeds.
+
+    `shares`: (tasks, seeds) of each setting, paired; `score`: (n, tasks * seeds) -> (n,). A setting stays unless the best one's
+    score is above its own in all but 5 % of the resamplings of seeds, divided by the number of comparisons (Bonferroni).
+    """
+    known = {key: np.asarray(own, dtype=float) for key, own in shares.items() if np.isfinite(own).all()}
+    if not known:
+        return set()
+    seeds = next(iter(known.values())).shape[1]
+    drawn = _resamples(seeds)
+
+    def resampled(values: np.ndarray) -> np.ndarray:
+        return score(values[:, drawn].transpose(1, 0, 2).reshape(len(drawn), -1))
+
+    best = max(known, key=lambda key: float(score(known[key].reshape(1, -1))[0]))
+    reference = resampled(known[best])
+    limit = (1 - LEVEL) / max(1, len(known) - 1)
+    return {key for key, own in known.items() if key == best or np.mean(reference <= resampled(own)) > limit}
 
 
 @functools.cache

@@ -32,6 +32,7 @@ from condense.errors import UserError
 from search.output_folder import check_folder, lock_folder
 from search.whole_files import read, read_json, write
 
+NOT_FINITE = "loss was not finite"  # in the error of a trial that diverged
 Status = Literal["unfinished", "completed", "pruned", "failed"]
 
 
@@ -68,6 +69,11 @@ class TrialRecord:
     def metrics(self) -> dict[str, float]:
         """Those of its last report."""
         return self.reports[-1].metrics if self.reports else {}
+
+    @property
+    def diverged(self) -> bool:
+        """Whether it failed because its loss was not finite."""
+        return self.status == "failed" and NOT_FINITE in (self.error or "")
 
     @property
     def seconds(self) -> float:

@@ -23,7 +23,7 @@ CANDIDATES, MOVES = 1024, 64
 
 def surface_of(space: Space, records: Sequence[TrialRecord]) -> Surface | None:
     """The model of a search; None if there are too few trials for one."""
-    trials = scored(records)
+    trials = scored(records, space.robust)
     if len(trials) < FEWEST_TRIALS or all(d.choices is not None for d in space.search.values()):
         return None
     return Surface(space, trials)
@@ -36,9 +36,11 @@ def moves(surface: Surface, decades: float, count: int, seed: int = 0) -> np.nda
     return drawn
 
 
-def perturbed(surface: Surface, params: Mapping[str, Any], decades: float, count: int) -> list[dict[str, Any]]:
-    """`count` settings around one; those that would leave the space end at its border."""
-    around = np.clip(surface.at(params) + moves(surface, decades, count, seed=1), 0, 1)
+def perturbed(
+    surface: Surface, params: Mapping[str, Any], decades: float, count: int, draw: int = 1
+) -> list[dict[str, Any]]:
+    """`count` settings around one; those that would leave the space end at its border. `draw`: which random moves."""
+    around = np.clip(surface.at(params) + moves(surface, decades, count, seed=draw), 0, 1)
     return [surface.params(point) for point in around]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from statistics import fmean
 from typing import Any
 
 import ray
@@ -32,8 +31,9 @@ from search.last_words import say_results
 from search.ledger import Ledger, TrialRecord
 from search.plateau import QUANTILE, response_pairs, responses, robust_region, sensitivity, surface_of
 from search.report.page import write_html
-from search.robust import per_task
+from search.robust import per_task, robust_score
 from search.space import Space
+from search.steadiness import REPORTING, run_around
 from search.surface import Surface
 from search.tracking import MlflowTracker
 from search.trainable import Plan
@@ -169,7 +169,7 @@ class Results:
             "candidates": choice.as_json(len(space.tasks)),
             "confirmation": confirmation,
             "shrinkage": confirmation["shrinkage"],
-            "perturbation": self._perturbation(records, choice),
+            "perturbation": self._perturbation(records, choice, surface),
             "robust_region": robust_region(surface, chosen.params),
             "response": responses(surface, chosen.params),
             "response_pairs": response_pairs(surface, chosen.params),
@@ -211,7 +211,8 @@ class Results:
         per_seed = {label: self.closing.per_seed(result) for label, result in results.items()}
         confirmation: dict[str, Any] = {}
         for label, result in results.items():
-            confirmation[label] = {**summary(per_seed[label]), "trial": trials.get(label)}
+            score = robust_score(result["shares"], len(self.tasks), self.space.robust)[0]
+            confirmation[label] = {**summary(per_seed[label]), "score": score, "trial": trials.get(label)}
             if len(self.tasks) > 1:
                 confirmation[label]["tasks"] = [_spread(own) for own in per_task(result["shares"], len(self.tasks))]
         own = results["recommended"]["hyperparameters"]
@@ -228,25 +229,33 @@ class Results:
         confirmation["shrinkage"] = searched.metrics["score_mean"] - confirmation["best"]["mean"]
         return confirmation
 
-    def _perturbation(self, records: Sequence[TrialRecord], choice: Choice) -> dict[str, Any] | None:
-        """What is left of the score in the real runs around the recommended setting, and around the search's best trial."""
-        best = best_trial(records)
-
-        def told(values: Sequence[float], quantile: float | None) -> dict[str, Any] | None:
-            if not values:
-                return None
-            return {"quantile": quantile, "mean": fmean(values), "worst": min(values), "values": list(values)}
-
-        chosen = choice.chosen
-        other = next((c for c in choice.candidates if best is not None and c.trial == best.number), None)
-        if not chosen.around:
+    def _perturbation(
+        self, records: Sequence[TrialRecord], choice: Choice, surface: Surface | None
+    ) -> dict[str, Any] | None:
+        """Real runs around the recommended setting, and around the search's best trial, with moves and seeds that had no part
+        in the choice."""
+        confirmation, chosen, best = self.space.confirmation, choice.chosen, best_trial(records)
+        if surface is None or not confirmation.reported_perturbations:
             return None
+        settings = {"recommended": chosen.params}
+        if best is not None and best.number != chosen.trial:
+            settings["best"] = best.params
+        found = run_around(
+            self.space,
+            surface,
+            settings,
+            self.closing.shares,
+            self.closing.reporting_seeds,
+            confirmation.reported_perturbations,
+            REPORTING,
+        )
         return {
-            "decades": self.space.confirmation.perturbed_decades,
+            "decades": confirmation.perturbed_decades,
             "quantile": QUANTILE,
+            "seeds": min(confirmation.perturbed_seeds, confirmation.seeds),
             "predicted": choice.predicted if chosen.trial is None else None,
-            "recommended": told(chosen.around, chosen.quantile),
-            "best": None if other is None or other is chosen else told(other.around, other.quantile),
+            "recommended": found["recommended"].as_json(),
+            "best": found["best"].as_json() if "best" in found else None,
         }
 
     def _best_yaml(self, config: dict[str, Any]) -> None:
@@ -310,7 +319,7 @@ class Results:
         metrics = {f"confirmed/{k}": v["mean"] for k, v in confirmed.items() if isinstance(v, dict) and "values" in v}
         metrics |= {f"test/{k}": v["mean"] for k, v in test.items()}
         metrics |= {f"confirmed/gain_over_{k}": v["mean"] for k, v in confirmed["differences"].items()}
-        metrics["score"] = confirmed["recommended"]["mean"]
+        metrics["score"] = confirmed["recommended"]["score"]
         self.tracker.log_parent(
             {k: v for k, v in metrics.items() if v is not None},
             {},

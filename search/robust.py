@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
+import numpy as np
+
 from search.space import Robust
 
 
@@ -23,15 +25,29 @@ def robust_score(shares: Sequence[float], tasks: int, robust: Robust) -> tuple[f
             score = mean - robust.k * std
         case "mean":
             score = mean
-        case "worst_case":
-            score = math.nan if math.isnan(mean) else min(shares)
-        case "cvar":
-            score = (
-                math.nan
-                if math.isnan(mean)
-                else fmean(sorted(shares)[: math.ceil(robust.fraction * len(shares) - 1e-9)])
-            )
+        case _:
+            score = math.nan if math.isnan(mean) else float(tail_mean(np.asarray(shares)[None], robust)[0])
     return score, mean, std
+
+
+def tail_mean(shares: np.ndarray, robust: Robust) -> np.ndarray:
+    """(n, replicas) -> (n,): the mean of each row's lowest `fraction` of values (`cvar`), or its lowest (`worst_case`)."""
+    count = shares.shape[1]
+    lowest = 1 if robust.rule == "worst_case" else math.ceil(robust.fraction * count - 1e-9)
+    found: np.ndarray = np.sort(shares, axis=1)[:, :lowest].mean(1)
+    return found
+
+
+def level(shares: Sequence[float], tasks: int, robust: Robust) -> float:
+    """What settings with few seeds are compared by: the score for `worst_case` and `cvar`, else the mean: a spread over two or
+    three seeds tells little. Raises as `per_seed_means`."""
+    score, mean, _ = robust_score(shares, tasks, robust)
+    return score if by_tail(robust) else mean
+
+
+def by_tail(robust: Robust) -> bool:
+    """Whether the score is of the lowest replicas, and not of a mean."""
+    return robust.rule in ("worst_case", "cvar")
 
 
 def mean_and_std(values: Sequence[float]) -> tuple[float, float]:

@@ -12,6 +12,18 @@ from search.ledger import PastReport
 from search.space import Space
 
 
+class ReplayedASHA(ASHAScheduler):
+    """ASHA that judges no report twice.
+
+    A trial that goes on after an interruption reports again what it had (`replayed`, all but where it stands). Its rungs take
+    the values in; but the trial has passed them, and what others have reported since is no reason to stop it there.
+    """
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        decision: str = super().on_trial_result(tune_controller, trial, result)
+        return TrialScheduler.CONTINUE if result.get("replayed") else decision
+
+
 @dataclass(frozen=True)
 class _PastTrial:
     """What a scheduler needs to know of a trial that has ended."""
@@ -26,7 +38,7 @@ def build_scheduler(space: Space) -> TrialScheduler:
     """
     if space.scheduler.name == "none":
         return FIFOScheduler()
-    return ASHAScheduler(
+    return ReplayedASHA(
         time_attr="step",
         metric="score",
         mode="max",

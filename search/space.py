@@ -92,7 +92,10 @@ class Confirmation(Strict):
     top_k: int = Field(3, ge=1, description="how many of the best trials are confirmed, besides the defaults")
     seeds: int = Field(10, ge=2, le=SEED_BLOCK // 4, description="fresh seeds to choose on, and as many to report on")
     perturbations: int = Field(
-        8, ge=0, description="real runs around a setting, each with all hyperparameters moved at random; 0: none"
+        8, ge=0, description="real runs around a candidate, each with all hyperparameters moved at random; 0: none"
+    )
+    reported_perturbations: int = Field(
+        16, ge=0, description="the same around what is recommended, with other moves and seeds, for the report; 0: none"
     )
     perturbed_decades: float = Field(
         0.3, gt=0, description="how far they are moved, up or down: decades, or this share of a range that is not log"
@@ -207,6 +210,8 @@ class Space(Strict):
         if self.warm_start and self.trials <= len(self.first_trials()):
             count = len(self.warm_start)
             raise ValueError(f"`trials` must be > 2 defaults + {count} of `warm_start`, but got {self.trials}")
+        if self.racing is not None and self.robust.rule in ("worst_case", "cvar"):
+            raise ValueError(f"`racing` goes by means over seeds: not with `robust.rule`: {self.robust.rule}")
         if self.racing is not None and self.racing.start >= self.seeds:
             raise ValueError(f"`racing.start` must be < seeds ({self.seeds}), but got {self.racing.start}")
         if self.objectives[:1] != ["score"] or len(set(self.objectives)) < len(self.objectives):

@@ -40,6 +40,11 @@ def load_space(name_or_path: str, overrides: Sequence[str] = ()) -> Space:
 
 def _find(name_or_path: str) -> Path:
     path = Path(name_or_path)
+    shipped = Path(next(iter(spaces.__path__))) / path.name
+    if (
+        path == Path("spaces") / path.name and not path.is_file() and shipped.is_file()
+    ):  # from another folder, as on a cluster
+        return shipped
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1 or path.is_file():
         return path
     folder = Path(next(iter(spaces.__path__)))

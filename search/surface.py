@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from search.ledger import TrialRecord
-from search.space import Space, is_integer
+from search.robust import by_tail
+from search.space import Robust, Space, is_integer
 
 FEWEST_TRIALS = 8  # with fewer there is no telling
 CHUNK = 8192  # points predicted at a time
@@ -19,20 +20,21 @@ CHUNK = 8192  # points predicted at a time
 
 @dataclass(frozen=True)
 class Scored:
-    """A trial: its hyperparameters, mean score over seeds, and the standard error of that mean."""
+    """A trial: its hyperparameters, its score (`search.robust.level`), and the standard error of that."""
 
     params: Mapping[str, Any]
     mean: float
     standard_error: float
 
 
-def scored(records: Sequence[TrialRecord]) -> list[Scored]:
+def scored(records: Sequence[TrialRecord], robust: Robust | None = None) -> list[Scored]:
     """The search's trials at their last step.
 
-    To one that was stopped early, what completed trials gained from the step it was stopped at (their median) is added:
-    leaving it out would leave out what is known of bad regions. The spread over seeds of a trial that has fewer than
-    three is not known: it gets the median of the others'.
+    To one that was stopped early, what completed trials gained from the step it was stopped at (their median) is added, and one
+    whose loss was not finite counts as the worst: leaving them out would leave out what is known of bad regions. The
+    spread over seeds of a trial that has fewer than three is not known: it gets the median of the others'.
     """
+    target = "score" if robust is not None and by_tail(robust) else "score_mean"
     inside = [r for r in records if r.status in ("completed", "pruned") and r.name != "paper_default" and r.reports]
     completed = [r for r in inside if r.status == "completed"]
     spreads = [r.metrics["score_std"] for r in inside if seeds_of(r) > 2]
@@ -40,10 +42,7 @@ def scored(records: Sequence[TrialRecord]) -> list[Scored]:
 
     def gain(step: int) -> float:
         gains = [
-            r.metrics["score_mean"] - report.metrics["score_mean"]
-            for r in completed
-            for report in r.reports
-            if report.step == step
+            r.metrics[target] - report.metrics[target] for r in completed for report in r.reports if report.step == step
         ]
         return float(np.median(gains)) if gains else 0.0
 
@@ -51,10 +50,13 @@ def scored(records: Sequence[TrialRecord]) -> list[Scored]:
         known = seeds_of(r) > 2 or typical is None
         return (r.metrics["score_std"] if known or typical is None else typical) / math.sqrt(seeds_of(r))
 
-    return [
-        Scored(r.params, r.metrics["score_mean"] + (gain(r.steps) if r.status == "pruned" else 0.0), error(r))
-        for r in inside
+    known = [
+        Scored(r.params, r.metrics[target] + (gain(r.steps) if r.status == "pruned" else 0.0), error(r)) for r in inside
     ]
+    if known:
+        worst, middle = min(t.mean for t in known), float(np.median([t.standard_error for t in known]))
+        known += [Scored(r.params, worst, middle) for r in records if r.diverged and r.name != "paper_default"]
+    return known
 
 
 def seeds_of(record: TrialRecord) -> int:

@@ -21,6 +21,7 @@ from typing import Any
 import ray
 from ray import tune
 
+from search.ledger import NOT_FINITE
 from search.racing import Runner, judge, stages
 from search.robust import per_seed_means, per_task, robust_score
 from search.seat import Seat
@@ -132,17 +133,18 @@ class _Running:
     def run(self) -> None:
         known = ray.get(self.ledger.load.remote(self.number))
         step, reports, state = (0, [], None) if known is None else known
-        # Go on; what was reported already is told to the scheduler again, without compute.
+        # Go on; what was reported already is told to the scheduler again, without compute. Where the trial stands, it is judged:
+        # whether it was, is not known.
         for past in reports:
             if past.step < self.plan.steps:
-                self.tell(past.metrics, past.step, replayed=True)
+                self.tell(past.metrics, past.step, replayed=past is not reports[-1])
         self.earlier, self.started = reports[-1].seconds if reports else 0.0, time.monotonic()
         stage, done = divmod(step, self.plan.steps)
         if done == 0:
             state = None  # of the stage before, whose seeds are others
         metrics = next((past.metrics for past in reports if past.step == stage * self.plan.steps), None)
         if metrics is not None and len(self.stages) == 1:
-            self.tell(metrics, step, replayed=True)
+            self.tell(metrics, step)
             return
         while metrics is None or metrics["race/goes_on"]:
             metrics = self.stage(stage, metrics, done, state)
@@ -225,7 +227,7 @@ class _Running:
         if fault is None:
             return False
         step = offset + fault["step"]
-        text = f"the {fault['term']} loss was not finite at step {step} (seed {fault['seed']})"
+        text = f"the {fault['term']} {NOT_FINITE} at step {step} (seed {fault['seed']})"
         ray.get(self.ledger.finish.remote(self.number, "failed", None, text, step))
         self.tell({"score": math.nan}, offset + report["step"])
         return True

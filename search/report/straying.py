@@ -47,7 +47,8 @@ def sentence(report: Mapping[str, Any]) -> str:
         return ""
     count = len(_values(own))
     told = f"With all hyperparameters moved at random {text.moved(known.get('decades'))}"
-    told += f" ({count} runs)" if count else ""
+    lost = int(own.get("diverged") or 0)
+    told += f" ({count} runs{f', {lost} of which diverged' if lost else ''})" if count else ""
     told += f", {text.most(known.get('quantile'))} score at least {text.score(kept)}"
     worst = text.finite(own.get("worst"))
     told += f" and the worst {text.score(worst)}" if worst is not None else ""

@@ -302,7 +302,7 @@ def _steadiness(perturbation: Any) -> str:
     if kept is None:
         return ""
     runs = entry.get("values") if isinstance(entry, Mapping) else None
-    of = f" (a quantile of {len(runs)} runs, on the seeds of the choice)" if isinstance(runs, list) else ""
+    of = f" (a quantile of {len(runs)} runs)" if isinstance(runs, list) else ""
     return (
         f"With every hyperparameter moved at random {moved(known.get('decades'))}, {most(known.get('quantile'))} "
         f"still reach {score(kept)}{of}."

@@ -32,7 +32,7 @@ SMALL: dict[str, Any] = {
 ONE_AT_A_TIME: dict[str, Any] = {  # such a search is exactly repeatable; its trials are enough for a surface
     "trials": 10,
     "max_concurrent": 1,
-    "confirmation": {"top_k": 2, "seeds": 3, "perturbations": 2, "tuned_rates": 2},
+    "confirmation": {"top_k": 2, "seeds": 3, "perturbations": 2, "reported_perturbations": 3, "tuned_rates": 2},
 }
 
 

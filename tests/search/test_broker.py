@@ -10,12 +10,16 @@ from typing import Any
 
 import pytest
 import ray
+import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from safetensors import safe_open
 from small_search import ENCODER, two_nodes_in
 
+from condense.errors import UserError
 from condense.store import Store
 from search.broker import Broker
+from search.engine_actor import EngineActor
+from search.preparation import fetch
 from search.seat import Seat
 
 pytestmark = pytest.mark.slow
@@ -148,3 +152,52 @@ def test_what_one_node_has_embedded_reaches_the_others(
     for entry in entries:
         assert (tmp_path / "worker/embeddings" / entry.name).read_bytes() == entry.read_bytes()
     assert full[1] == pytest.approx(full[0], abs=0.05)
+
+
+def test_an_engine_whose_gpu_is_broken_ends_and_its_members_go_on(
+    session: str, seat: Callable[..., Seat], tmp_path: Path
+) -> None:
+    """What follows on a broken CUDA context fails for everybody; a new process has a new one."""
+    once = tmp_path / "broken"
+
+    class Fragile(EngineActor):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            take = self.members.step
+
+            def step() -> None:
+                if not once.exists() and any(m.step > 2 for m in self.members.members.values()):
+                    import torch
+
+                    once.touch()
+                    raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+                take()
+
+            self.members.step = step  # type: ignore[method-assign]
+
+    class FragileBroker(Broker):
+        def _make(self, device: tuple[str, str]) -> Any:
+            return ray.remote(Fragile).options(num_cpus=0, max_concurrency=100).remote(1)
+
+    broker = ray.remote(FragileBroker).options(num_cpus=0).remote()
+    whole = seat(ray.remote(Broker).options(num_cpus=0).remote(), "whole")
+    a, b = seat(broker, "a"), seat(broker, "b")
+    for one in (a, whole):
+        one.start(2)
+        one.report()
+    for one in (a, b, whole):
+        one.start(8)
+    expected, first, second = whole.report(), a.report(), b.report()
+    assert once.exists() and (a.incarnation, b.incarnation) == (2, 2)
+    assert first["curve"]["loss"] == pytest.approx(expected["curve"]["loss"], rel=1e-5)
+    assert first["accuracies"] == pytest.approx(expected["accuracies"])
+    assert len(second["curve"]["loss"]) == 8
+
+
+def test_a_gpu_that_pytorch_cannot_use_is_no_reason_to_work_on_the_cpu(session: str, seat: Callable[..., Seat]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    broker = ray.remote(Broker).options(num_cpus=0).remote()
+    engine = Seat(broker, "a", session, "0").engine
+    with pytest.raises(UserError, match=r"^Ray counts GPU 0 on \S+, but PyTorch \S+ there cannot use it$"):
+        fetch(engine.describe.remote({}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import zlib
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,8 @@ from search.choosing import PLATEAU, Candidate, _chosen, best_trials, choose
 from search.ledger import Report, TrialRecord
 from search.plateau import perturbed, plateau_setting, response_pairs, responses, sensitivity, surface_of
 from search.robust import robust_score
-from search.space import Space
+from search.space import Robust, Space
+from search.steadiness import CHOOSING, REPORTING, Around, run_around
 from search.surface import Scored, Surface
 
 LAMBDA: dict[str, Any] = {"low": 0.01, "high": 100, "log": True}
@@ -149,7 +151,7 @@ def test_choices_are_held_apart() -> None:
 
 
 def candidate(label: str, score: float, around: Sequence[float], tied: bool = True) -> Candidate:
-    return Candidate(label, None, {}, {}, [score], score, tied, list(around))
+    return Candidate(label, None, {}, {}, [score], score, tied, Around(list(around), list(around).count(0.0)))
 
 
 def test_the_plateau_is_chosen_unless_real_runs_speak_against_it() -> None:
@@ -165,6 +167,74 @@ def test_the_plateau_is_chosen_unless_real_runs_speak_against_it() -> None:
     )
     assert _chosen([candidate("trial 1", 0.92, []), candidate(PLATEAU, 0.91, [])]).label == PLATEAU
     assert _chosen([candidate("trial 1", math.nan, [], tied=False), candidate("trial 2", 0.5, [])]).label == "trial 2"
+
+
+def test_neighbours_that_diverge_speak_against_a_setting_whatever_the_rest_scores() -> None:
+    steady, torn = [0.90, 0.91, 0.90, 0.92], [0.95, 0.96, 0.0, 0.97]  # 0: no power for an interval
+    assert _chosen([candidate("trial 1", 0.92, steady), candidate(PLATEAU, 0.91, torn)]).label == "trial 1"
+    assert _chosen([candidate("trial 1", 0.92, torn), candidate(PLATEAU, 0.91, steady)]).label == PLATEAU
+    both = [0.90, 0.91, 0.0, 0.92]  # as many: those that are left decide
+    assert _chosen([candidate("trial 1", 0.92, both), candidate(PLATEAU, 0.91, torn)]).label == PLATEAU
+    worse = [0.80, 0.82, 0.0, 0.83]
+    assert _chosen([candidate("trial 1", 0.92, both), candidate(PLATEAU, 0.91, worse)]).label == "trial 1"
+
+
+@pytest.mark.parametrize("rule", ["worst_case", "cvar"])
+def test_a_rule_of_the_lowest_replicas_decides_all_along(rule: str) -> None:
+    """Two hills, one with a higher mean and a spread that its lowest replicas suffer from: the other one is recommended, and
+    the model, the ties and the runs around go by what was asked for."""
+    space = SPACE.model_copy(update={"robust": Robust(rule=rule)})
+
+    def shares(params: Mapping[str, Any], seeds: Sequence[int]) -> list[float]:
+        high = math.log10(params["lambda_cross"]) > 0
+        own = zlib.crc32(repr(sorted(params.items())).encode())
+        noise = [float(np.random.default_rng([own, seed]).normal()) for seed in seeds]
+        return [0.9 + 0.12 * x if high else 0.88 + 0.003 * x for x in noise]
+
+    rng, records = np.random.default_rng(0), []
+    for number in range(40):
+        params = {name: float(10 ** rng.uniform(*np.log10([d.low, d.high]))) for name, d in space.search.items()}
+        values = shares(params, range(8))
+        score, mean, std = robust_score(values, 1, space.robust)
+        metrics = {"score": score, "score_mean": mean, "score_std": std, "seeds": 8.0}
+        records.append(trial(number, params, values, score=score, reports=(Report(60, 1.0, 1.0, metrics),)))
+
+    def run(settings: Mapping[str, dict[str, Any]], seeds: Sequence[int], stage: str) -> dict[str, list[float]]:
+        return {label: shares({n: config[n] for n in space.search}, seeds) for label, config in settings.items()}
+
+    choice = choose(space, records, surface_of(space, records), run, list(range(100, 110)))
+    assert choice is not None
+    assert choice.chosen.params["lambda_cross"] < 1
+    assert choice.predicted is not None and choice.predicted < 0.9
+    for c in choice.candidates:
+        if c.around.values and c.params["lambda_cross"] < 0.3:
+            assert min(c.around.values) > 0.86
+
+
+def test_runs_that_are_told_are_others_than_those_that_chose() -> None:
+    records = searched(0)
+    surface = surface_of(SPACE, records)
+    assert surface is not None
+    asked: list[Mapping[str, dict[str, Any]]] = []
+
+    def run(settings: Mapping[str, dict[str, Any]], seeds: Sequence[int], stage: str) -> dict[str, list[float]]:
+        asked.append(settings)
+        assert (list(seeds), stage) == ([7, 8], "perturbed")
+        return {label: [math.nan if label.endswith(" 3") else 0.9] * 2 for label in settings}
+
+    centre = {"lambda_cross": 1.0, "lambda_joint": 1.0, "frequency_scale": 1.0}
+    chosen = run_around(SPACE, surface, {"a": centre}, run, [7, 8, 9], 6, CHOOSING)["a"]
+    told = run_around(SPACE, surface, {"a": centre, "b": records[5].params}, run, [7, 8, 9], 16, REPORTING)
+    first, second = ({json.dumps(c, sort_keys=True) for c in some.values()} for some in asked)
+    assert len(first) == 6 and len(second) == 32 and not first & second
+    assert chosen.values == [0.9, 0.9, 0.9, 0.0, 0.9, 0.9] and chosen.diverged == 1
+    assert told["b"].as_json() == {
+        "quantile": 0.9,
+        "mean": pytest.approx(0.9 * 15 / 16),
+        "worst": 0.0,
+        "values": told["a"].values,
+        "diverged": 1,
+    }
 
 
 def test_without_a_model_the_best_on_fresh_seeds_is_chosen() -> None:

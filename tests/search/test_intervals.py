@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +12,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from search.intervals import Difference, paired_difference, tied_with_best
+from search.intervals import Difference, paired_difference, tied_by_score, tied_with_best
+from search.robust import tail_mean
+from search.space import Robust
 
 values = st.integers(-6400, 6400).map(lambda i: i / 64)  # sums of these are exact: ties stay ties
 pairs = st.lists(st.tuples(values, values), min_size=2, max_size=20)
@@ -102,6 +105,22 @@ def test_the_best_is_among_those_that_cannot_be_told_from_it() -> None:
         alone += "c" in tied
     assert kept >= 180  # equals are told apart in fewer than 1 of 20 (10 with the luck of 200)
     assert alone < 150  # one that is worse by two standard errors of a difference mostly is
+
+
+def test_by_the_lowest_values_other_settings_are_tied_than_by_the_mean() -> None:
+    rng = np.random.default_rng(0)
+    luck = rng.normal(0, 0.01, (2, 10))
+
+    def tail(shares: np.ndarray) -> np.ndarray:
+        return tail_mean(shares, Robust(rule="cvar", fraction=0.25))
+
+    steady, equal = (0.88 + luck + rng.normal(0, 0.003, (2, 10)) for _ in range(2))
+    torn = 0.92 + luck + rng.normal(0, 0.12, (2, 10))
+    cast = {"steady": steady.tolist(), "equal": equal.tolist(), "torn": torn.tolist()}
+    assert tied_by_score(cast, tail) == {"steady", "equal"}
+    assert tied_by_score(cast, lambda shares: shares.mean(1)) >= {"torn"}
+    assert tied_by_score({"a": [[math.nan, 1.0]], "b": [[0.5, 0.6]]}, tail) == {"b"}
+    assert tied_by_score({"a": [[math.nan]]}, tail) == set()
 
 
 def test_what_has_no_score_cannot_be_tied() -> None:

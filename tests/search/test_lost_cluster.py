@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -57,6 +58,27 @@ def test_engines_that_keep_dying_in_the_confirmation_end_it_with_a_line(
     with pytest.raises(Stopped, match=r"its Ray cluster was lost.* --resume"):
         search._close(None, None, None, [], None)  # type: ignore[arg-type]
     assert len(said) == driver.ENGINE_DEATHS
+
+
+def test_an_ablation_whose_engine_dies_is_begun_again_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    done: list[str] = []
+
+    class Mortal:
+        def __init__(self, *_: Any) -> None:
+            pass
+
+        def ablate(self) -> None:
+            done.append("ablate")
+            if len(done) < 3:
+                raise ray.exceptions.ActorDiedError
+
+    monkeypatch.setattr(results_module, "Results", Mortal)
+    search = driver.Search.__new__(driver.Search)
+    search.space, search.started, search.say = None, 0.0, said.append  # type: ignore[assignment,method-assign]
+    search.request = SimpleNamespace(ablate=True)  # type: ignore[assignment]
+    search._close(None, None, None, [], None)  # type: ignore[arg-type]
+    assert done == ["ablate"] * 3 and len(said) == 2
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from search.ledger import Report, TrialRecord
+from search.ledger import NOT_FINITE, Report, TrialRecord
 from search.plateau import robust_region
-from search.space import Space
+from search.space import Robust, Space
 from search.surface import FEWEST_TRIALS, Scored, Surface, scored
 
 RANGES: dict[str, dict[str, Any]] = {
@@ -201,6 +201,19 @@ def test_stopped_trials_alone_gain_nothing() -> None:
         0.5,
         0.25,
     ]
+
+
+def test_a_trial_that_diverged_counts_as_the_worst() -> None:
+    lost = record(3, "failed", {2: 0.9}, error=f"the uni {NOT_FINITE} at step 3 (seed 1)")
+    *known, last = scored([lost, *COMPLETED])
+    assert known == scored(COMPLETED)
+    assert (last.params, last.mean) == (lost.params, min(t.mean for t in known))
+    assert scored([lost]) == []  # nothing to compare it with
+
+
+def test_by_the_lowest_replicas_the_model_is_of_the_score() -> None:
+    assert [t.mean for t in scored(COMPLETED, Robust(rule="worst_case"))] == [pytest.approx(m) for m in (0.3, 0.8, 0.8)]
+    assert [t.mean for t in scored(COMPLETED, Robust(rule="mean_std"))] == [0.4, 0.9, 0.9]
 
 
 def test_what_says_nothing_of_the_space_is_left_out() -> None:

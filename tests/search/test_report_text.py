@@ -73,7 +73,7 @@ DEFAULT = (0.06, 0.05, 0.07)
         (against() | {"perturbation": {"decades": 0.3, "quantile": 0.1, "recommended": {"quantile": 0.9}}},
          "With every hyperparameter moved at random by up to a factor of 2 either way, nine runs in ten still reach 0.900."),
         (against() | {"perturbation": {"decades": 0.3, "quantile": 0.1, "recommended": {"quantile": 0.9, "values": [0.9] * 6}}},
-         "nine runs in ten still reach 0.900 (a quantile of 6 runs, on the seeds of the choice)."),
+         "nine runs in ten still reach 0.900 (a quantile of 6 runs)."),
         (against() | {"perturbation": {"quantile": 0.05, "recommended": {"quantile": 0.9}}},
          "moved at random a little, 95 % of the runs still reach 0.900."),
     ],

@@ -233,7 +233,7 @@ def test_from_another_folder_and_copied_alone(space: Path) -> None:
     assert list(elsewhere.iterdir()) == [elsewhere / "run.py"]
 
 
-@pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:port"])
+@pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:port", "ray://127.0.0.1:10001"])
 def test_an_address_that_is_none(space: Path, start: Callable[..., SearchProcess], address: str) -> None:
     search = start("--space", space, "--output", space.parent / "out", "--address", address)
     assert search.finish() == 2, search.said()

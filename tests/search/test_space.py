@@ -166,6 +166,10 @@ def test_one_broken_value_gives_one_line_that_names_it(tmp_path: Path, data: st.
             "`search.optimizer` is no number: it must have choices, not a range",
         ),
         ({"trails": 5}, "unknown key `trails`; did you mean `trials`?"),
+        (
+            {"racing": {"start": 1}, "robust": {"rule": "cvar"}},
+            "`racing` goes by means over seeds: not with `robust.rule`: cvar",
+        ),
         ({"report_every": 90}, "`report_every` must be <= steps (60), but got 90"),
         (
             {"fixed": {"discrepancy": "mmd"}, "search": {"frequency_scale": {"low": 1, "high": 2}}},
@@ -203,6 +207,16 @@ def test_unknown_name_lists_the_known_ones() -> None:
         load_space("quickstrat", [])
     with pytest.raises(UserError, match="cannot be read"):
         load_space("absent/space.yaml", [])
+
+
+def test_a_space_of_the_project_is_found_by_its_path_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # as `ray submit cluster.yaml search/run.py --space spaces/quickstart.yaml` on the head
+    assert load_space("spaces/quickstart.yaml") == load_space("quickstart")
+    (tmp_path / "spaces").mkdir()
+    Path(write(tmp_path, minimal())).rename(tmp_path / "spaces" / "quickstart.yaml")
+    assert load_space("spaces/quickstart.yaml").name == "mine"  # what is there comes first
 
 
 def test_overrides(tmp_path: Path) -> None:

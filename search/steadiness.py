@@ -1,0 +1,71 @@
+"""What is left of the score when all hyperparameters move at once: real runs around a setting."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from search.plateau import QUANTILE, perturbed
+from search.robust import level
+from search.space import Space
+from search.surface import Surface
+
+CHOOSING, REPORTING = 1, 4  # which random moves: those that had a part in the choice are not those that are told
+Evaluate = Callable[[Mapping[str, dict[str, Any]], Sequence[int], str], dict[str, list[float]]]
+"""(label -> all hyperparameters, seeds, stage) -> label -> shares of full-data accuracy, task-major; NaN where a loss was not
+finite."""
+
+
+@dataclass(frozen=True)
+class Around:
+    """The runs near a setting.
+
+    Attributes:
+        values: each run's score (`search.robust.level`); 0 for one whose loss was not finite.
+        diverged: how many were not.
+    """
+
+    values: list[float] = field(default_factory=list)
+    diverged: int = 0
+
+    @property
+    def quantile(self) -> float | None:
+        """The 10 % quantile; None if there were no runs."""
+        return float(np.quantile(self.values, QUANTILE)) if self.values else None
+
+    def as_json(self) -> dict[str, Any]:
+        """{quantile, mean, worst, values, diverged}."""
+        own = {"mean": fmean(self.values), "worst": min(self.values), "values": list(self.values)}
+        return {"quantile": self.quantile, **own, "diverged": self.diverged}
+
+
+def run_around(
+    space: Space,
+    surface: Surface,
+    settings: Mapping[str, Mapping[str, Any]],
+    evaluate: Evaluate,
+    seeds: Sequence[int],
+    count: int,
+    draw: int,
+) -> dict[str, Around]:
+    """label -> the runs around each of `settings` (searched hyperparameters): the same `count` random moves for all, each on the
+    first `confirmation.perturbed_seeds` of `seeds`. `draw`: which moves."""
+    if not count:
+        return {label: Around() for label in settings}
+    moved = {}
+    for label, params in settings.items():
+        near = perturbed(surface, params, space.confirmation.perturbed_decades, count, draw)
+        for i, own in enumerate(near):
+            moved[f"{label} moved {i}"] = space.hyperparameters(own).model_dump(mode="json")
+    results = evaluate(moved, seeds[: space.confirmation.perturbed_seeds], "perturbed")
+    found = {}
+    for label in settings:
+        scores = [level(results[f"{label} moved {i}"], len(space.tasks), space.robust) for i in range(count)]
+        known = [score if math.isfinite(score) else 0.0 for score in scores]
+        found[label] = Around(known, sum(not math.isfinite(score) for score in scores))
+    return found
