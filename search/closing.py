@@ -6,7 +6,7 @@ chosen one is measured against the defaults on the second. So the reported numbe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -33,11 +33,11 @@ class Closing:
 
     def __init__(self, space: Space, ledger: Ledger, broker: Any, plan: Plan) -> None:
         self.space, self.plan = space, plan
-        devices = find_devices(space.resources.gpus_per_trial > 0)
-        # Exports are written from this node: its own engine makes them.
-        self.seat = Seat(broker, "closing", *devices[0])
+        devices = find_devices(space.resources)
+        self.broker, self.worker = broker, devices.workers[0]
+        self.seat = Seat(broker, "closing", *devices.own)  # the engine of this node, which has its files
         self.folder = ledger.output / "confirmation"
-        self.reruns = Reruns(self.folder, broker, plan, devices)
+        self.reruns = Reruns(self.folder, broker, plan, devices.workers)
         self.choosing_seeds, self.reporting_seeds = fresh_seeds(space)
 
     def shares(
@@ -106,16 +106,27 @@ class Closing:
         write_json(path, {"seeds": self.reporting_seeds, "scores": merged})
         return merged
 
-    def member(self, label: str, hyperparameters: dict[str, Any], seed: int) -> str:
-        """One setting with one seed on the first task, at its last step, for exports; returns the member's name."""
-        name, steps = f"export {label}", self.space.steps
-        ray.get(self.seat.engine.join.remote(name, self.plan.tasks[:1], hyperparameters, [seed], steps, None))
-        ray.get(self.seat.engine.advance.remote(name, steps))
-        return name
+    def shown(
+        self, label: str, task: dict[str, Any], hyperparameters: dict[str, Any], seed: int, stops: Sequence[int]
+    ) -> Iterator[tuple[int, str]]:
+        """One replica for exports: (step, member) at each of `stops`, in order.
 
-    def leave(self, name: str) -> None:
-        """Drops a member."""
-        ray.get(self.seat.engine.leave.remote(name))
+        It is condensed where trials run, and shown here: `member` is one of this node's engine, at that step.
+        """
+        name, steps = f"export {label}", self.space.steps
+        runner = Seat(self.broker, f"condense {label}", *self.worker)
+        try:
+            runner.join([task], hyperparameters, [seed], steps)
+            for step in stops:
+                state = None
+                if step:
+                    runner.start(step)
+                    state = runner.report()["state"]
+                ray.get(self.seat.engine.join.remote(name, [task], hyperparameters, [seed], steps, state))
+                yield step, name
+        finally:
+            runner.leave()
+            self.seat.engine.leave.remote(name)
 
 
 def summary(values: Sequence[float]) -> dict[str, Any]:

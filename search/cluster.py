@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from condense.errors import UserError
-from search.space import Resources
+from search.space import A_LITTLE, Resources
 
 PATIENCE = 180.0  # seconds that a search waits for nodes which are still starting
 EVERY = 10.0  # seconds between two lines about it
@@ -95,15 +95,24 @@ def check_resources(nodes: list[dict[str, Any]], here: str, wanted: Resources, l
     Raises UserError if they would wait for ever: on a `local` machine, to which nothing is added.
     """
     alive = {node["NodeID"]: node["Resources"] for node in nodes if node["Alive"]}
-    warnings = []
-    for kind, share in (("CPU", wanted.cpus_per_trial), ("GPU", wanted.gpus_per_trial)):
-        most = max((resources.get(kind, 0.0) for resources in alive.values()), default=0.0)
-        if share is None or share <= most:
+    warnings, fits = [], list(alive.values())
+    for key, kind, share in (
+        ("node_kind", wanted.node_kind, A_LITTLE),
+        ("gpus_per_trial", "GPU", wanted.gpus_per_trial),
+        ("cpus_per_trial", "CPU", wanted.cpus_per_trial),
+    ):
+        if kind is None or not share:
             continue
-        what = f"resources.{kind.lower()}s_per_trial is {share:g}"
+        most = max((resources.get(kind, 0.0) for resources in fits), default=0.0)
+        fits = [resources for resources in fits if resources.get(kind, 0.0) >= share]
+        if fits:
+            continue
+        what = f"resources.{key} is {kind if key == 'node_kind' else f'{share:g}'}"
         if local:
-            raise UserError(f"{what}, but this machine has {f'{most:g} {kind}s' if most else f'no {kind}'}")
-        warnings.append(f"{what}, but no node has as much yet: trials wait for one that has")
+            has = "is no such node" if key == "node_kind" else f"has {f'{most:g} {kind}s' if most else f'no {kind}'}"
+            raise UserError(f"{what}, but this machine {has}")
+        warnings.append(f"{what}, but no node has that with the rest of `resources` yet: trials wait for one that has")
+        break
     if wanted.gpus_per_trial and not alive.get(here, {}).get("GPU"):
         warnings.append("this node has no GPU: embeddings will be computed on its CPU")
     return warnings

@@ -4,37 +4,51 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from search.broker import Device
+from search.space import Resources
 
 SECONDS_FOR_NAMES = 60.0  # how long a node may take to start a process that says what its GPUs are called
 
 
-def find_devices(gpus: bool) -> list[Device]:
-    """`devices` of the cluster that this process is connected to; its own node's first."""
-    return devices(ray.nodes(), ray.get_runtime_context().get_node_id(), gpus, gpu_names)
+@dataclass(frozen=True)
+class Devices:
+    """Of a cluster, for one search."""
+
+    own: Device  # of the driver's node: it prepares, evaluates the baselines and writes exports
+    workers: list[Device]  # those that trials can run on, the driver's node's first; its own one if there are none
+
+
+def find_devices(wanted: Resources) -> Devices:
+    """`devices` of the cluster that this process is connected to."""
+    return devices(ray.nodes(), ray.get_runtime_context().get_node_id(), wanted, gpu_names)
 
 
 def devices(
-    nodes: Sequence[Mapping[str, Any]], own: str, gpus: bool, names: Callable[[str, int], Sequence[str]]
-) -> list[Device]:
-    """Every device that settings can run on, the own node's first.
+    nodes: Sequence[Mapping[str, Any]], here: str, wanted: Resources, names: Callable[[str, int], Sequence[str]]
+) -> Devices:
+    """Which devices a search has. `nodes`: `ray.nodes()`; `here`: the driver's; `wanted`: by a trial; `names`: as `gpu_names`.
 
-    `nodes`: `ray.nodes()`; `gpus`: whether trials take some; `names`: as `gpu_names`.
+    Where trials take GPUs, nodes without one are for other work, the driver's included: one slow device would keep all others
+    waiting at the end.
     """
-    found = []
-    for node in sorted(nodes, key=lambda node: (node["NodeID"] != own, node["NodeID"])):
-        if node["Alive"]:
-            count = int(node["Resources"].get("GPU", 0)) if gpus else 0
-            found += [(node["NodeID"], name) for name in (names(node["NodeID"], count) if count else ())]
-            # A head without a GPU writes the exports, and has to take part; other nodes without one are for other work.
-            if not count and (not gpus or node["NodeID"] == own):
-                found.append((node["NodeID"], ""))
-    return found
+    own, workers = (here, ""), []
+    for node in sorted(nodes, key=lambda node: (node["NodeID"] != here, node["NodeID"])):
+        if not node["Alive"]:
+            continue
+        name, resources = node["NodeID"], node["Resources"]
+        count = int(resources.get("GPU", 0)) if wanted.gpus_per_trial else 0
+        found = [(name, gpu) for gpu in names(name, count)] if count else [(name, "")]
+        if name == here:
+            own = found[0]
+        if (count or not wanted.gpus_per_trial) and (wanted.node_kind is None or resources.get(wanted.node_kind)):
+            workers += found
+    return Devices(own, workers or [own])
 
 
 def gpu_names(node: str, count: int) -> list[str]:

@@ -168,7 +168,7 @@ class Search:
         configs = [task.model_dump(mode="json") for task in space.tasks]
         self.say(f"{space.name}: {space.trials} trials x {space.seeds} seeds, into {shown(ledger.output)}")
         preparing = time.monotonic()
-        own = find_devices(space.resources.gpus_per_trial > 0)[0]  # the engine of a GPU whose trials need it, too
+        own = find_devices(space.resources).own  # the engine of a GPU whose trials need it, too
         preparation = Preparation(
             broker, Seat(broker, "preparation", *own), self.say, space.resources.gpus_per_trial > 0
         )
@@ -261,7 +261,11 @@ class Search:
         scheduler = build_scheduler(space)
         prefill(scheduler, ledger.history(), space.steps)
         display = Display(space, past)
-        cpus = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        kind = space.resources.node_kind
+        cpus = [of.get("CPU", 0.0) for of in nodes if kind is None or kind in of] or [
+            of.get("CPU", 0.0) for of in nodes
+        ]
         resources = space.resources.of_trial(cpus, space.max_concurrent)
         trainable = tune.with_parameters(run_trial, broker=broker, ledger=keeper, plan=plan)
         tuner = tune.Tuner(

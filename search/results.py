@@ -278,21 +278,9 @@ class Results:
     def _export(self, config: dict[str, Any]) -> list[dict[str, Any]]:
         """Writes each task's condensed set; the first one's items for the report's gallery, across the steps."""
         engine, gallery = self.closing.seat.engine, []
+        stops = sorted({0, *(round(self.space.steps * part) for part in (0.1, 0.3)), self.space.steps})
         for task, described in enumerate(self.tasks):
-            condensation = self._condensation(config, task)
-            name, stages = f"export {task}", []
-            ray.get(
-                engine.join.remote(
-                    name, [self.plan.tasks[task]], config, [condensation["seed"]], self.space.steps, None
-                )
-            )
-            at = 0
-            for step in sorted({0, *(round(self.space.steps * part) for part in (0.1, 0.3)), self.space.steps}):
-                if step > at:
-                    ray.get(engine.advance.remote(name, step - at))
-                    at = step
-                if task == 0:
-                    stages.append((step, ray.get(engine.previews.remote(name, 0, 2))))
+            condensation, stages = self._condensation(config, task), []
             record = {
                 "config": condensation,
                 "steps": self.space.steps,
@@ -300,8 +288,14 @@ class Results:
                 "search_id": self.ledger.search_id,
                 "fingerprints": described["fingerprints"],
             }
-            ray.get(engine.export.remote(name, 0, str(self.output / f"condensed{_suffix(task)}"), record))
-            self.closing.leave(name)
+            folder = str(self.output / f"condensed{_suffix(task)}")
+            wanted = stops if task == 0 else stops[-1:]
+            own = self.closing.shown(str(task), self.plan.tasks[task], config, condensation["seed"], wanted)
+            for step, member in own:
+                if task == 0:
+                    stages.append((step, ray.get(engine.previews.remote(member, 0, 2))))
+                if step == self.space.steps:
+                    ray.get(engine.export.remote(member, 0, folder, record))
             if task == 0:
                 gallery = _across_steps(stages)
         return gallery
@@ -309,10 +303,10 @@ class Results:
     def _to_mlflow(self, report: dict[str, Any], top: Sequence[TrialRecord]) -> None:
         engine = self.closing.seat.engine
         for record in top:
-            name = self.closing.member(f"trial {record.number}", record.config, self.plan.seeds[0])
-            overview = ray.get(engine.overview.remote(name, 0))
-            self.closing.leave(name)
-            self.tracker.log_artifact(record.number, "synthetic_items.png", overview)
+            label, seed, end = f"trial {record.number}", self.plan.seeds[0], self.space.steps
+            for _, member in self.closing.shown(label, self.plan.tasks[0], record.config, seed, [end]):
+                overview = ray.get(engine.overview.remote(member, 0))
+                self.tracker.log_artifact(record.number, "synthetic_items.png", overview)
         for file in ("report.json", "report.html", "trials.csv", "best.yaml", "condensed/overview.png"):
             self.tracker.log_artifact(None, file, (self.output / file).read_bytes())
         confirmed, test = report["confirmation"], report["test"]

@@ -22,6 +22,9 @@ SEED_BLOCK = 10_000
 CF_ONLY = ("frequency_scale", "num_frequencies", "frequency_pool", "alpha", "beta")
 
 
+A_LITTLE = 0.001  # of a custom resource, which only says what a node is
+
+
 class Dimension(Strict):
     """One searched hyperparameter: a range (`low`, `high`, `log`) or `choices`."""
 
@@ -119,6 +122,19 @@ class Resources(Strict):
         "`max_concurrent`; with a GPU, a quarter of one",
     )
     gpus_per_trial: float = Field(0.0, ge=0, le=1, description="share of a GPU: 0, or 1/k for k trials on each GPU")
+    node_kind: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_][\w.-]*$",
+        description="a custom resource of Ray that nodes of one kind have (`ray start --resources '{\"a100\": 1}'`, `resources` "
+        "of a node type in a cluster's file): trials and the confirmation run on such nodes only. Left out: on any",
+    )
+
+    @field_validator("node_kind")
+    @classmethod
+    def _is_custom(cls, value: str | None) -> str | None:
+        if value in ("CPU", "GPU", "memory", "object_store_memory"):
+            raise ValueError("must be a custom resource, not Ray's own")
+        return value
 
     def of_trial(self, node_cpus: Sequence[float], max_concurrent: int) -> dict[str, float]:
         """What Ray is asked for, per trial. Ray takes whole numbers above 1. `node_cpus`: the logical CPUs of each node."""
@@ -129,7 +145,8 @@ class Resources(Strict):
             # A trial's are of one node: fewer, where the nodes' rests would leave some trials waiting.
             while cpus > 1 and sum(int(of / cpus) for of in node_cpus) < max_concurrent:
                 cpus -= 1
-        return {"CPU": cpus} | ({"GPU": self.gpus_per_trial} if self.gpus_per_trial else {})
+        kind = {self.node_kind: A_LITTLE} if self.node_kind else {}
+        return {"CPU": cpus} | ({"GPU": self.gpus_per_trial} if self.gpus_per_trial else {}) | kind
 
 
 @dataclass(frozen=True)

@@ -170,6 +170,10 @@ def test_one_broken_value_gives_one_line_that_names_it(tmp_path: Path, data: st.
             {"racing": {"start": 1}, "robust": {"rule": "cvar"}},
             "`racing` goes by means over seeds: not with `robust.rule`: cvar",
         ),
+        (
+            {"resources": {"node_kind": "GPU"}},
+            "`resources.node_kind`: must be a custom resource, not Ray's own, but got 'GPU'",
+        ),
         ({"report_every": 90}, "`report_every` must be <= steps (60), but got 90"),
         (
             {"fixed": {"discrepancy": "mmd"}, "search": {"frequency_scale": {"low": 1, "high": 2}}},
@@ -303,6 +307,7 @@ def test_every_field_is_described() -> None:
         ({}, [3, 3, 3], 4, {"CPU": 1.0}),  # 2 would leave one of the four waiting
         ({"cpus_per_trial": 2}, [64], 4, {"CPU": 2.0}),
         ({"gpus_per_trial": 0.25}, [64], 4, {"CPU": 0.25, "GPU": 0.25}),
+        ({"node_kind": "a100"}, [4], 4, {"CPU": 1, "a100": 0.001}),
     ],
 )
 def test_what_a_trial_reserves(
