@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     level = logging.INFO if getattr(options, "verbose", False) else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s %(message)s")
-    from condense.errors import UserError
+    from condense.errors import UserError, what_ran_out
     from condense.process import prepare_process
 
     prepare_process()
@@ -117,6 +117,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except FloatingPointError as error:  # an embedding of the user's data
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (OSError, RuntimeError, MemoryError) as error:
+        if (line := what_ran_out(error)) is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

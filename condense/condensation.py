@@ -5,6 +5,7 @@ A replica is plain state. `condense/engine.py` steps replicas, one or many in a 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from condense.initial import choose_items
 from condense.objective import class_characteristic_function, draw_frequencies
 
 STATE_VERSION = 1
+DETERMINISTIC = ("herding", "k_center")  # draw nothing, unless an item lacks a modality
 
 
 @dataclass
@@ -58,8 +60,14 @@ class Condensation:
         device = task.device
         task.dataset.check_class_sizes(dpc)
         task.dataset.check_modalities()
-        start = initial_inputs(task, dpc, initialization, self.generator)
-        self.inputs = {name: x.to(device) for name, x in start.items()}
+        drawn_from = self.generator.get_state().numpy().tobytes()
+        if initialization in DETERMINISTIC and not task.condense.present:
+            key: tuple[object, ...] = (initialization, dpc)
+        else:
+            key = (initialization, dpc, drawn_from)
+        make = functools.partial(initial_inputs, task, dpc, initialization, self.generator)
+        start = task.starts.get_or_make(key, self.generator, make)
+        self.inputs = {name: x.to(device, copy=True) for name, x in start.items()}
         self.velocity = {name: torch.zeros_like(x) for name, x in self.inputs.items()}
         adam = h.optimizer == "adam"
         self.square = {name: torch.zeros_like(x) for name, x in self.inputs.items()} if adam else {}

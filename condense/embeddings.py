@@ -13,6 +13,7 @@ from condense.data.dataset import Dataset, Split
 from condense.encoders.encoder import Encoder
 from condense.encoding import encode
 from condense.objective import RealStatistics
+from condense.starts import Starts
 from condense.store import Store
 
 log = logging.getLogger(__name__)
@@ -100,6 +101,7 @@ class Task:
     validation: Embedded
     device: torch.device
     statistics: RealStatistics = field(init=False)
+    starts: Starts = field(default_factory=Starts, repr=False)
 
     def __post_init__(self) -> None:
         known = self.condense

@@ -1,4 +1,19 @@
-"""The one exception that is the user's to mend."""
+"""What a command ends with in a line, and not in a traceback: mistakes that are the user's to mend, and what ran out."""
+
+from __future__ import annotations
+
+import errno
+
+
+def what_ran_out(error: BaseException) -> str | None:
+    """A line on what there was not enough of, if that is what an error says: space on a disk, or memory. Neither is a bug."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"no space is left on the disk{f' of {error.filename}' if error.filename else ''}"
+    from condense.memory import is_out_of_memory  # here: it needs torch
+
+    if is_out_of_memory(error):
+        return f"out of memory, with as few items at a time as there can be ({' '.join(str(error).split())[:200]})"
+    return None
 
 
 class UserError(Exception):

@@ -1,6 +1,7 @@
 """The durable record of a search: its output folder. Tune only executes; what is true stands here.
 
     search.json                  the space, search_id, created, versions: refuses another search's folder
+    sessions.txt                 unix time at which each process that worked on it began, a line each
     trials/00012/trial.json      number, name, params, config, seeds, created: written before the trial starts
     trials/00012/progress.jsonl  a line per report: step, time, seconds, metrics, curve
     trials/00012/checkpoint.bin  the engine's state at the last report, with that report inside it; gone when the trial has ended
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -140,6 +142,8 @@ class Ledger:
                 search = known or {"search_id": uuid.uuid4().hex, "created": time.time(), "versions": versions}
                 if search.get("space") != space:
                     write(file, json.dumps({**search, "space": space}, indent=2).encode())
+                with open(output / "sessions.txt", "a") as sessions:
+                    print(time.time(), file=sessions)
                 for leftover in (*output.glob("trials/*/.*.tmp"), *_checkpoints_of_ended(output)):
                     leftover.unlink(missing_ok=True)
             except OSError as error:
@@ -277,6 +281,15 @@ class Ledger:
         folders = (self.output / "trials").glob("[0-9]*")
         numbers = sorted(int(folder.name) for folder in folders if folder.name.isdecimal())
         return [record for number in numbers if (record := self.trial(number)) is not None]
+
+    def earlier_seconds(self) -> float:
+        """How long the processes before the present one worked on the trials: each until the last that was heard of one."""
+        begins = [float(line) for line in read(self.output / "sessions.txt").split()]
+        told = [report.time for record in self.trials() for report in record.reports]
+        spent = 0.0
+        for begin, end in itertools.pairwise(begins):
+            spent += max((at - begin for at in told if begin <= at < end), default=0.0)
+        return spent
 
     def history(self) -> list[PastReport]:
         """Every report of every ended trial, in the order of time."""

@@ -146,7 +146,8 @@ class Results:
         test["mmd"] = summary(closing.per_seed(results["mmd"], "test"))
         test["full_data"] = summary(baselines["full_data"])
         statuses = [r.status for r in records]
-        steps, wall = replica_steps(space, records), time.monotonic() - self.started
+        steps = replica_steps(space, records)
+        wall = self.ledger.earlier_seconds() + time.monotonic() - self.started
         default = {k: results["default"]["hyperparameters"][k] for k in space.search}
         importance = importances(self.output)
         report = {

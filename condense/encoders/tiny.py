@@ -19,7 +19,7 @@ from condense.config import TinyEncoder
 from condense.data.dataset import Dataset
 from condense.data.inputs import ArraySpec, ImageSpec, InputSpec, LogMelSpec, TextSpec
 from condense.encoders.first_conv import FirstConv2d
-from condense.store import Store, hash_of
+from condense.store import Store, checksum, hash_of
 
 log = logging.getLogger(__name__)
 VERSION = 1
@@ -115,7 +115,10 @@ def build_tiny(config: TinyEncoder, dataset: Dataset, store: Store | None = None
     }
     if config.pretraining == "contrastive":
         store = store or Store()
-        encoder.load_state_dict(store.get_or_make("tiny", key, lambda: _pretrain(encoder, config, dataset)))
+        weights = store.get_or_make("tiny", key, lambda: _pretrain(encoder, config, dataset))
+        encoder.load_state_dict(weights)
+        # Training adds up in an order that differs between machines: what was trained is told apart, too.
+        key = {**key, "weights": checksum(weights)}
     encoder.fingerprint = hash_of(key)
     if config.precision != "float32":
         encoder.fingerprint = hash_of({**key, "precision": config.precision})

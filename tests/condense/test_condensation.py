@@ -18,6 +18,7 @@ from condense.config import Hyperparameters
 from condense.embeddings import Task
 from condense.engine import Engine
 from condense.errors import UserError
+from condense.starts import Starts
 
 SMALL: dict[str, Any] = {"num_frequencies": 8, "frequency_pool": 20}  # two steps to a pass over the pool, 4 left over
 THREE = ("text", "depth", "imu")
@@ -292,3 +293,42 @@ def test_a_state_of_something_else_is_refused(small_task):
         replica(small_task(THREE), dpc=2).load_state_dict(state)
     with pytest.raises(ValueError, match="version 0 cannot be continued"):
         replica(small_task(), dpc=2).load_state_dict({**state, "version": 0})
+
+
+@pytest.mark.parametrize("initialization", ["herding", "k_center", "random", "noise"])
+def test_what_is_known_of_a_start_changes_nothing(small_task, initialization):
+    """The items, and what is drawn after them, are those of a replica that starts first; and nobody else's."""
+    task, fresh = small_task(), small_task()
+
+    def make(of, seed):
+        return Condensation(of, 2, initialization, Hyperparameters(num_frequencies=8, frequency_pool=16), seed, 10)
+
+    first = make(task, 1)
+    loads = []
+    original = type(task.dataset.condense).load
+    kept = {m: x.clone() for m, x in first.inputs.items()}
+    Engine().run([first], 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(task.dataset.condense), "load", lambda self, i: loads.append(i) or original(self, i))
+        again = make(task, 1)
+        assert not loads
+        make(task, 2)
+        assert bool(loads) == (initialization in ("random", "noise"))
+    alone = make(fresh, 1)
+    for m in alone.inputs:
+        assert torch.equal(again.inputs[m], alone.inputs[m]) and torch.equal(again.inputs[m], kept[m])
+        assert torch.equal(again.frequencies[m], alone.frequencies[m])
+    assert torch.equal(again.generator.get_state(), alone.generator.get_state())
+
+
+def test_starts_are_kept_as_long_as_there_is_room():
+    starts, made = Starts(limit=100), []
+
+    def get(key):
+        generator = torch.Generator().manual_seed(0)
+        starts.get_or_make(key, generator, lambda: made.append(key) or {"x": torch.zeros(10)})  # 40 bytes
+
+    for key in "abacab":
+        get(key)
+    assert made == ["a", "b", "c", "b"]  # c took the place of b, which had not been asked for since
+    Starts(limit=1).get_or_make("a", torch.Generator(), lambda: {"x": torch.zeros(10)})

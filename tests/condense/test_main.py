@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import math
@@ -294,3 +295,39 @@ def test_help_and_mistakes_as_a_user_meets_them(tmp_path: Path) -> None:
     missing = condense("embed", str(tmp_path / "none.yaml"))
     assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)
     assert missing.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "out/synthetic"),
+            "no space is left on the disk of out/synthetic",
+        ),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+            "out of memory, with as few items at a time",
+        ),
+        (MemoryError(), "out of memory"),
+    ],
+)
+def test_what_runs_out_is_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, line: str
+) -> None:
+    def fail(*_: Any) -> int:
+        raise error
+
+    monkeypatch.setattr(commands, "run", fail)
+    assert main(["run", str(write_config(tmp_path)), "--output", str(tmp_path / "out")]) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"error: {line}")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), FileNotFoundError("a bug")])
+def test_a_bug_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(*_: Any) -> int:
+        raise error
+
+    monkeypatch.setattr(commands, "run", fail)
+    with pytest.raises(type(error), match="a bug"):
+        main(["run", str(write_config(tmp_path)), "--output", str(tmp_path / "out")])

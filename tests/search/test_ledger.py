@@ -11,6 +11,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,21 @@ def test_a_trial_from_start_to_end(ledger: Ledger) -> None:
     )
     assert (record.params, record.seeds, record.seconds) == ({"lambda_cross": 0.5}, [0, 1], 2.0)
     assert list(record.reports) == reports
+
+
+def test_the_time_of_earlier_processes_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    for begin, steps in ((100.0, STEPS[:1]), (1000.0, ()), (2000.0, STEPS[1:])):
+        now[0] = begin
+        with contextlib.closing(Ledger.open(tmp_path / "results", SPACE, resume=begin > 100)) as ledger:
+            start(ledger)
+            now[0] += 30
+            run(ledger, steps=steps)
+            now[0] += 5  # nobody knows what happened then
+    now[0] = 3000.0
+    with contextlib.closing(Ledger.open(tmp_path / "results", SPACE, resume=True)) as ledger:
+        assert ledger.earlier_seconds() == 60
 
 
 def test_what_has_ended_keeps_no_checkpoint_and_hears_nothing_more(ledger: Ledger) -> None:
