@@ -26,7 +26,7 @@ class Starts:
     def __init__(self, limit: int | None = None) -> None:
         """`limit`: bytes; by default a share of what the host has left."""
         self.limit = int(SHARE * host_memory()) if limit is None else limit
-        self._known: OrderedDict[Hashable, tuple[Inputs, Tensor]] = OrderedDict()
+        self._known: OrderedDict[Hashable, tuple[Inputs, Tensor | None]] = OrderedDict()
         self._lock = threading.Lock()
 
     def get_or_make(self, key: Hashable, generator: torch.Generator, make: Callable[[], Inputs]) -> Inputs:
@@ -38,11 +38,15 @@ class Starts:
             if key in self._known:
                 self._known.move_to_end(key)
                 inputs, after = self._known[key]
-                generator.set_state(after)
+                if after is not None:
+                    generator.set_state(after)
                 return inputs
+        before = generator.get_state()
         inputs = make()
+        after = generator.get_state()
         with self._lock:
-            self._known[key] = inputs, generator.get_state()
+            # Where nothing was drawn, the key may be without the generator's state: then there is none to be restored.
+            self._known[key] = inputs, None if torch.equal(before, after) else after
             while sum(_bytes(kept) for kept, _ in self._known.values()) > self.limit:
                 self._known.popitem(last=False)
         return inputs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
 import math
@@ -298,11 +299,14 @@ def test_a_state_of_something_else_is_refused(small_task):
 @pytest.mark.parametrize("initialization", ["herding", "k_center", "random", "noise"])
 def test_what_is_known_of_a_start_changes_nothing(small_task, initialization):
     """The items, and what is drawn after them, are those of a replica that starts first; and nobody else's."""
-    task, fresh = small_task(), small_task()
+
+    def new():
+        return dataclasses.replace(small_task(), starts=Starts())
 
     def make(of, seed):
         return Condensation(of, 2, initialization, Hyperparameters(num_frequencies=8, frequency_pool=16), seed, 10)
 
+    task = new()
     first = make(task, 1)
     loads = []
     original = type(task.dataset.condense).load
@@ -312,13 +316,15 @@ def test_what_is_known_of_a_start_changes_nothing(small_task, initialization):
         patch.setattr(type(task.dataset.condense), "load", lambda self, i: loads.append(i) or original(self, i))
         again = make(task, 1)
         assert not loads
-        make(task, 2)
+        other = make(task, 2)
         assert bool(loads) == (initialization in ("random", "noise"))
-    alone = make(fresh, 1)
-    for m in alone.inputs:
-        assert torch.equal(again.inputs[m], alone.inputs[m]) and torch.equal(again.inputs[m], kept[m])
-        assert torch.equal(again.frequencies[m], alone.frequencies[m])
-    assert torch.equal(again.generator.get_state(), alone.generator.get_state())
+    alone = make(new(), 1)
+    assert all(torch.equal(alone.inputs[m], kept[m]) for m in kept)
+    for known, expected in ((again, alone), (other, make(new(), 2))):
+        for m in expected.inputs:
+            assert torch.equal(known.inputs[m], expected.inputs[m])
+            assert torch.equal(known.frequencies[m], expected.frequencies[m])
+        assert torch.equal(known.generator.get_state(), expected.generator.get_state())
 
 
 def test_starts_are_kept_as_long_as_there_is_room():
