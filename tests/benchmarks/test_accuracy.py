@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks" / "accuracy.py"
 
 
-def test_smoke(tmp_path: Path) -> None:
+def write_problem(folder: Path) -> Path:
+    """A setting on two classes of tensors."""
     generator = torch.Generator().manual_seed(0)
     patterns = {
         "vision": torch.randn(2, 1, 8, 8, generator=generator),
@@ -29,16 +30,20 @@ def test_smoke(tmp_path: Path) -> None:
         for modality, pattern in patterns.items():
             noise = torch.randn(len(labels), *pattern.shape[1:], generator=generator)
             content[f"{split}/{modality}"] = pattern[labels] + noise
-    safetensors.torch.save_file(content, tmp_path / "data.safetensors")
+    safetensors.torch.save_file(content, folder / "data.safetensors")
     settings = {
         "dataset": {"name": "tensors", "path": "data.safetensors"},
         "encoder": {"pretraining": "none", "dim": 8, "width": 4, "image_size": 8},
         "dpc": 3,
         "hyperparameters": {"num_frequencies": 8, "frequency_pool": 16},
     }
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(settings))
+    (folder / "mine.yaml").write_text(yaml.safe_dump(settings))
+    return folder / "mine.yaml"
+
+
+def test_smoke(tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
-    command = [sys.executable, str(SCRIPT), "--quick", "--threads", "1", "--settings", str(tmp_path / "mine.yaml")]
+    command = [sys.executable, str(SCRIPT), "--quick", "--threads", "1", "--settings", str(write_problem(tmp_path))]
     done = subprocess.run([*command, "--json", str(figures)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "| **ours** |" in done.stdout
@@ -49,6 +54,21 @@ def test_smoke(tmp_path: Path) -> None:
     assert found["results"]["dpc_1"]["ours"]["probe"]["n"] == 2
     assert [point["step"] for point in found["runs"]["dpc_1"]["avdd"]["curve"]] == [0, 5, 10]
     assert {"commit", "machine", "headlines", "tuned", "settings", "seeds"} <= set(found)
+
+
+def test_speed_is_that_of_the_best_length_of_each(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    command = [sys.executable, str(SCRIPT.with_name("speed.py")), "--quick", "--seeds", "2", "--threads", "1"]
+    command += ["--settings", str(write_problem(tmp_path)), "--json", str(figures)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(figures.read_text())["speed"]["dpc_1"]
+    assert set(found["finals"]["ours"]) == set(found["finals"]["avdd"]) == {"1", "2", "5", "10"}
+    assert found["avdd"]["seconds"] > 0
+    if found["ours"]["steps"]:
+        assert found["ratio"] == found["avdd"]["seconds"] / found["ours"]["seconds"]
+    else:
+        assert found["ratio"] == 0
 
 
 def test_claims_are_read_off_the_figures() -> None:

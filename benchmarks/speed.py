@@ -1,0 +1,111 @@
+"""How much longer AVDD-style takes to the same validation accuracy, where both may choose the length of their schedule.
+
+python benchmarks/speed.py --json speed.json
+
+`accuracy.py` reads the same claim off runs of one length, whose learning rates come down at their end: a setting with high rates
+gets to any accuracy late there, however soon a shorter schedule would. Here each method is condensed with schedules of several
+lengths; its time to an accuracy is that of the soonest one. The accuracy is the best that AVDD-style has at any length;
+its learning rate is tuned on the full length, and so was our setting.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accuracy import (
+    FIRST_SEED,
+    FIRST_TUNING_SEED,
+    SETTINGS,
+    TUNING_SEEDS,
+    Run,
+    condense,
+    read_settings,
+    say,
+    seconds_to,
+    tune,
+)
+from provenance import provenance
+
+from condense.baseline_settings import MMD_LEARNING_RATES, avdd
+from condense.comparison import CONVNET_STEPS, Comparison
+from condense.errors import UserError
+from condense.store import Store
+from condense.tasks import load_task
+
+LENGTHS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)  # of the full schedule
+
+
+def soonest(runs: Sequence[Run], accuracy: float) -> tuple[float, int]:
+    """Seconds to `accuracy` of the run that gets there first, and its number of steps; infinity and 0 if none does."""
+    found = [(seconds_to(run.curve, accuracy), int(run.curve[-1]["step"])) for run in runs]
+    seconds, steps = min(found)
+    return (seconds, steps) if math.isfinite(seconds) else (math.inf, 0)
+
+
+def benchmark(options: argparse.Namespace) -> dict[str, Any]:
+    """Prints a line per budget; returns what `--json` writes."""
+    configs = read_settings(options.settings, options.quick)
+    seeds = [FIRST_SEED + i for i in range(options.seeds)]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    store, found = Store(), {}
+    task = load_task(list(configs.values())[-1], store, device)
+    validation = Comparison(task, store, 10 if options.quick else CONVNET_STEPS, held_out="validation")
+    for dpc, config in configs.items():
+        rates = [rate * task.dataset.num_classes * dpc for rate in MMD_LEARNING_RATES]
+        tuning = [FIRST_TUNING_SEED + i for i in range(1 if options.quick else TUNING_SEEDS)]
+        theirs, _ = tune(validation, config, avdd, rates, tuning)
+        say(f"{dpc} per class: AVDD-style tuned, learning rate {theirs.learning_rate:g}")
+        runs: dict[str, list[Run]] = {}
+        for name, setting in (("avdd", theirs), ("ours", config.hyperparameters)):
+            steps = sorted({max(1, round(config.steps * length)) for length in LENGTHS})
+            runs[name] = [condense(task, config.model_copy(update={"steps": n}), setting, seeds) for n in steps]
+        best = max(point["accuracy"] for run in runs["avdd"] for point in run.curve)
+        (slow, slow_steps), (fast, fast_steps) = soonest(runs["avdd"], best), soonest(runs["ours"], best)
+        ratio = slow / fast if math.isfinite(fast) else 0.0
+        found[f"dpc_{dpc}"] = {
+            "accuracy": best,
+            "avdd": {"seconds": slow, "steps": slow_steps, "learning_rate": theirs.learning_rate},
+            "ours": {"seconds": fast if fast_steps else None, "steps": fast_steps},
+            "ratio": ratio,
+            "finals": {
+                name: {str(int(r.curve[-1]["step"])): r.curve[-1]["accuracy"] for r in of} for name, of in runs.items()
+            },
+        }
+        told = f"ours {fast:.1f} s with {fast_steps} steps: {ratio:.1f} x" if fast_steps else "ours never"
+        print(
+            f"{dpc} per class, to {100 * best:.1f} %: AVDD-style {slow:.1f} s with {slow_steps} steps, {told}",
+            flush=True,
+        )
+    return {**provenance(), "seeds": seeds, "lengths": LENGTHS, "speed": found}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--settings", type=Path, nargs="+", default=SETTINGS, metavar="YAML", help="our setting per budget"
+    )
+    parser.add_argument("--seeds", type=int, default=5, help="condensations of each method")
+    parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch")
+    parser.add_argument("--quick", action="store_true", help="a smoke run: 1 per class, 10 steps")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    try:
+        figures = benchmark(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.json is not None:
+        options.json.write_text(json.dumps(figures, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
