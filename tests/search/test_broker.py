@@ -132,28 +132,6 @@ def two_nodes(tmp_path: Path) -> Iterator[tuple[str, str]]:
         yield nodes
 
 
-def test_what_one_node_has_embedded_reaches_the_others(
-    two_nodes: tuple[str, str], tmp_path: Path, small_data: Path
-) -> None:
-    task = {"dataset": {"name": "tensors", "path": str(small_data)}, "encoder": ENCODER, "dpc": 1}
-    head, worker = two_nodes
-    here = NodeAffinitySchedulingStrategy(head, soft=False)
-    broker = ray.remote(Broker).options(num_cpus=0, scheduling_strategy=here).remote()
-    full = [ray.get(Seat(broker, "a", head, "").engine.describe.remote(task))["full_score"]]
-    entries = sorted((tmp_path / "head").glob("embeddings/*.safetensors"))
-    assert len(entries) == 2
-    store = Store(tmp_path / "head")
-    for entry in entries:  # so that what is computed again would differ from what is passed on
-        with safe_open(entry, framework="pt") as file:
-            key = json.loads(file.metadata()["key"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        store.put("embeddings", key, {**tensors, "vision": tensors["vision"].roll(1, 1)})
-    full.append(ray.get(Seat(broker, "b", worker, "").engine.describe.remote(task))["full_score"])
-    for entry in entries:
-        assert (tmp_path / "worker/embeddings" / entry.name).read_bytes() == entry.read_bytes()
-    assert full[1] == pytest.approx(full[0], abs=0.05)
-
-
 def test_an_engine_whose_gpu_is_broken_ends_and_its_members_go_on(
     session: str, seat: Callable[..., Seat], tmp_path: Path
 ) -> None:
@@ -201,3 +179,25 @@ def test_a_gpu_that_pytorch_cannot_use_is_no_reason_to_work_on_the_cpu(session: 
     engine = Seat(broker, "a", session, "0").engine
     with pytest.raises(UserError, match=r"^Ray counts GPU 0 on \S+, but PyTorch \S+ there cannot use it$"):
         fetch(engine.describe.remote({}))
+
+
+def test_what_one_node_has_embedded_reaches_the_others(
+    two_nodes: tuple[str, str], tmp_path: Path, small_data: Path
+) -> None:
+    task = {"dataset": {"name": "tensors", "path": str(small_data)}, "encoder": ENCODER, "dpc": 1}
+    head, worker = two_nodes
+    here = NodeAffinitySchedulingStrategy(head, soft=False)
+    broker = ray.remote(Broker).options(num_cpus=0, scheduling_strategy=here).remote()
+    full = [ray.get(Seat(broker, "a", head, "").engine.describe.remote(task))["full_score"]]
+    entries = sorted((tmp_path / "head").glob("embeddings/*.safetensors"))
+    assert len(entries) == 2
+    store = Store(tmp_path / "head")
+    for entry in entries:  # so that what is computed again would differ from what is passed on
+        with safe_open(entry, framework="pt") as file:
+            key = json.loads(file.metadata()["key"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        store.put("embeddings", key, {**tensors, "vision": tensors["vision"].roll(1, 1)})
+    full.append(ray.get(Seat(broker, "b", worker, "").engine.describe.remote(task))["full_score"])
+    for entry in entries:
+        assert (tmp_path / "worker/embeddings" / entry.name).read_bytes() == entry.read_bytes()
+    assert full[1] == pytest.approx(full[0], abs=0.05)
