@@ -144,7 +144,7 @@ def test_an_engine_whose_gpu_is_broken_ends_and_its_members_go_on(
             take = self.members.step
 
             def step() -> None:
-                if not once.exists() and any(m.step > 2 for m in self.members.members.values()):
+                if not once.exists() and any(m.target == 8 for m in self.members.members.values()):
                     import torch
 
                     once.touch()
