@@ -11,7 +11,6 @@ Test data is opened once, after everything has been chosen and condensed.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import time
@@ -23,7 +22,7 @@ from typing import Any
 
 import torch
 from judge import condensed, judge
-from provenance import provenance
+from provenance import provenance, run
 
 from condense.baseline_settings import MMD_LEARNING_RATES, avdd, mmd
 from condense.comparison import CONVNET_STEPS, Comparison, Sample, as_json, compare, share_of
@@ -329,15 +328,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.seeds = 2
     if options.seeds < 1 or options.threads < 1:
         parser.error("--seeds and --threads must be at least 1")
-    torch.set_num_threads(options.threads)
-    try:
-        figures = benchmark(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if options.json is not None:
-        options.json.write_text(json.dumps(figures, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    return 0
+    return run(benchmark, options)
 
 
 STARTED = time.monotonic()

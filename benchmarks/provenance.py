@@ -1,14 +1,20 @@
-"""Where a benchmark's figures come from: commit and machine."""
+"""Where a benchmark's figures come from: commit and machine; and where they go."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import platform
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from condense.errors import UserError
 
 
 def provenance() -> dict[str, Any]:
@@ -30,3 +36,16 @@ def provenance() -> dict[str, Any]:
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         },
     }
+
+
+def run(benchmark: Callable[[argparse.Namespace], dict[str, Any]], options: argparse.Namespace) -> int:
+    """A benchmark with `options.threads` of PyTorch; its figures go to `options.json`, if given. Returns the exit status."""
+    torch.set_num_threads(options.threads)
+    try:
+        figures = benchmark(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.json is not None:
+        options.json.write_text(json.dumps(figures, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return 0

@@ -11,7 +11,6 @@ its learning rate is tuned on the full length, and so was our setting.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -31,11 +30,10 @@ from accuracy import (
     seconds_to,
     tune,
 )
-from provenance import provenance
+from provenance import provenance, run
 
 from condense.baseline_settings import MMD_LEARNING_RATES, avdd
 from condense.comparison import CONVNET_STEPS, Comparison
-from condense.errors import UserError
 from condense.store import Store
 from condense.tasks import load_task
 
@@ -96,15 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="a smoke run: 1 per class, 10 steps")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    try:
-        figures = benchmark(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if options.json is not None:
-        options.json.write_text(json.dumps(figures, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    return 0
+    return run(benchmark, options)
 
 
 if __name__ == "__main__":

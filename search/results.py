@@ -223,8 +223,8 @@ class Results:
             if label not in ("recommended", "mmd") and results[label]["hyperparameters"] != own
         }
         confirmation["mmd"]["difference"] = paired_difference(per_seed["recommended"], per_seed["mmd"]).as_json()
-        if "default" in differences:
-            confirmation["difference"] = {**differences["default"], "against": "default"}
+        against_default = paired_difference(per_seed["recommended"], per_seed["default"])  # 0 where that is recommended
+        confirmation["difference"] = {**against_default.as_json(), "against": "default"}
         confirmation["differences"] = differences
         searched = best or best_trials(records, 1)[0]
         confirmation["shrinkage"] = searched.metrics["score_mean"] - confirmation["best"]["mean"]

@@ -127,13 +127,10 @@ def differences(confirmation: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
     `differences` where the search wrote it, else `difference` against the setting it names (`against`), or `default`.
     """
-    found: dict[str, dict[str, Any]] = {}
-    single = confirmation.get("difference")
-    if isinstance(single, Mapping):
-        found[str(single.get("against") or "default")] = dict(single)
-    several = confirmation.get("differences")
-    if isinstance(several, Mapping):
-        found |= {str(key): dict(value) for key, value in several.items() if isinstance(value, Mapping)}
+    single, several = confirmation.get("difference"), confirmation.get("differences")
+    if not isinstance(several, Mapping):
+        several = {single.get("against") or "default": single} if isinstance(single, Mapping) else {}
+    found = {str(key): dict(value) for key, value in several.items() if isinstance(value, Mapping)}
     first = ("paper_default", "default", "tuned_rates")
     ordered = sorted(found, key=lambda key: first.index(key) if key in first else len(first))
     return {key: found[key] for key in ordered if finite(found[key].get("mean")) is not None}

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 INSIDE = """
-from search.driver import prepare_environment, ray_session
+from search.ray_session import prepare_environment, ray_session
 prepare_environment()
 with ray_session(None):
     import ray

@@ -179,3 +179,25 @@ def test_cores_are_those_that_members_have_been_granted(
     for i, cpus in enumerate(granted):
         members.join(str(i), [task], H, [0], 6, None, None, cpus)
     assert members.cores(8) == cores
+
+
+def test_room_is_for_what_replicas_keep(
+    join: Callable[..., Members], task: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three items each of an image of 64 and a sound of 1,024 values, in six copies; half of the memory is for them."""
+    members = join(None, "a")
+    replica = 4 * 6 * 3 * (64 + 1024)
+    kept = sum(x.nbytes for r in members.members["a"].replicas[:1] for x in (*r.inputs.values(), *r.velocity.values()))
+    assert 3 * kept == replica  # inputs and velocity are two of the copies
+    monkeypatch.setattr("search.members.memory.budget", lambda device: 10 * replica)
+    assert members.room([task]) == 5
+    assert members.room([task, {**task, "dpc": 4}]) == 1
+    monkeypatch.setattr("search.members.memory.budget", lambda device: 1)
+    assert members.room([task]) == 1  # less than one there cannot be
+
+
+def test_who_cannot_resume_gets_no_state(join: Callable[..., Members], task: dict[str, Any]) -> None:
+    members = join(None, "a")
+    members.join("b", [task], H, [0], 6, None, None, resumable=False)
+    told = advance(members, {"a": 2, "b": 2})
+    assert told["a"].reports[0]["state"] and told["b"].reports[0]["state"] is None
