@@ -19,10 +19,10 @@ from typing import Any
 from search.intervals import paired_difference, tied_by_score, tied_with_best
 from search.ledger import TrialRecord
 from search.plateau import plateau_setting
-from search.robust import by_tail, mean_and_std, per_seed_means, per_task, robust_score, tail_mean
+from search.robust import by_tail, level, mean_and_std, per_seed_means, per_task, robust_score, tail_mean
 from search.space import Space
 from search.steadiness import CHOOSING, Around, Evaluate, run_around
-from search.surface import Surface, seeds_of
+from search.surface import Scored, Surface, seeds_of
 
 PLATEAU = "plateau"
 
@@ -90,6 +90,17 @@ def choose(
     if surface is not None and space.confirmation.perturbations:
         _run_around(space, candidates, surface, evaluate, seeds)
     return Choice(_chosen(candidates), candidates, predicted)
+
+
+def measured(choice: Choice, space: Space) -> list[Scored]:
+    """What the candidates gave on the choosing seeds, for a model of all that is known. One that diverged gave nothing."""
+    found = []
+    for c in choice.candidates:
+        _, mean, std = robust_score(c.shares, len(space.tasks), space.robust)
+        if math.isfinite(mean):
+            seeds = len(c.shares) // len(space.tasks)
+            found.append(Scored(c.params, level(c.shares, len(space.tasks), space.robust), std / math.sqrt(seeds)))
+    return found
 
 
 def _chosen(candidates: Sequence[Candidate]) -> Candidate:

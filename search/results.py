@@ -13,7 +13,7 @@ import yaml
 from condense.config import Hyperparameters
 from condense.errors import UserError
 from search.ablation import FULL, ablation_table, ablations, lines, write_csv
-from search.choosing import Choice, best_trials, choose
+from search.choosing import Choice, best_trials, choose, measured
 from search.closing import Closing, summary
 from search.failure_regions import regions
 from search.findings import (
@@ -34,7 +34,7 @@ from search.report.page import write_html
 from search.robust import per_task, robust_score
 from search.space import Space
 from search.steadiness import REPORTING, run_around
-from search.surface import Surface
+from search.surface import Surface, scored
 from search.tracking import MlflowTracker
 from search.trainable import Plan
 from search.trials_csv import write_trials_csv
@@ -135,6 +135,8 @@ class Results:
         results: dict[str, dict[str, Any]],
     ) -> dict[str, Any]:
         space, closing, chosen = self.space, self.closing, choice.chosen
+        # What is told of the score's course rests on the candidates' runs as well: the model may have been wrong about them.
+        informed = None if surface is None else Surface(space, scored(records, space.robust) + measured(choice, space))
         confirmation = self._confirmation(records, choice, results)
         baselines = closing.baselines()
         test: dict[str, dict[str, Any]] = {
@@ -171,12 +173,12 @@ class Results:
             "confirmation": confirmation,
             "shrinkage": confirmation["shrinkage"],
             "perturbation": self._perturbation(records, choice, surface),
-            "robust_region": robust_region(surface, chosen.params),
-            "response": responses(surface, chosen.params),
-            "response_pairs": response_pairs(surface, chosen.params),
+            "robust_region": robust_region(informed, chosen.params),
+            "response": responses(informed, chosen.params),
+            "response_pairs": response_pairs(informed, chosen.params),
             "importance": importance["ped_anova"],
             "importance_fanova": importance["fanova"],
-            "sensitivity": sensitivity(surface, chosen.params, default),
+            "sensitivity": sensitivity(informed, chosen.params, default),
             "transfer": transfer(records, self.plan, [task["name"] for task in self.tasks], self._on_choosing_seeds),
             "racing": race(space, records),
             "pareto": pareto(space, records),

@@ -12,9 +12,9 @@ import numpy as np
 import optuna
 import pytest
 
-from search.choosing import PLATEAU, Candidate, _chosen, best_trials, choose
+from search.choosing import PLATEAU, Candidate, Choice, _chosen, best_trials, choose, measured
 from search.ledger import Report, TrialRecord
-from search.plateau import perturbed, plateau_setting, response_pairs, responses, sensitivity, surface_of
+from search.plateau import perturbed, plateau_setting, response_pairs, responses, robust_region, sensitivity, surface_of
 from search.robust import robust_score
 from search.space import Robust, Space
 from search.steadiness import CHOOSING, REPORTING, Around, run_around
@@ -235,6 +235,27 @@ def test_runs_that_are_told_are_others_than_those_that_chose() -> None:
         "values": told["a"].values,
         "diverged": 1,
     }
+
+
+def test_what_the_candidates_gave_mends_the_model() -> None:
+    """Trials on one side only: the model takes the other for as good, until a run there says otherwise."""
+    rng, trials = np.random.default_rng(0), []
+    for _ in range(30):
+        params = {
+            "lambda_cross": 10 ** rng.uniform(-2, 0),
+            "lambda_joint": 10 ** rng.uniform(-2, 2),
+            "frequency_scale": 1.0,
+        }
+        trials.append(Scored(params, 0.9 + rng.normal(0, 0.003), 0.003))
+    centre = {"lambda_cross": 0.3, "lambda_joint": 1.0, "frequency_scale": 1.0}
+    far = Candidate(PLATEAU, None, centre | {"lambda_cross": 50.0}, {}, [0.7, 0.71, 0.69])
+    near = Candidate("trial 1", 1, centre, {}, [0.9, 0.91, 0.89])
+    lost = Candidate("trial 2", 2, centre, {}, [math.nan] * 3)
+    found = measured(Choice(near, [far, near, lost], None), SPACE)
+    assert [(s.params, s.mean) for s in found] == [(far.params, pytest.approx(0.7)), (near.params, pytest.approx(0.9))]
+    assert found[0].standard_error == pytest.approx(0.01 / math.sqrt(3))
+    assert robust_region(Surface(SPACE, trials), centre)["lambda_cross"][1] > 50
+    assert robust_region(Surface(SPACE, trials + found), centre)["lambda_cross"][1] < 50
 
 
 def test_without_a_model_the_best_on_fresh_seeds_is_chosen() -> None:
