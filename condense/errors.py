@@ -5,10 +5,16 @@ from __future__ import annotations
 import errno
 
 
+def is_full_disk(error: BaseException) -> bool:
+    """Whether the operating system had no space left, or the user none of what they may use."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def what_ran_out(error: BaseException) -> str | None:
     """A line on what there was not enough of, if that is what an error says: space on a disk, or memory. Neither is a bug."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"no space is left on the disk{f' of {error.filename}' if error.filename else ''}"
+    if is_full_disk(error):
+        file = getattr(error, "filename", None)
+        return f"no space is left on the disk{f' of {file}' if file else ''}"
     from condense.memory import is_out_of_memory  # here: it needs torch
 
     if is_out_of_memory(error):

@@ -33,6 +33,7 @@ from condense.data.dataset import Dataset
 from condense.data.inputs import InputSpec, WrittenSpec
 from condense.data.media import decode_text, picture, preview
 from condense.errors import UserError
+from condense.tensor_files import write_tensors
 
 TENSORS, RECORD = "condensed.safetensors", "condensed.json"
 
@@ -80,7 +81,7 @@ def export(
     work = directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}")
     try:
         work.mkdir(parents=True)
-        safetensors.torch.save_file({**inputs, "label": labels}, work / TENSORS)
+        write_tensors(work / TENSORS, {**inputs, "label": labels})
         (work / RECORD).write_text(text + "\n", encoding="utf-8")
         shown = _write_previews(work, inputs, labels, dataset, max_previews)
         _write_manifest(work / "manifest.csv", labels, dataset, shown)

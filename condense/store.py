@@ -20,10 +20,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from condense.cache_folder import default_folder
+from condense.errors import is_full_disk
+from condense.tensor_files import tensors_of, write_tensors
 
 log = logging.getLogger(__name__)
 Fetch = Callable[[str, str], bytes | None]  # kind, file name -> the file's content, or None
@@ -79,14 +80,15 @@ class Store:
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         metadata = {"checksum": checksum(whole), "key": json.dumps(key, sort_keys=True)}
         with _replacing(path) as temporary:
-            save_file(whole, temporary, metadata)
+            write_tensors(temporary, whole, metadata)
 
     def get_or_make(
         self, kind: str, key: Mapping[str, Any], make: Callable[[], Mapping[str, Tensor]]
     ) -> dict[str, Tensor]:
         """The stored tensors; if there are none (that are whole), `make()` is called once and stored.
 
-        Several processes asking at once: one makes, the others wait and read.
+        Several processes asking at once: one makes, the others wait and read. Raises OSError if there is no space for what
+        was made; what was fetched is only not kept then, since there is another copy.
         """
         found = self.get(kind, key)
         parts = self.parts(kind, key).folder
@@ -120,8 +122,14 @@ class Store:
         content = None if self.fetch is None else self.fetch(kind, path.name)
         if content is None:
             return None
-        with _replacing(path) as temporary:
-            temporary.write_bytes(content)
+        try:
+            with _replacing(path) as temporary:
+                temporary.write_bytes(content)
+        except OSError as error:
+            if not is_full_disk(error):
+                raise
+            log.warning("no space is left on the disk of %s: going on with what is in memory", self.folder)
+            return _checked(content)
         return self.get(kind, key)
 
     @contextlib.contextmanager
@@ -130,6 +138,15 @@ class Store:
         with open(path.with_suffix(".lock"), "w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def _checked(content: bytes) -> dict[str, Tensor] | None:
+    """The tensors of an entry's file; None if it is not whole."""
+    try:
+        tensors, metadata = tensors_of(content)
+    except (SafetensorError, ValueError):
+        return None
+    return tensors if metadata.get("checksum") == checksum(tensors) else None
 
 
 @contextlib.contextmanager

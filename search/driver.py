@@ -211,7 +211,7 @@ class Search:
             if not says_full(error):
                 raise
             status = "stopped"
-            raise full(ledger.output) from error
+            raise full(ledger.output, error) from error
         finally:
             # The search that is looked at again is complete, whatever happens to the ablation.
             tracker.finish("completed" if self.request.ablate else status, SECONDS_FOR_MLFLOW[status])

@@ -73,7 +73,7 @@ class Following(Callback):
         search, before trials are counted as failed for it."""
         error = trial.get_pickled_error()
         if says_full(error):
-            raise full(self.ledger.output)
+            raise full(self.ledger.output, error)
         check_room(self.ledger.output)
         record = self.ledger.trial(trial.config["number"])
         if record is None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+from condense.errors import is_full_disk
 
 PROBE = 1 << 20  # bytes; less than that is no room for anything
 GO_ON = "what is done is kept: go on with the same command and --resume"
@@ -19,21 +20,28 @@ class Stopped(Exception):
     """The search cannot go on now, but later; the message is a line for the user."""
 
 
-def full(folder: Path) -> Stopped:
-    """What to raise for a full disk: that of the results' `folder`, unless another node has it."""
-    return Stopped(f"no space is left on the disk of {folder}, or on another one in use; {GO_ON} when there is")
+def full(folder: Path, error: BaseException | None = None) -> Stopped:
+    """What to raise for a full disk: that of the file which `error` names, or else of the results' `folder`."""
+    found = full_disk(error)
+    where = str(folder) if found is None or not found.filename else str(found.filename)
+    return Stopped(f"no space is left on the disk of {where}; {GO_ON} when there is")
 
 
-def says_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that led to it (in a Ray actor as well), is that of a full disk."""
+def full_disk(error: BaseException | None) -> OSError | None:
+    """The error of a full disk that led to `error` (in a Ray actor as well), or is it; None if none did."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
+        if isinstance(error, OSError) and is_full_disk(error):
+            return error
         inner = getattr(error, "cause", None)
         error = inner if isinstance(inner, BaseException) else error.__cause__ or error.__context__
-    return False
+    return None
+
+
+def says_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that led to it, is that of a full disk."""
+    return full_disk(error) is not None
 
 
 def check_room(folder: Path) -> None:
@@ -43,7 +51,7 @@ def check_room(folder: Path) -> None:
         probe.write_bytes(bytes(PROBE))
     except OSError as error:
         if says_full(error):
-            raise full(folder) from error
+            raise full(folder, error) from error
         raise
     finally:
         with contextlib.suppress(OSError):

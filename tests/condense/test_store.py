@@ -12,10 +12,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 from torch import Tensor
 
 from condense.cache_folder import default_folder, read_entry
+from condense.errors import what_ran_out
 from condense.store import Store, checksum, hash_of
+from condense.tensor_files import write_tensors
 
 KEY = {"dataset": "a", "size": [1, 2], "nested": {"x": 1.5, "y": None}}
 
@@ -196,10 +199,10 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     store.put("kind", KEY, content())
 
     def disk_full(*_: object) -> None:
-        Path(str(_[1])).write_bytes(b"half")
+        Path(str(_[0])).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("condense.store.save_file", disk_full)
+    monkeypatch.setattr("condense.store.write_tensors", disk_full)
     with pytest.raises(OSError, match="No space left"):
         store.put("kind", KEY, {"features": torch.zeros(3)})
     found = store.get("kind", KEY)
@@ -250,6 +253,37 @@ def test_what_another_has_is_fetched_and_not_made(tmp_path):
     assert same(Store(here).get_or_make("kind", KEY, make), content())
     assert make.calls == 0
     assert {p.suffix for p in (here / "kind").iterdir()} == {".safetensors", ".lock"}
+
+
+def test_what_was_fetched_is_used_where_there_is_no_space_to_keep_it(tmp_path, monkeypatch, caplog):
+    """A worker whose disk is full takes part all the same."""
+    there, make = Store(tmp_path / "there"), Counted()
+    there.put("kind", KEY, content())
+    sent = there.path("kind", KEY).read_bytes()
+
+    def disk_full(path: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", disk_full)
+    here = Store(tmp_path / "here", lambda kind, name: sent)
+    assert same(here.get_or_make("kind", KEY, make), content())
+    assert make.calls == 0 and "no space is left" in caplog.text
+    assert [path.suffix for path in (here.folder / "kind").iterdir()] == [".lock"]  # no half of a file
+    damaged = Store(tmp_path / "damaged", lambda kind, name: sent[:-1] + bytes([sent[-1] ^ 1]))
+    assert same(damaged.get_or_make("kind", KEY, make), content())
+    assert make.calls == 1
+
+
+def test_a_full_disk_is_an_os_error_with_the_file_s_name(tmp_path, monkeypatch):
+    """safetensors has an exception of its own for it, whose text is this."""
+
+    def disk_full(*_: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", disk_full)
+    with pytest.raises(OSError, match="No space left") as raised:
+        write_tensors(tmp_path / "file", content())
+    assert what_ran_out(raised.value) == f"no space is left on the disk of {tmp_path / 'file'}"
 
 
 @pytest.mark.parametrize("sent", [None, b"", b"nonsense", b"torn"])
