@@ -24,7 +24,7 @@ test: lint
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow and not cluster and not faults"
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m slow
 
-# A cluster that is lost, a disk that is full (as root), Slurm by stand-ins for its programs: some minutes.
+# A cluster that is lost, a disk that is full (as root), a wrong clock (libfaketime), Slurm by stand-ins for its programs: some minutes.
 test-faults: export OMP_NUM_THREADS := 1
 test-faults: $(READY)
 	$(BIN)/python -m pytest -m faults

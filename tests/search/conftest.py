@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from fake_search import fake_search
+from ray.cluster_utils import Cluster
 from report_page import Page
 from safetensors.torch import save_file
 from search_process import SearchProcess
@@ -82,6 +83,20 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Se
     yield begin
     for search in started:
         search.kill()
+
+
+@pytest.fixture
+def boot() -> Iterator[Callable[[int], Cluster]]:
+    """Starts a head with so many cores for trials."""
+    made: list[Cluster] = []
+
+    def begin(cores: int) -> Cluster:
+        made.append(Cluster(initialize_head=True, head_node_args={"num_cpus": cores, "include_dashboard": False}))
+        return made[-1]
+
+    yield begin
+    for cluster in made:
+        cluster.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import ray
+from ray.cluster_utils import Cluster
+from search_process import SearchProcess, table
+from test_search import check_mlflow
 
 from search.ledger import Ledger
 
 ROOT = Path(__file__).resolve().parents[2]
+FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")  # Debian's package libfaketime
 CLOCK = re.compile(r"\btime\.time\(|\bdatetime\b|\bctime\(|\blocaltime\(|\bgmtime\(")
 ON_THE_HEAD = {"search/ledger.py", "search/tracking.py"}  # an actor that is pinned there, and the driver
 
@@ -38,3 +44,43 @@ def test_a_clock_that_is_set_back_changes_no_order(tmp_path: Path, monkeypatch: 
     known = ledger.load(1)
     assert known is not None and known[0] == 1 and known[2] == b"other"
     ledger.close()
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("skew", ["+3h", "-3h"])
+def test_a_worker_whose_clock_is_wrong(
+    skew: str,
+    boot: Callable[[int], Cluster],
+    start: Callable[..., SearchProcess],
+    write_space: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ray's daemon, the engine and the trials of a worker, with a clock that is hours off."""
+    if not FAKETIME.exists():
+        pytest.skip("NO WRONG CLOCK IS TESTED HERE: needs Debian's package libfaketime")
+    output = tmp_path / "out"
+    cluster = boot(0)  # all trials are the worker's
+    monkeypatch.setenv("RAY_JEMALLOC_LIB_PATH", "")  # Ray preloads a library of its own there
+    wrong = {"LD_PRELOAD": str(FAKETIME), "RAY_LD_PRELOAD_ON_WORKERS": "1"}
+    wrong |= {"FAKETIME": skew, "DONT_FAKE_MONOTONIC": "1", "FAKETIME_FORCE_MONOTONIC_FIX": "0"}
+    worker = cluster.add_node(num_cpus=1, env_vars=wrong)
+    ray.init(address=cluster.address, log_to_driver=False)
+    there = ray.get(ray.remote(lambda: time.time()).options(num_cpus=1).remote())
+    ray.shutdown()
+    assert abs(there - time.time()) > 10_000
+    began = time.time()
+    space = write_space(tmp_path, trials=3, max_concurrent=1, confirmation={"top_k": 1, "seeds": 2})
+    search = start("--space", space, "--output", output, "--address", cluster.address)
+    assert search.finish() == 0, search.said()
+    assert worker.any_processes_alive()
+    ended = time.time()
+    for row in table(output):
+        assert row["status"] in ("completed", "pruned")
+    records = Ledger(output).trials()
+    assert len(records) == 3
+    for record in records:
+        moments = [record.created, *(each.time for each in record.reports), record.finished]
+        assert all(moment is not None and began <= moment <= ended for moment in moments)
+        assert 0 <= record.seconds < ended - began
+    check_mlflow(output)

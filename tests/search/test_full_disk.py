@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import ray
+from ray.cluster_utils import Cluster
 from search_process import SearchProcess, report, reports, results, table
 from test_search import check_mlflow
 
@@ -69,6 +70,26 @@ def test_a_search_whose_disk_fills_up(
     assert {row["status"] for row in table(small_disk / "out")} == {"completed", "pruned"}
     assert report(small_disk / "out")["trials"]["failed"] == 0
     check_mlflow(small_disk / "out")
+
+
+@pytest.mark.faults
+def test_a_worker_whose_disk_is_full_takes_part(
+    small_disk: Path,
+    boot: Callable[[int], Cluster],
+    start: Callable[..., SearchProcess],
+    write_space: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    """It keeps no copy of the embeddings, and needs none."""
+    fill(small_disk)
+    output = tmp_path / "out"
+    cluster = boot(0)  # no trials there
+    cluster.add_node(num_cpus=1, env_vars={"CONDENSE_CACHE": str(small_disk)})
+    space = write_space(tmp_path, trials=3, max_concurrent=1, confirmation={"top_k": 1, "seeds": 2})
+    search = start("--space", space, "--output", output, "--address", cluster.address)
+    assert search.finish() == 0, search.said()
+    assert [row["status"] in ("completed", "pruned") for row in table(output)] == [True] * 3
+    assert {file.suffix for file in small_disk.rglob("*") if file.is_file() and file.name != "filler"} == {".lock"}
 
 
 def test_a_full_disk_is_told_from_other_trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -79,20 +79,6 @@ def test_an_ablation_whose_engine_dies_is_begun_again_as_well(monkeypatch: pytes
     search.request = SimpleNamespace(ablate=True)  # type: ignore[assignment]
     search._close(None, None, None, [], None)  # type: ignore[arg-type]
     assert done == ["ablate"] * 3 and len(said) == 2
-
-
-@pytest.fixture
-def boot() -> Iterator[Callable[[int], Cluster]]:
-    """Starts a head with so many cores for trials."""
-    made: list[Cluster] = []
-
-    def start(cores: int) -> Cluster:
-        made.append(Cluster(initialize_head=True, head_node_args={"num_cpus": cores, "include_dashboard": False}))
-        return made[-1]
-
-    yield start
-    for cluster in made:
-        cluster.shutdown()
 
 
 @pytest.mark.faults
