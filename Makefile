@@ -22,9 +22,10 @@ search: $(READY)
 test: export OMP_NUM_THREADS := 1
 test: lint
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow and not cluster and not faults"
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m slow
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "slow and not faults"
 
-# A cluster that is lost, a disk that is full (as root), a wrong clock (libfaketime), Slurm by stand-ins for its programs: some minutes.
+# A cluster that is lost, a disk that is full (as root), a wrong clock (libfaketime), Slurm by stand-ins for its programs,
+# variants of slow tests: some minutes.
 test-faults: export OMP_NUM_THREADS := 1
 test-faults: $(READY)
 	$(BIN)/python -m pytest -m faults
