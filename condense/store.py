@@ -123,6 +123,7 @@ class Store:
         if content is None:
             return None
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             with _replacing(path) as temporary:
                 temporary.write_bytes(content)
         except OSError as error:
@@ -134,9 +135,16 @@ class Store:
 
     @contextlib.contextmanager
     def _alone(self, path: Path) -> Iterator[None]:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path.with_suffix(".lock"), "w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        """Keeps other processes out; not where there is no space for a lock: then nothing is kept there either."""
+        with contextlib.ExitStack() as held:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                file = held.enter_context(open(path.with_suffix(".lock"), "w"))
+            except OSError as error:
+                if not is_full_disk(error):
+                    raise
+            else:
+                fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
 
@@ -151,14 +159,19 @@ def _checked(content: bytes) -> dict[str, Tensor] | None:
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A name to write to; what stands there at the end is moved to `path`, durably."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-    os.close(handle)
-    temporary = Path(name)
+    """A name to write to; what stands there at the end is moved to `path`, durably. A full disk is an OSError on `path`."""
     try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        if not is_full_disk(error):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error

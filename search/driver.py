@@ -24,7 +24,7 @@ from search.output_folder import absolute_folder
 from search.ray_session import check_address, prepare_environment, ray_session
 from search.space import Space, completed, replica_seeds
 from search.space_file import load_space
-from search.stopping import GO_ON, Stopped, full, last_word, says_full
+from search.stopping import GO_ON, Stopped, heeding_full_disks, last_word, says_full
 from search.warm_start import earlier_settings, recorded, with_first_settings
 
 log = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ class Search:
         with last_word(), contextlib.closing(ledger), ThreadPoolExecutor(1) as pool:
             checked = pool.submit(check_tracking, request.tracking_uri)  # beside the start of Ray: seconds each
             loaded = pool.submit(load_tune, after=checked)
-            with ray_session(request.address) as local:
+            with ray_session(request.address) as local, heeding_full_disks(ledger.output):
                 checked.result()
                 self._wait_for_nodes(local)
                 return self._with_ray(ledger, loaded)
@@ -208,10 +208,8 @@ class Search:
             status = "stopped"
             raise
         except Exception as error:
-            if not says_full(error):
-                raise
-            status = "stopped"
-            raise full(ledger.output, error) from error
+            status = "stopped" if says_full(error) else "failed"
+            raise
         finally:
             # The search that is looked at again is complete, whatever happens to the ablation.
             tracker.finish("completed" if self.request.ablate else status, SECONDS_FOR_MLFLOW[status])

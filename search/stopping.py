@@ -21,9 +21,11 @@ class Stopped(Exception):
 
 
 def full(folder: Path, error: BaseException | None = None) -> Stopped:
-    """What to raise for a full disk: that of the file which `error` names, or else of the results' `folder`."""
+    """What to raise for a full disk: that of the file which `error` names, or else that of the results' `folder`, unless
+    another node has it."""
     found = full_disk(error)
-    where = str(folder) if found is None or not found.filename else str(found.filename)
+    file = None if found is None else found.filename
+    where = file or f"{folder}, or on another one in use"
     return Stopped(f"no space is left on the disk of {where}; {GO_ON} when there is")
 
 
@@ -42,6 +44,19 @@ def full_disk(error: BaseException | None) -> OSError | None:
 def says_full(error: BaseException | None) -> bool:
     """Whether an error, or one that led to it, is that of a full disk."""
     return full_disk(error) is not None
+
+
+@contextlib.contextmanager
+def heeding_full_disks(folder: Path) -> Iterator[None]:
+    """Raises Stopped for what a full disk has led to inside of the block; `folder`: the results'."""
+    try:
+        yield
+    except Stopped:
+        raise
+    except Exception as error:
+        if not says_full(error):
+            raise
+        raise full(folder, error) from error
 
 
 def check_room(folder: Path) -> None:

@@ -203,8 +203,9 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("condense.store.write_tensors", disk_full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as raised:
         store.put("kind", KEY, {"features": torch.zeros(3)})
+    assert raised.value.filename == str(store.path("kind", KEY))
     found = store.get("kind", KEY)
     assert found is not None
     assert same(found, content())
@@ -269,6 +270,14 @@ def test_what_was_fetched_is_used_where_there_is_no_space_to_keep_it(tmp_path, m
     assert same(here.get_or_make("kind", KEY, make), content())
     assert make.calls == 0 and "no space is left" in caplog.text
     assert [path.suffix for path in (here.folder / "kind").iterdir()] == [".lock"]  # no half of a file
+
+    def no_folder(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")  # on ext4, not on tmpfs
+
+    with monkeypatch.context() as changed:
+        changed.setattr(Path, "mkdir", no_folder)
+        assert same(Store(tmp_path / "none", lambda kind, name: sent).get_or_make("kind", KEY, make), content())
+    assert make.calls == 0 and not (tmp_path / "none").exists()
     damaged = Store(tmp_path / "damaged", lambda kind, name: sent[:-1] + bytes([sent[-1] ^ 1]))
     assert same(damaged.get_or_make("kind", KEY, make), content())
     assert make.calls == 1

@@ -20,7 +20,7 @@ from test_search import check_mlflow
 from search.following import Following
 from search.ledger import Ledger
 from search.mlflow_writer import verdict
-from search.stopping import Stopped, check_room, says_full
+from search.stopping import Stopped, check_room, heeding_full_disks, says_full
 
 
 def fill(folder: Path) -> Path:
@@ -90,6 +90,36 @@ def test_a_worker_whose_disk_is_full_takes_part(
     assert search.finish() == 0, search.said()
     assert [row["status"] in ("completed", "pruned") for row in table(output)] == [True] * 3
     assert {file.suffix for file in small_disk.rglob("*") if file.is_file() and file.name != "filler"} == {".lock"}
+
+
+@pytest.mark.faults
+def test_a_cache_without_space_is_a_line(
+    small_disk: Path, start: Callable[..., SearchProcess], write_space: Callable[..., Path], tmp_path: Path
+) -> None:
+    """On the head, whose copy is the only one."""
+    filler = fill(small_disk)
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setenv("CONDENSE_CACHE", str(small_disk))
+        space = write_space(tmp_path, trials=3, max_concurrent=1, confirmation={"top_k": 1, "seeds": 2})
+        search = start("--space", space, "--output", tmp_path / "out")
+        assert search.finish() == 1, search.said()
+        (line,) = search.err.read_text().splitlines()
+        assert (
+            line.startswith(f"error: no space is left on the disk of {small_disk}/embeddings/") and "--resume" in line
+        )
+        filler.unlink()
+        search = start("--space", space, "--output", tmp_path / "out", "--resume")
+        assert search.finish() == 0, search.said()
+
+
+def test_what_a_full_disk_leads_to_is_a_line(tmp_path: Path) -> None:
+    named = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/cache/entry")
+    for error, where in ((named, "/cache/entry;"), (OSError(errno.ENOSPC, "no space"), f"{tmp_path}, or on another")):
+        in_an_actor = ray.exceptions.RayTaskError("describe", "traceback", error)
+        with pytest.raises(Stopped, match=f"no space is left on the disk of {where}"), heeding_full_disks(tmp_path):
+            raise in_an_actor.as_instanceof_cause()
+    with pytest.raises(ZeroDivisionError), heeding_full_disks(tmp_path):
+        raise ZeroDivisionError
 
 
 def test_a_full_disk_is_told_from_other_trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
