@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-from search_process import SearchProcess, reports
+from search_process import SECONDS, SearchProcess
 
 from search.devices import Devices, devices, find_devices
 from search.space import Resources
@@ -64,13 +65,21 @@ def test_a_search_on_one_kind_of_nodes(
     confirmation = {"top_k": 1, "seeds": 2, "tuned_rates": 0}
     space = write_space(tmp_path, trials=4, confirmation=confirmation, resources={"node_kind": "a100"})
     try:
-        search = start("--space", space, "--output", output, "--address", cluster.address)
-        search.until(lambda: reports(output, "00001") > 0)
         ray.init(address=cluster.address, logging_level=40)
-        actors = ray._private.state.actors().values()  # the public way to ask needs a dashboard
-        at = {name: {a["Address"]["NodeID"] for a in actors if a["ActorClassName"] == name} for name in ACTORS}
-        assert at == {"EngineActor": {head.node_id, worker.node_id}, "ImplicitFunc": {worker.node_id}}
+        search = start("--space", space, "--output", output, "--address", cluster.address)
+        at: dict[str, set[str]] = {name: set() for name in ACTORS}
+        end = time.monotonic() + SECONDS
+        while (
+            search.process.poll() is None and time.monotonic() < end
+        ):  # to its end: nodes are seen only while an actor lives
+            for actor in ray._private.state.actors().values():  # the public way to ask needs a dashboard
+                at.get(actor["ActorClassName"], set()).add(actor["Address"]["NodeID"])
+            time.sleep(0.05)
         assert search.finish() == 0, search.said()
+        assert {name: nodes - {""} for name, nodes in at.items()} == {
+            "EngineActor": {head.node_id, worker.node_id},
+            "ImplicitFunc": {worker.node_id},
+        }
     finally:
         ray.shutdown()
         cluster.shutdown()
