@@ -69,9 +69,7 @@ def test_a_search_on_one_kind_of_nodes(
         search = start("--space", space, "--output", output, "--address", cluster.address)
         at: dict[str, set[str]] = {name: set() for name in ACTORS}
         end = time.monotonic() + SECONDS
-        while (
-            search.process.poll() is None and time.monotonic() < end
-        ):  # to its end: nodes are seen only while an actor lives
+        while search.process.poll() is None and time.monotonic() < end:
             for actor in ray._private.state.actors().values():  # the public way to ask needs a dashboard
                 if actor["State"] == "ALIVE":  # before that, the node is the one that is asked where to place it
                     at.get(actor["ActorClassName"], set()).add(actor["Address"]["NodeID"])
