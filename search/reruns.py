@@ -87,6 +87,8 @@ class Reruns:
         finally:
             for some in running:
                 some.seat.leave()
+            for some in running:
+                some.seat.forget()
 
     def _start(
         self, device: Device, waiting: deque[Run], share: int, known: Mapping[str, dict[str, Any]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import ray
 
 from search.engine_actor import LEASE, UnknownMember
 
+SECONDS_TO_LEAVE = 2.0
 ATTEMPTS = 5  # engines that may die one after the other before a member gives up
 
 
@@ -99,3 +101,9 @@ class Seat:
     def leave(self) -> None:
         """Gives the place up, without waiting."""
         self.engine.leave.remote(self.member)
+
+    def forget(self) -> None:
+        """After `leave`: lets go of what was started. Ray prints the errors that nobody has asked for, and this is one."""
+        if self.pending is not None:
+            with contextlib.suppress(Exception):
+                ray.get(self.pending, timeout=SECONDS_TO_LEAVE)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gc
 import json
 import math
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -106,6 +109,26 @@ def test_waves_change_no_result_and_nothing_runs_twice(make: Callable[..., Rerun
     known = json.loads((tmp_path / "runs" / f"{key_of(SETTINGS['lambda 0.1'])}.json").read_text())
     assert {int(seed) for seed in known["runs"]} == {*SEEDS, 9}
     assert known["runs"]["9"]["stage"] == "reporting" and known["runs"]["9"]["node"] == device[0]
+
+
+def test_what_is_given_up_is_no_traceback(make: Callable[..., Reruns], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where another device has died, and all begins again."""
+    reruns = make()
+    reruns.plan = dataclasses.replace(reruns.plan, report_steps=[10_000])
+
+    def lost(running: Any) -> Any:
+        raise ray.exceptions.RayActorError
+
+    told: list[Exception] = []
+    monkeypatch.setattr("ray._private.worker._unhandled_error_handler", told.append)
+    monkeypatch.setattr("search.reruns.first_ready", lost)
+    try:
+        reruns.run(SETTINGS, SEEDS, "reporting")
+    except ray.exceptions.RayActorError:
+        time.sleep(2)  # its traceback holds what was started for as long as it is dealt with
+    gc.collect()
+    time.sleep(1)
+    assert not told
 
 
 def test_what_does_not_fit_alone_is_an_error(make: Callable[..., Reruns]) -> None:
