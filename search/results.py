@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import ray
@@ -31,7 +32,7 @@ from search.last_words import say_results
 from search.ledger import Ledger, TrialRecord
 from search.plateau import QUANTILE, response_pairs, responses, robust_region, sensitivity, surface_of
 from search.report.page import write_html
-from search.robust import per_task, robust_score
+from search.robust import per_seed_means, per_task, robust_score
 from search.space import Space
 from search.steadiness import REPORTING, run_around
 from search.surface import Surface, scored
@@ -40,6 +41,7 @@ from search.trainable import Plan
 from search.trials_csv import write_trials_csv
 from search.whole_files import write_json
 
+SINGLE_SEED = "best_single_seed"
 PREVIEW_TRIALS = 3  # trials whose synthetic items are shown in MLflow
 Say = Callable[[str], None]
 
@@ -115,12 +117,8 @@ class Results:
     ) -> dict[str, dict[str, Any]]:
         """label -> all hyperparameters of what is measured on the reporting seeds."""
         settings = {"recommended": choice.chosen.config}
-        for label, record in (
-            ("best", best_trial(records) or best_trials(records, 1)[0]),
-            ("best_single_seed", best_by_single_seed(records, self.plan)),
-        ):
-            if record is not None:
-                settings[label] = record.config
+        settings["best"] = (best_trial(records) or best_trials(records, 1)[0]).config
+        settings |= {f"{SINGLE_SEED}/{r.number}": r.config for r in best_by_single_seed(records, self.plan)}
         settings |= {d.name: d.hyperparameters.model_dump(mode="json") for d in self.space.default_trials()}
         tuned = self.closing.tuned_rates(surface, choice.chosen.params)
         if tuned is not None:
@@ -205,24 +203,29 @@ class Results:
         self, records: Sequence[TrialRecord], choice: Choice, results: dict[str, dict[str, Any]]
     ) -> dict[str, Any]:
         """Scores on the reporting seeds, and paired differences of the recommended setting to each other one."""
-        best, single = best_trial(records), best_by_single_seed(records, self.plan)
-        trials = {
-            "recommended": choice.chosen.trial,
-            "best": None if best is None else best.number,
-            "best_single_seed": None if single is None else single.number,
+        best, single = best_trial(records), [r.number for r in best_by_single_seed(records, self.plan)]
+        trials = {"recommended": choice.chosen.trial, "best": None if best is None else best.number}
+        # A row of the report is one run per fresh seed, or their mean over the trials that single seeds would have chosen.
+        rows = {label: [result] for label, result in results.items() if not label.startswith(SINGLE_SEED)}
+        if single:
+            rows[SINGLE_SEED] = [results[f"{SINGLE_SEED}/{number}"] for number in single]
+        shares = {
+            label: [fmean(of) for of in zip(*(r["shares"] for r in row), strict=True)] for label, row in rows.items()
         }
-        per_seed = {label: self.closing.per_seed(result) for label, result in results.items()}
+        per_seed = {label: per_seed_means(values, len(self.tasks)) for label, values in shares.items()}
         confirmation: dict[str, Any] = {}
-        for label, result in results.items():
-            score = robust_score(result["shares"], len(self.tasks), self.space.robust)[0]
+        for label, row in rows.items():
+            score = fmean(robust_score(result["shares"], len(self.tasks), self.space.robust)[0] for result in row)
             confirmation[label] = {**summary(per_seed[label]), "score": score, "trial": trials.get(label)}
             if len(self.tasks) > 1:
-                confirmation[label]["tasks"] = [_spread(own) for own in per_task(result["shares"], len(self.tasks))]
+                confirmation[label]["tasks"] = [_spread(own) for own in per_task(shares[label], len(self.tasks))]
+        if single:
+            confirmation[SINGLE_SEED]["trials"] = single
         own = results["recommended"]["hyperparameters"]
         differences = {
             label: paired_difference(per_seed["recommended"], per_seed[label]).as_json()
-            for label in results
-            if label not in ("recommended", "mmd") and results[label]["hyperparameters"] != own
+            for label, row in rows.items()
+            if label not in ("recommended", "mmd") and any(result["hyperparameters"] != own for result in row)
         }
         confirmation["mmd"]["difference"] = paired_difference(per_seed["recommended"], per_seed["mmd"]).as_json()
         against_default = paired_difference(per_seed["recommended"], per_seed["default"])  # 0 where that is recommended

@@ -7,6 +7,7 @@ is that this project is installed there.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
@@ -69,7 +70,8 @@ def main(arguments: list[str] | None = None) -> int:
             ablate=options.ablate,
         )
         if options.dry_run:
-            print(describe(request))
+            with contextlib.suppress(BrokenPipeError):  # `| head` has seen enough
+                print(describe(request), flush=True)
             return 0
         return Search(request).run()
     except UserError as error:

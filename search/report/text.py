@@ -266,7 +266,9 @@ def _one_seed(confirmation: Mapping[str, Any]) -> str:
     entry = differences(confirmation).get("best_single_seed")
     if entry is None or shown(entry) <= 0:
         return ""
-    return f"Choosing by a single seed would have cost {difference(entry)}."
+    trials = (confirmation.get("best_single_seed") or {}).get("trials") or []
+    mean = f", the mean over what {len(trials)} seeds would have chosen" if len(trials) > 1 else ""
+    return f"Choosing by a single seed would have cost {difference(entry)}{mean}."
 
 
 def _is_best(confirmation: Mapping[str, Any]) -> bool:

@@ -51,6 +51,13 @@ def against(**differences: Any) -> dict[str, Any]:
 DEFAULT = (0.06, 0.05, 0.07)
 
 
+def test_what_several_seeds_would_have_chosen() -> None:
+    report = against(best_single_seed=(0.02, 0.01, 0.03))
+    report["confirmation"]["best_single_seed"] = {"trials": [3, 5, 3]}
+    cost = "Choosing by a single seed would have cost 0.020 [0.010, 0.030]"
+    assert f"{cost}, the mean over what 3 seeds would have chosen." in text.verdict(report)
+
+
 @pytest.mark.parametrize(
     ("report", "told"),
     [

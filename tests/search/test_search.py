@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import mlflow
@@ -17,6 +18,7 @@ from small_search import SMALL
 
 from condense.config import CondensationConfig, read_yaml, validate
 from condense.export import read_export
+from search.ledger import Ledger
 from search.mlflow_store import connect
 from search.signatures import MEANING
 
@@ -105,6 +107,14 @@ def test_the_output_folder(whole_search: tuple[Path, SearchProcess]) -> None:
         assert confirmed["n"] == 3
         assert 0 <= confirmed["mean"] <= 3
         assert confirmed["std"] >= 0
+    single = content["confirmation"]["best_single_seed"]  # the mean over what each seed of the search would have chosen
+    trials = [r for r in Ledger(output).trials() if r.status == "completed" and r.name != "paper_default"]
+    chosen_by = [max(trials, key=lambda r, name=f"share/seed_{i}": r.metrics[name]) for i in range(2)]  # type: ignore[misc]
+    assert single["trials"] == [r.number for r in chosen_by]
+    confirmed = [json.loads(file.read_text()) for file in (output / "confirmation").glob("*.json")]
+    runs = [next(of["runs"] for of in confirmed if of.get("hyperparameters") == r.config) for r in chosen_by]
+    means = [fmean(of[str(seed)]["shares"][0] for of in runs) for seed in content["seeds"]["reporting"]]
+    assert single["values"] == pytest.approx(means)
     low, high = content["confirmation"]["difference"]["ci95"]
     assert low <= content["confirmation"]["difference"]["mean"] <= high
     assert isinstance(content["confirmation"]["shrinkage"], float)
