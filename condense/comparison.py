@@ -16,7 +16,7 @@ import functools
 import inspect
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ import torch
 
 from condense.baselines import SELECTIONS
 from condense.condensation import initial_inputs
-from condense.convnet import convnet_accuracy, train_from_scratch
+from condense.convnet import ConvNet, convnet_accuracies, train_from_scratch
 from condense.data.dataset import MemorySplit, Split
 from condense.embeddings import Embedded, Task, embed_split
 from condense.evaluate import as_share
@@ -37,6 +37,7 @@ from condense.validation import probe_accuracy, score_of
 
 VERSION = 1  # of the ConvNet protocol, besides what its keyword arguments say
 CONVNET_STEPS = 300
+HELD = 1 << 31  # bytes of a split's inputs up to which they are held on the device
 RANDOM_DRAWS = 5  # random choices of items in a comparison, at least
 PROTOCOLS = ("probe", "convnet", "retrieval")
 
@@ -85,8 +86,8 @@ class Comparison:
         self.test = load_test(task, store) if held_out == "test" else task.validation
 
     @functools.cached_property
-    def test_items(self) -> MemorySplit:
-        """The test split's inputs, on the device."""
+    def test_items(self) -> Split:
+        """The test split's inputs; on the device, unless they are more than `HELD` bytes."""
         dataset = self.task.dataset
         return self._load(dataset.open_test() if self.held_out == "test" else dataset.validation)
 
@@ -105,23 +106,20 @@ class Comparison:
             return None
         return score_of(embedded, self.test, self.task.dataset.num_classes, "retrieval")
 
-    def convnet(self, trainings: Sequence[tuple[MemorySplit, int]]) -> list[float]:
+    def convnet(self, trainings: Sequence[tuple[Split, int]]) -> list[float]:
         """Test accuracy of a ConvNet for each (items, seed), 0 .. 1; NaN for items that are not finite."""
-        test, classes, device = self.test_items, self.task.dataset.num_classes, self.task.device
+        classes, device = self.task.dataset.num_classes, self.task.device
 
-        def train(training: tuple[MemorySplit, int]) -> float:
+        def train(training: tuple[Split, int]) -> ConvNet:
             items, seed = training
-            if not _is_finite(items):
-                return math.nan
-            inputs = {m: x.to(device) for m, x in items.inputs.items()}
-            model = train_from_scratch(inputs, items.labels.to(device), classes, seed, steps=self.convnet_steps)
-            return convnet_accuracy(model, test.inputs, test.labels)
+            return train_from_scratch(items, classes, seed, device, steps=self.convnet_steps)
 
-        if device.type != "cpu":
-            return [train(training) for training in trainings]
-        # Layers this small gain little from a second core, networks side by side gain all of it.
-        with _one_thread_each() as workers, ThreadPoolExecutor(workers) as pool:
-            return list(pool.map(train, trainings))
+        finite = [not isinstance(items, MemorySplit) or _is_finite(items) for items, _ in trainings]
+        usable = [training for training, fine in zip(trainings, finite, strict=True) if fine]
+        with _side_by_side(device) as each:
+            models = list(each(train, usable))
+            found = iter(convnet_accuracies(models, self.test_items, device, each=each))
+        return [next(found) if fine else math.nan for fine in finite]
 
     def full_convnet(self, seeds: Iterable[int]) -> list[float]:
         """`convnet` on the full condense split, per seed. Slow, so kept in the store."""
@@ -146,10 +144,13 @@ class Comparison:
         return [known[seed] for seed in keys]
 
     @functools.cached_property
-    def _full_items(self) -> MemorySplit:
+    def _full_items(self) -> Split:
         return self._load(self.task.dataset.condense)
 
-    def _load(self, split: Split) -> MemorySplit:
+    def _load(self, split: Split) -> Split:
+        """A split of at most `HELD` bytes on the device; a larger one as it is, to be read a batch at a time."""
+        if 4 * len(split) * sum(math.prod(spec.shape) for spec in self.task.dataset.specs.values()) > HELD:
+            return split
         inputs = {m: x.float().to(self.task.device) for m, x in split.load(range(len(split))).items()}
         return MemorySplit(inputs, split.labels.to(self.task.device))
 
@@ -235,11 +236,16 @@ def _convnet_defaults() -> dict[str, Any]:
 
 
 @contextmanager
-def _one_thread_each() -> Iterator[int]:
-    """PyTorch at one thread per operation; yields how many it had, which is how many can work side by side."""
+def _side_by_side(device: torch.device) -> Iterator[Callable[..., Iterable[Any]]]:
+    """`map`; on a CPU, a pool's, with PyTorch at one thread per operation. Layers as small as the ConvNet's gain little from a
+    second core, networks side by side gain all of it."""
+    if device.type != "cpu":
+        yield map
+        return
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield threads
+        with ThreadPoolExecutor(threads) as pool:
+            yield pool.map
     finally:
         torch.set_num_threads(threads)

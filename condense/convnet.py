@@ -12,11 +12,14 @@ C  classes
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+
+from condense.data.dataset import Split
 
 WIDTHS = (16, 32, 32)  # channels of the three blocks
 IMAGES = ("vision", "depth", "thermal")
@@ -54,10 +57,10 @@ class ConvNet(nn.Module):
 
 
 def train_from_scratch(
-    inputs: Mapping[str, Tensor],  # modality -> (N, *shape) float32
-    labels: Tensor,  # (N,) int64 in 0 .. C-1
+    items: Split,  # read a batch at a time
     num_classes: int,
     seed: int,
+    device: torch.device,
     *,
     steps: int = 300,
     batch_size: int = 32,
@@ -71,18 +74,17 @@ def train_from_scratch(
     Start, batches and augmentation come from `seed` alone (drawn on the CPU); no global random state is touched.
     """
     generator = torch.Generator().manual_seed(seed)
-    device = labels.device
-    model = ConvNet({m: x.shape[1:] for m, x in inputs.items()}, num_classes, generator, widths).to(device)
+    shapes = {m: x.shape[1:] for m, x in items.load(range(1)).items()}
+    model = ConvNet(shapes, num_classes, generator, widths).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
     model.train()
-    batches = _batches(len(labels), batch_size, generator)
+    batches = _batches(len(items), batch_size, generator)
     for _ in range(steps):
-        chosen = next(batches).to(device)
-        batch = {modality: x[chosen] for modality, x in inputs.items()}
+        batch, labels = _read(items, next(batches), device)
         if augmentation:
             batch = augment(batch, generator)
-        loss = nn.functional.cross_entropy(model(batch), labels[chosen])
+        loss = nn.functional.cross_entropy(model(batch), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -90,21 +92,33 @@ def train_from_scratch(
     return model.eval()
 
 
-@torch.no_grad()
-def convnet_accuracy(
-    model: ConvNet,
-    inputs: Mapping[str, Tensor],  # modality -> (n, *shape) float32
-    labels: Tensor,  # (n,) int64
+def convnet_accuracies(
+    models: Sequence[ConvNet],
+    items: Split,  # read once, a batch at a time
+    device: torch.device,
     batch_size: int = 256,
-) -> float:
-    """Share of the n items that the model gets right. Raises ValueError without items."""
-    if len(labels) == 0:
+    each: Callable[..., Iterable[int]] = map,  # of a pool: models side by side
+) -> list[float]:
+    """Each model's share of the items that it gets right. Raises ValueError without items."""
+    if len(items) == 0:
         raise ValueError("accuracy needs at least one item")
-    right = 0
-    for start in range(0, len(labels), batch_size):
-        batch = {modality: x[start : start + batch_size] for modality, x in inputs.items()}
-        right += int((model(batch).argmax(1) == labels[start : start + batch_size]).sum())
-    return right / len(labels)
+
+    def hits(model: ConvNet, batch: Mapping[str, Tensor], labels: Tensor) -> int:
+        with torch.no_grad():
+            return int((model(batch).argmax(1) == labels).sum())
+
+    right = [0] * len(models)
+    for indices in torch.arange(len(items)).split(batch_size):
+        batch, labels = _read(items, indices, device)
+        found = each(functools.partial(hits, batch=batch, labels=labels), models)
+        right = [before + more for before, more in zip(right, found, strict=True)]
+    return [count / len(items) for count in right]
+
+
+def _read(items: Split, indices: Tensor, device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
+    """Some items as a batch: modality -> (B, *shape) float32, and their labels (B,)."""
+    batch = {modality: x.to(device, torch.float32) for modality, x in items.load(indices).items()}
+    return batch, items.labels[indices.to(items.labels.device)].to(device)
 
 
 def augment(

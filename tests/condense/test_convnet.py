@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from condense.convnet import ConvNet, augment, convnet_accuracy, train_from_scratch
+from condense.convnet import ConvNet, augment, convnet_accuracies, train_from_scratch
+from condense.data.dataset import MemorySplit
 
+CPU = torch.device("cpu")
 SHAPES = {
     "vision": (3, 32, 32),
     "audio": (1, 128, 204),
@@ -21,7 +23,7 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def bars(seed: int, n: int, side: int = 16) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+def bars(seed: int, n: int, side: int = 16) -> MemorySplit:
     """Four classes: vision says whether a bar lies or stands, audio whether a dot is in its left or right half."""
     rng = np.random.default_rng(seed)
     labels = np.arange(n) % 4
@@ -34,27 +36,27 @@ def bars(seed: int, n: int, side: int = 16) -> tuple[dict[str, torch.Tensor], to
             vision[i, 0, :, row] += 1
         audio[i, 0, row, (column - 3) // 2 + (side // 2 if label >= 2 else 0)] += 4
     inputs = {"vision": torch.tensor(vision).float(), "audio": torch.tensor(audio).float()}
-    return inputs, torch.tensor(labels)
+    return MemorySplit(inputs, torch.tensor(labels))
 
 
 def test_both_modalities_are_learnt_from_a_small_set():
-    inputs, labels = bars(0, 64)
-    model = train_from_scratch(inputs, labels, 4, seed=0, steps=60, augmentation=False)
-    test, test_labels = bars(1, 200)
-    assert convnet_accuracy(model, test, test_labels) > 0.75  # chance 0.25; either modality alone 0.5
-    untrained = train_from_scratch(inputs, labels, 4, seed=0, steps=0)
-    assert convnet_accuracy(untrained, test, test_labels) < 0.5
+    items = bars(0, 64)
+    model = train_from_scratch(items, 4, 0, CPU, steps=60, augmentation=False)
+    untrained = train_from_scratch(items, 4, 0, CPU, steps=0)
+    trained_one, untrained_one = convnet_accuracies([model, untrained], bars(1, 200), CPU)
+    assert trained_one > 0.75  # chance 0.25; either modality alone 0.5
+    assert untrained_one < 0.5
 
 
 @pytest.mark.parametrize("augmentation", [True, False])
 def test_a_result_depends_on_its_seed_alone(augmentation):
-    inputs, labels = bars(0, 12)
+    items = bars(0, 12)
     state = torch.get_rng_state()
     weights = []
     for global_seed, seed in ((0, 5), (1, 5), (0, 6)):
         torch.manual_seed(global_seed)
         before = torch.get_rng_state()
-        model = train_from_scratch(inputs, labels, 4, seed, steps=3, batch_size=8, augmentation=augmentation)
+        model = train_from_scratch(items, 4, seed, CPU, steps=3, batch_size=8, augmentation=augmentation)
         assert torch.equal(torch.get_rng_state(), before)
         weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     torch.set_rng_state(state)
@@ -74,7 +76,7 @@ def test_any_modalities_and_shapes(modalities):
 
 
 def test_items_of_a_batch_do_not_affect_each_other():
-    inputs, _ = bars(0, 6)
+    inputs = bars(0, 6).inputs
     model = ConvNet({m: x.shape[1:] for m, x in inputs.items()}, 4, generator()).eval()
     together = model(inputs)
     alone = torch.cat([model({m: x[i : i + 1] for m, x in inputs.items()}) for i in range(6)])
@@ -82,11 +84,11 @@ def test_items_of_a_batch_do_not_affect_each_other():
 
 
 def test_accuracy_does_not_depend_on_the_batch_size():
-    inputs, labels = bars(0, 25)
-    model = train_from_scratch(inputs, labels, 4, seed=0, steps=2)
-    direct = float((model(inputs).argmax(1) == labels).float().mean())
+    items = bars(0, 25)
+    models = [train_from_scratch(items, 4, seed, CPU, steps=2) for seed in (0, 1)]
+    direct = [float((model(items.inputs).argmax(1) == items.labels).float().mean()) for model in models]
     for batch_size in (1, 7, 100):
-        assert convnet_accuracy(model, inputs, labels, batch_size) == pytest.approx(direct)
+        assert convnet_accuracies(models, items, CPU, batch_size) == pytest.approx(direct)
 
 
 def test_text_is_read_along_its_length():
@@ -105,8 +107,9 @@ def test_clips_count_as_channels():
     moved = augment({"audio": clips}, generator())["audio"]
     assert moved.shape == clips.shape
     assert torch.equal(moved.flatten(1, 2), augment({"audio": flat}, generator())["audio"])
-    trained = train_from_scratch({"audio": clips}, torch.tensor([0, 1, 2, 1]), 3, seed=0, steps=2)
-    assert 0 <= convnet_accuracy(trained, {"audio": clips}, torch.tensor([0, 1, 2, 1])) <= 1
+    items = MemorySplit({"audio": clips}, torch.tensor([0, 1, 2, 1]))
+    trained = train_from_scratch(items, 3, 0, CPU, steps=2)
+    assert 0 <= convnet_accuracies([trained], items, CPU)[0] <= 1
 
 
 def test_augmentation_moves_images_and_spectrograms_only():
@@ -139,4 +142,4 @@ def test_what_does_not_fit_is_refused():
         ConvNet({"imu": (5,)}, 2, generator())
     model = ConvNet({"vision": (1, 16, 16)}, 2, generator())
     with pytest.raises(ValueError, match="at least one item"):
-        convnet_accuracy(model, {"vision": torch.zeros(0, 1, 16, 16)}, torch.zeros(0))
+        convnet_accuracies([model], MemorySplit({"vision": torch.zeros(0, 1, 16, 16)}, torch.zeros(0)), CPU)

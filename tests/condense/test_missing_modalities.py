@@ -323,7 +323,7 @@ def test_the_three_protocols_take_missing_modalities(tmp_path: Path):
         assert recall is not None
         assert 0 < recall <= 1
     assert probe_accuracy(task.condense, task.validation, CLASSES) > 0.6
-    for m, x in comparison.test_items.inputs.items():
+    for m, x in comparison.test_items.load(range(len(comparison.test_items))).items():
         assert torch.equal(x.flatten(1).any(1), comparison.test.present[m])
     assert 0 <= comparison.full_convnet([0])[0] <= 1
 
