@@ -28,7 +28,7 @@ import torch
 from condense.baselines import SELECTIONS
 from condense.condensation import initial_inputs
 from condense.convnet import ConvNet, convnet_accuracies, train_from_scratch
-from condense.data.dataset import MemorySplit, Split
+from condense.data.dataset import MemorySplit, Split, held
 from condense.embeddings import Embedded, Task, embed_split
 from condense.evaluate import as_share
 from condense.store import Store
@@ -37,7 +37,6 @@ from condense.validation import probe_accuracy, score_of
 
 VERSION = 1  # of the ConvNet protocol, besides what its keyword arguments say
 CONVNET_STEPS = 300
-HELD = 1 << 31  # bytes of a split's inputs up to which they are held on the device
 RANDOM_DRAWS = 5  # random choices of items in a comparison, at least
 PROTOCOLS = ("probe", "convnet", "retrieval")
 
@@ -87,9 +86,10 @@ class Comparison:
 
     @functools.cached_property
     def test_items(self) -> Split:
-        """The test split's inputs; on the device, unless they are more than `HELD` bytes."""
+        """The test split; on the device, unless it is too large."""
         dataset = self.task.dataset
-        return self._load(dataset.open_test() if self.held_out == "test" else dataset.validation)
+        split = dataset.open_test() if self.held_out == "test" else dataset.validation
+        return held(split, dataset.specs, self.task.device)
 
     def embed(self, items: MemorySplit) -> Embedded:
         """What `probe` and `retrieval` take. Raises FloatingPointError if an item is not finite."""
@@ -145,14 +145,7 @@ class Comparison:
 
     @functools.cached_property
     def _full_items(self) -> Split:
-        return self._load(self.task.dataset.condense)
-
-    def _load(self, split: Split) -> Split:
-        """A split of at most `HELD` bytes on the device; a larger one as it is, to be read a batch at a time."""
-        if 4 * len(split) * sum(math.prod(spec.shape) for spec in self.task.dataset.specs.values()) > HELD:
-            return split
-        inputs = {m: x.float().to(self.task.device) for m, x in split.load(range(len(split))).items()}
-        return MemorySplit(inputs, split.labels.to(self.task.device))
+        return held(self.task.dataset.condense, self.task.dataset.specs, self.task.device)
 
 
 def chosen_items(task: Task, method: str, dpc: int, seed: int) -> MemorySplit:

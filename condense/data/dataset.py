@@ -6,6 +6,7 @@ A condensation sees `condense`, a search also `validation`; `test` has to be ope
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from condense.data.inputs import InputSpec
 from condense.errors import UserError
+
+HELD = 1 << 31  # bytes of a split's inputs
 
 
 class Split(Protocol):
@@ -63,6 +66,15 @@ def without_missing(items: dict[str, Tensor], present: Mapping[str, Tensor], cho
         x = items[modality]
         items[modality] = x.masked_fill(~has[chosen].to(x.device).view(-1, *[1] * (x.ndim - 1)), 0)
     return items
+
+
+def held(split: Split, specs: Mapping[str, InputSpec], device: torch.device) -> Split:
+    """For who reads a split many times: one of at most `HELD` bytes on the device; a larger one as it is, to be read a batch at a
+    time."""
+    if 4 * len(split) * sum(math.prod(spec.shape) for spec in specs.values()) > HELD:
+        return split
+    inputs = {modality: x.to(device, torch.float32) for modality, x in split.load(range(len(split))).items()}
+    return MemorySplit(inputs, split.labels.to(device))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from condense.config import TinyEncoder
-from condense.data.dataset import Dataset
+from condense.data.dataset import Dataset, held
 from condense.data.inputs import ArraySpec, ImageSpec, InputSpec, LogMelSpec, TextSpec
 from condense.encoders.first_conv import FirstConv2d
 from condense.store import Store, checksum, hash_of
@@ -132,7 +132,7 @@ def build_tiny(config: TinyEncoder, dataset: Dataset, store: Store | None = None
 def _pretrain(encoder: TinyTowers, config: TinyEncoder, dataset: Dataset) -> dict[str, Tensor]:
     """Symmetric InfoNCE over all unordered pairs of modalities; its weights as a state dict."""
     generator = torch.Generator().manual_seed(config.seed + 1)
-    items = dataset.condense.load(range(len(dataset.condense)))
+    items = held(dataset.condense, dataset.specs, torch.device("cpu"))
     present = dataset.condense.present
     n = len(dataset.condense)
     pairs = list(itertools.combinations(dataset.modalities, 2))
@@ -147,8 +147,8 @@ def _pretrain(encoder: TinyTowers, config: TinyEncoder, dataset: Dataset) -> dic
         for step in range(steps_per_epoch):
             batch = order[step * BATCH : (step + 1) * BATCH]
             embedded = {
-                name: encoder.embed(name, _augment(tensor[batch], encoder.specs[name], generator))
-                for name, tensor in items.items()
+                name: encoder.embed(name, _augment(x, encoder.specs[name], generator))
+                for name, x in items.load(batch).items()
             }
             loss = torch.zeros(())
             for a, b in pairs:

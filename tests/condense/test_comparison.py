@@ -40,12 +40,12 @@ def test_a_large_split_is_read_a_batch_at_a_time(
     splits = [Counting(dataset.condense), Counting(dataset.validation)]
     task = replace(whole, dataset=replace(dataset, condense=splits[0], validation=splits[1]))
     found = []
-    for held in (1 << 31, 0):
-        monkeypatch.setattr("condense.comparison.HELD", held)
-        comparison = Comparison(task, Store(tmp_path / str(held)), convnet_steps=8, held_out="validation")
+    for limit in (1 << 31, 0):
+        monkeypatch.setattr("condense.data.dataset.HELD", limit)
+        comparison = Comparison(task, Store(tmp_path / str(limit)), convnet_steps=8, held_out="validation")
         for split in splits:
             split.most = 0
         found.append(comparison.full_convnet([0, 1]))
-        assert all((split.most == len(split)) == (held > 0) for split in splits)
+        assert all((split.most == len(split)) == (limit > 0) for split in splits)
     assert found[0] == found[1]
     assert torch.tensor(found[0]).isfinite().all()

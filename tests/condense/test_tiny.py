@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from condense.config import MODALITIES, TinyEncoder
+from condense.data.dataset import MemorySplit
 from condense.encoders.first_conv import FirstConv2d
 from condense.encoders.tiny import TinyTowers, build_tiny, tiny_specs
 from condense.store import Store
@@ -154,6 +155,18 @@ def test_pretraining_happens_once_and_is_seeded(small_dataset, tmp_path, monkeyp
     again = build_tiny(config, dataset, Store(tmp_path / "a"))
     assert torch.equal(first.embed("vision", x), again.embed("vision", x))
     assert first.fingerprint == elsewhere.fingerprint == again.fingerprint
+
+
+def test_pretraining_on_a_large_split_reads_it_a_batch_at_a_time(small_dataset, tmp_path, monkeypatch):
+    dataset, config = small_dataset(("vision", "audio", "text"), per_class=100), trained(epochs=2)
+    whole = build_tiny(config, dataset, Store(tmp_path / "a"))
+    monkeypatch.setattr("condense.data.dataset.HELD", 0)
+    taken: list[int] = []
+    load = MemorySplit.load
+    monkeypatch.setattr(MemorySplit, "load", lambda self, which: taken.append(len(which)) or load(self, which))
+    streamed = build_tiny(config, dataset, Store(tmp_path / "b"))
+    assert max(taken) < len(dataset.condense)
+    assert streamed.fingerprint == whole.fingerprint  # which holds a checksum of the weights
 
 
 def test_one_modality_has_nothing_to_be_aligned_with(small_dataset, tmp_path):
