@@ -6,6 +6,7 @@
 #
 # What is behind the script's name goes to search/run.py; the results are in results/NAME. A job that ran out of time
 # goes on with the same command and --resume. The MLflow UI, meanwhile: ssh -N -L 5000:127.0.0.1:5000 FIRST_NODE
+# Two jobs at a time need an MLflow each: CONDENSE_MLFLOW_FOLDER=~/mlflow-2 sbatch clusters/slurm.sh ...
 #SBATCH --job-name=condense
 #SBATCH --nodes=3
 #SBATCH --ntasks-per-node=1
@@ -22,10 +23,11 @@ cd "${SLURM_SUBMIT_DIR:-.}"
 test -f clusters/set_up.sh || { echo "run sbatch from the folder that cluster.yaml is in" >&2; exit 1; }
 programs=${CONDENSE_ENVIRONMENT:-$HOME/condense-env}/bin
 port=${CONDENSE_RAY_PORT:-6379}
-trap 'kill $(jobs -p) $(cat ~/mlflow/pid) 2>/dev/null || true' EXIT
+mlflow=${CONDENSE_MLFLOW_FOLDER:-$HOME/mlflow}
 
 bash clusters/set_up.sh # once, for all nodes: they share the home folder
 bash clusters/start_mlflow.sh
+trap 'kill $(jobs -p) $(cat "$mlflow/pid") 2>/dev/null || true' EXIT
 export MLFLOW_TRACKING_URI=http://127.0.0.1:${CONDENSE_MLFLOW_PORT:-5000}
 
 # Slurm runs this script on the first node of the job; the address is that of the network which the nodes share.

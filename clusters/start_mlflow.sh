@@ -1,9 +1,10 @@
 #!/bin/bash
 # Starts the MLflow tracking server of a cluster's head, unless it runs. It listens on loopback only: the search's driver,
-# on the same host, is the only one to write to it, and a browser reaches it through SSH (docs/cluster.md).
+# on the same host, is the only one to write to it, and a browser reaches it through SSH (docs/cluster.md). Its folder has one
+# server, also where hosts share it (two Slurm jobs): SQLite on a network file system does not bear two.
 set -euo pipefail
 port=${CONDENSE_MLFLOW_PORT:-5000}
-folder=$HOME/mlflow
+folder=${CONDENSE_MLFLOW_FOLDER:-$HOME/mlflow}
 programs=${CONDENSE_ENVIRONMENT:-$HOME/condense-env}/bin
 
 healthy() {
@@ -15,6 +16,13 @@ mkdir -p "$folder"
 exec 9>"$folder/lock"
 flock 9  # two that start at once would both find none
 if healthy; then exit 0; fi
+exec 8>>"$folder/serving"  # the server holds it for as long as it runs
+if ! flock --nonblock 8; then
+    echo "$(cat "$folder/serving") has an MLflow server on $folder already: wait for it to end, or set" \
+        "CONDENSE_MLFLOW_FOLDER to another folder" >&2
+    exit 1
+fi
+echo "$HOSTNAME" >"$folder/serving"
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true  # the first saves eight processes
 setsid nohup "$programs/mlflow" server --host 127.0.0.1 --port "$port" --workers 1 \
     --backend-store-uri "sqlite:///$folder/mlflow.db" --artifacts-destination "$folder/artifacts" \

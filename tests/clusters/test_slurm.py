@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
@@ -20,6 +21,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "clusters" / "slurm.sh"
+START_MLFLOW = ROOT / "clusters" / "start_mlflow.sh"
 # A step is a process here; that of the workers is one more host on this machine. Without the dashboard it takes 10 s less.
 SRUN = """#!/bin/bash
 echo "srun $*" >> "$HOME/srun.log"
@@ -121,6 +123,9 @@ def test_two_nodes_one_search_and_nothing_left(job: dict[str, str], tmp_path: Pa
             assert script.poll() is None and time.monotonic() < ends, log.read_text()
             time.sleep(0.1)
         started = psutil.Process(script.pid).children(recursive=True)
+        other = {**job, "CONDENSE_MLFLOW_PORT": str(free_port())}  # as from another node that has the same home folder
+        refused = subprocess.run(["bash", str(START_MLFLOW)], env=other, capture_output=True, text=True, timeout=60)
+        assert refused.returncode == 1 and "has an MLflow server on" in refused.stderr, refused.stderr
         script.send_signal(signal.SIGINT)  # what --signal=B:INT@120 has Slurm send to the script alone
         assert script.wait(60) == 130, log.read_text()
         left = psutil.wait_procs(started, timeout=20)[1]
@@ -140,6 +145,21 @@ def test_two_nodes_one_search_and_nothing_left(job: dict[str, str], tmp_path: Pa
     head, workers = (tmp_path / "srun.log").read_text().splitlines()
     assert head.startswith("srun --nodes=1 --ntasks=1 --nodelist=node1 ")
     assert workers.startswith("srun --nodes=1 --ntasks=1 --exclude=node1 ")
+
+
+def test_a_folder_that_another_host_serves_is_left_alone(job: dict[str, str], tmp_path: Path) -> None:
+    """Two servers on one SQLite file, on a network file system, would ruin it."""
+    folder = tmp_path / "mlflow"
+    folder.mkdir()
+    with (folder / "serving").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write("node7\n")
+        file.flush()
+        done = subprocess.run(["bash", str(START_MLFLOW)], env=job, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and done.stderr.startswith(f"node7 has an MLflow server on {folder} already: "), (
+        done.stderr
+    )
+    assert not (folder / "mlflow.db").exists() and not (folder / "pid").exists()
 
 
 def test_it_is_sound_bash_and_asks_slurm_for_one_task_per_node() -> None:
