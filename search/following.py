@@ -18,6 +18,7 @@ from search.stopping import check_room, full, says_full
 from search.tracking import MlflowTracker
 
 log = logging.getLogger(__name__)
+SECONDS_BETWEEN_LOOKS = 5.0  # at races
 
 
 def trial_tags(record: TrialRecord) -> dict[str, str]:
@@ -33,6 +34,7 @@ class Following(Callback):
     def __init__(self, space: Space, ledger: Ledger, tracker: MlflowTracker, display: Display) -> None:
         self.space, self.ledger, self.tracker, self.display = space, ledger, tracker, display
         self.passed_on: dict[int, int] = {}  # trial -> step up to which its reports have been
+        self.looked = 0.0  # when races were
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune's snapshots are not used; threads and terminals do not belong in one
@@ -49,14 +51,23 @@ class Following(Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         number, step = trial.config["number"], int(result["step"])
-        for report in self.ledger.reported(number, self.passed_on.get(number, 0), step):
-            self.tracker.trial_reported(number, report.step, report.metrics, curve=report.curve, timestamp=report.time)
-        self.passed_on[number] = step
+        self._pass_on(number, step)
+        self.passed_on[number] = step  # lower than before where a trial has started again
         if step >= self.space.steps:
             record = self.ledger.trial(number)
             assert record is not None
             self.display.reported(record)
         self.display.show()
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """The later stages of a race: Tune hears nothing of them until the trial ends."""
+        clock = time.monotonic()
+        if self.space.racing is None or clock - self.looked < SECONDS_BETWEEN_LOOKS:
+            return
+        self.looked = clock
+        for trial in trials:
+            if trial.status == "RUNNING" and trial.config["number"] in self.passed_on:
+                self._pass_on(trial.config["number"], sys.maxsize)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._ended(trial)
@@ -67,6 +78,12 @@ class Following(Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._explain(trial)
         self._ended(trial)
+
+    def _pass_on(self, number: int, step: int) -> None:
+        """Tells MLflow what it has not heard of a trial, up to `step`."""
+        for report in self.ledger.reported(number, self.passed_on.get(number, 0), step):
+            self.tracker.trial_reported(number, report.step, report.metrics, curve=report.curve, timestamp=report.time)
+            self.passed_on[number] = report.step
 
     def _explain(self, trial: Any) -> None:
         """A process that died is a line; an exception is a bug, so it is shown whole. A full disk is neither: it ends the

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search import following
-from search.following import Display, trial_tags
-from search.ledger import Report, TrialRecord
+from search.following import Display, Following, trial_tags
+from search.ledger import Ledger, Report, TrialRecord
 from search.space import Space
 
 STEPS = 6
@@ -192,3 +193,42 @@ def test_a_message_on_a_terminal_takes_the_place_of_the_line(clock: Clock) -> No
 def test_default_trials_are_tagged() -> None:
     assert trial_tags(record(0, name="paper_default")) == {"default": "paper_default"}
     assert trial_tags(record(2)) == {}
+
+
+class Told:
+    """A tracker that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def trial_reported(self, number: int, step: int, metrics: Any, **more: Any) -> None:
+        self.steps.append(step)
+
+
+def test_later_stages_of_a_race_are_followed_while_they_run(tmp_path: Path, clock: Clock) -> None:
+    """Tune hears of a raced trial's first reports, and then only of its end."""
+    ledger = Ledger.open(tmp_path / "out", SPACE.model_dump(mode="json"), resume=False)
+    ledger.new_trial(0, None, {}, {}, [0])
+    told = Told()
+    space = Space.model_validate({**SPACE.model_dump(mode="json"), "seeds": 4, "racing": {"start": 1}})
+    follower = Following(space, ledger, told, display()[0])  # type: ignore[arg-type]
+    trial = SimpleNamespace(config={"number": 0}, status="RUNNING")
+
+    def save(step: int) -> None:
+        ledger.save(0, step, {"score": 0.5}, None, b"")
+
+    follower.on_step_end(0, [trial])
+    save(2)
+    follower.on_trial_result(0, [trial], trial, {"step": 2})
+    for step in (4, 6, 8, 10):
+        save(step)
+    clock.now += 1
+    follower.on_step_end(1, [trial])
+    assert told.steps == [2]  # not at every turn of Tune's loop
+    clock.now += 10
+    follower.on_step_end(2, [trial])
+    assert told.steps == [2, 4, 6, 8, 10]
+    save(12)
+    follower.on_trial_result(3, [trial], trial, {"step": 12})
+    assert told.steps == [2, 4, 6, 8, 10, 12]
+    ledger.close()
