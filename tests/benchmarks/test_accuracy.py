@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import safetensors.torch
 import torch
 import yaml
@@ -52,6 +53,10 @@ def test_smoke(tmp_path: Path) -> None:
     methods = {"random", "herding", "k_center", "mmd", "avdd", "paper_default", "ours", "full_data"}
     assert set(found["results"]["dpc_1"]) == methods
     assert found["results"]["dpc_1"]["ours"]["probe"]["n"] == 2
+    means = {name: found["results"]["dpc_1"][name]["probe"]["mean"] for name in ("ours", "mmd")}
+    apart = found["against_mmd_over_test_items"]["dpc_1"]
+    assert apart["mean"] == pytest.approx(means["ours"] - means["mmd"], abs=1e-6)
+    assert apart["ci95"][0] <= apart["mean"] <= apart["ci95"][1]
     assert [point["step"] for point in found["runs"]["dpc_1"]["avdd"]["curve"]] == [0, 5, 10]
     assert {"commit", "machine", "headlines", "tuned", "settings", "seeds"} <= set(found)
 
@@ -104,5 +109,5 @@ def test_claims_are_read_off_the_figures() -> None:
     assert "| 95.0 % |" in table
     assert "+8.0 points (at 1 per class, over MMD)" in table
     assert "1: 1.0 x, 20: 1.0 x" in table
-    assert "| **78.0** | **76.0** |" not in accuracy.results_table(results, "probe")
-    assert "| the paper's default setting | **90.0** | **90.0** |" in accuracy.results_table(results, "probe")
+    assert "| **78.0** | **76.0** |" not in accuracy.results_table(results, "probe", {})
+    assert "| the paper's default setting | **90.0** | **90.0** |" in accuracy.results_table(results, "probe", {})
