@@ -18,7 +18,8 @@ BENCHMARKS := $(wildcard $(addprefix benchmarks/,quickstart.py throughput.py acc
 search: $(READY)
 	$(BIN)/python search/run.py --space spaces/quickstart.yaml $(ARGS)
 
-# One thread per process: many tests run processes that would otherwise fight for the cores.
+# One thread per process: many tests run processes that would otherwise fight for the cores. As root, and with sshd and
+# rsync there, a search over hosts made of namespaces is among them.
 test: export OMP_NUM_THREADS := 1
 test: lint
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow and not cluster and not faults"
@@ -30,7 +31,7 @@ test-faults: export OMP_NUM_THREADS := 1
 test-faults: $(READY)
 	$(BIN)/python -m pytest -m faults
 
-# A laptop, a head and two workers, made of namespaces on this machine: needs root, and some minutes.
+# A laptop, a head and two workers, made of namespaces on this machine: needs root, and some minutes. Also with a cut cable.
 test-cluster: $(READY)
 	$(BIN)/python -m pytest -m cluster
 

@@ -12,12 +12,30 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 NEEDED = ("ip", "nsenter", "rsync", "ssh", "ssh-keygen", "unshare")
 SSHD = "/usr/sbin/sshd"
+# What hosts are made of, once: a namespace with a cable, and a copy-on-write view of a folder in namespaces of its own.
+TRIAL = """
+set -e
+trap 'ip netns del $2-a; ip netns del $2-b' EXIT
+ip netns add $2-a
+ip netns add $2-b
+ip -n $2-a link add name switch0 type bridge
+ip link add name cable netns $2-a type veth peer name eth0 netns $2-b
+mkdir $1/lower $1/upper $1/work $1/view
+ip netns exec $2-b unshare --mount --pid --uts --ipc --fork --kill-child --mount-proc bash -ec "
+    mount --make-rprivate /
+    mount -t tmpfs none /mnt
+    mount -t overlay overlay -o lowerdir=$1/lower,upperdir=$1/upper,workdir=$1/work $1/view
+    touch $1/view/file
+    hostname tried
+"
+"""
 
 
 def missing() -> str | None:
@@ -29,12 +47,9 @@ def missing() -> str | None:
         lacking.append("sshd")
     if lacking:
         return f"needs {', '.join(lacking)} (Debian: iproute2, openssh-server, rsync, util-linux)"
-    tried = subprocess.run(
-        ["unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--fork", "mount", "-t", "tmpfs", "none", "/mnt"],
-        capture_output=True,
-        text=True,
-    )
-    return None if tried.returncode == 0 else f"needs namespaces and mounts ({tried.stderr.strip()})"
+    with tempfile.TemporaryDirectory() as folder:  # where the hosts' own folders will be
+        tried = subprocess.run(["bash", "-c", TRIAL, "bash", folder, f"t{os.getpid()}"], capture_output=True, text=True)
+    return None if tried.returncode == 0 else f"needs namespaces, mounts and cables ({tried.stderr.strip()})"
 
 
 class Hosts:

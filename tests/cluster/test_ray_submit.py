@@ -70,6 +70,7 @@ def reports(hosts: Hosts, name: str = "quickstart") -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.slow  # of `make test`, too
 def test_a_search_over_three_hosts_of_which_one_is_lost(hosts: Hosts) -> None:
     typed(hosts, UP)
     with open(hosts.folder / "submit.log", "w+b") as log:
@@ -81,7 +82,7 @@ def test_a_search_over_three_hosts_of_which_one_is_lost(hosts: Hosts) -> None:
                 time.sleep(0.2)
             hosts.crash("worker1")
             lost = len(reports(hosts))
-            search.wait(500)
+            search.wait(900)
         finally:
             search.kill()
         log.seek(0)

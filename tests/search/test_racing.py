@@ -167,6 +167,7 @@ def test_the_report_says_what_the_race_has_saved(raced: tuple[Path, Path]) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.faults
 def test_a_race_goes_on_after_a_kill_as_if_nothing_had_happened(
     raced: tuple[Path, Path], tmp_path: Path, start: Callable[..., SearchProcess]
 ) -> None:
