@@ -9,7 +9,7 @@
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
-SIDE_BY_SIDE := -n 2 --dist loadfile
+SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 READY := .venv/.ready
 BENCHMARKS := $(wildcard $(addprefix benchmarks/,quickstart.py throughput.py accuracy.py scaling.py encoding.py imagebind_gpu.py))
 

@@ -10,33 +10,37 @@ Test data is opened once, after everything has been chosen and condensed.
 
 from __future__ import annotations
 
-import argparse
-import math
-import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from statistics import fmean, median
-from typing import Any
+from condense.process import prepare_process
 
-import torch
-from judge import condensed, judge
-from provenance import provenance, run
+prepare_process()
 
-from condense.baseline_settings import MMD_LEARNING_RATES, avdd, mmd
-from condense.comparison import CONVNET_STEPS, Comparison, Sample, as_json, compare, share_of
-from condense.condensation import Condensation
-from condense.config import CondensationConfig, Hyperparameters
-from condense.data.dataset import MemorySplit
-from condense.embeddings import Task
-from condense.engine import Engine
-from condense.errors import UserError
-from condense.evaluate import train_probes
-from condense.overrides import load_config
-from condense.store import Store
-from condense.tasks import load_task, task_key
-from condense.validation import probe_accuracy, validate
+import argparse  # noqa: E402  (what is above must come before torch)
+import math  # noqa: E402
+import sys  # noqa: E402
+import time  # noqa: E402
+from collections.abc import Callable, Mapping, Sequence  # noqa: E402
+from dataclasses import dataclass  # noqa: E402
+from pathlib import Path  # noqa: E402
+from statistics import fmean, median  # noqa: E402
+from typing import Any  # noqa: E402
+
+import torch  # noqa: E402
+from judge import condensed, judge  # noqa: E402
+from provenance import provenance, run  # noqa: E402
+
+from condense.baseline_settings import MMD_LEARNING_RATES, avdd, mmd  # noqa: E402
+from condense.comparison import CONVNET_STEPS, Comparison, Sample, as_json, compare, share_of  # noqa: E402
+from condense.condensation import Condensation  # noqa: E402
+from condense.config import CondensationConfig, Hyperparameters  # noqa: E402
+from condense.data.dataset import MemorySplit  # noqa: E402
+from condense.embeddings import Task  # noqa: E402
+from condense.engine import Engine  # noqa: E402
+from condense.errors import UserError  # noqa: E402
+from condense.evaluate import train_probes  # noqa: E402
+from condense.overrides import load_config  # noqa: E402
+from condense.store import Store  # noqa: E402
+from condense.tasks import load_task, task_key  # noqa: E402
+from condense.validation import probe_accuracy, validate  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent
 SETTINGS = [ROOT / "settings" / f"dpc_{dpc}.yaml" for dpc in (1, 5, 10, 20)]
@@ -175,7 +179,11 @@ def item_hits(comparison: Comparison, sets: Sequence[MemorySplit]) -> torch.Tens
     test, classes = comparison.test, comparison.task.dataset.num_classes
     right = []
     for items in sets:
-        embedded = comparison.embed(items)
+        try:
+            embedded = comparison.embed(items)
+        except FloatingPointError:  # its loss was not finite: it gets nothing right
+            right.append(torch.zeros_like(test.labels, dtype=torch.bool))
+            continue
         probes = train_probes(embedded.features[None], embedded.labels[None], None, classes)
         right.append((test.features.float() @ probes.weight[0, 0] + probes.bias[0, 0]).argmax(1) == test.labels)
     return torch.stack(right).float().mean(0)

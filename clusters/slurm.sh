@@ -31,8 +31,9 @@ trap 'kill $(jobs -p) $(cat "$mlflow/pid") 2>/dev/null || true' EXIT
 export MLFLOW_TRACKING_URI=http://127.0.0.1:${CONDENSE_MLFLOW_PORT:-5000}
 
 # Slurm runs this script on the first node of the job; the address is that of the network which the nodes share.
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-address=$(hostname --ip-address | tr ' ' '\n' | grep -m 1 -F .):$port
+# (`sed` reads to the end: who closes a pipe early has `pipefail` end the script.)
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
+address=$(hostname --ip-address | tr ' ' '\n' | grep -F . | sed -n 1p):$port
 
 # The options are those of cluster.yaml, which says why. --temp-dir: /tmp/ray may be another user's. --block: Ray ends with
 # Slurm's step, and that with the job. --cpu-bind: Ray itself says which processes share the cores.

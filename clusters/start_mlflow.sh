@@ -17,7 +17,9 @@ exec 9>"$folder/lock"
 flock 9  # two that start at once would both find none
 if healthy; then exit 0; fi
 exec 8>>"$folder/serving"  # the server holds it for as long as it runs
-if ! flock --nonblock 8; then
+# That of this host may be about to end, or slow to answer.
+if ! flock --nonblock 8 && { [ "$(cat "$folder/serving")" != "$HOSTNAME" ] || ! flock --timeout 60 8; }; then
+    if healthy; then exit 0; fi
     echo "$(cat "$folder/serving") has an MLflow server on $folder already: wait for it to end, or set" \
         "CONDENSE_MLFLOW_FOLDER to another folder" >&2
     exit 1

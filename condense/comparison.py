@@ -116,6 +116,8 @@ class Comparison:
 
         finite = [not isinstance(items, MemorySplit) or _is_finite(items) for items, _ in trainings]
         usable = [training for training, fine in zip(trainings, finite, strict=True) if fine]
+        if not usable:
+            return [math.nan] * len(trainings)
         with _side_by_side(device) as each:
             models = list(each(train, usable))
             found = iter(convnet_accuracies(models, self.test_items, device, each=each))

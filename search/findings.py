@@ -83,8 +83,8 @@ def contenders(records: Sequence[TrialRecord]) -> list[TrialRecord]:
 
 
 def best_by_single_seed(records: Sequence[TrialRecord], plan: Plan) -> list[TrialRecord]:
-    """What one would have chosen with one run per setting: for each seed that all completed trials have (where they race, the
-    first alone), the trial with the highest mean over tasks."""
+    """What one would have chosen with one run per setting: for each seed that all completed trials have (where they race,
+    mostly the first alone), the trial with the highest mean over tasks."""
     known = [r for r in records if r.status == "completed" and r.name != "paper_default" and r.reports]
     by_seed = [per_seed_means(replica_values(r.metrics, plan), len(plan.tasks)) for r in known]
     return [known[max(range(len(known)), key=of.__getitem__)] for of in zip(*by_seed, strict=False)]

@@ -66,7 +66,7 @@ class Following(Callback):
             return
         self.looked = clock
         for trial in trials:
-            if trial.status == "RUNNING" and trial.config["number"] in self.passed_on:
+            if trial.status == "RUNNING":
                 self._pass_on(trial.config["number"], sys.maxsize)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

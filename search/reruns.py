@@ -20,7 +20,7 @@ import ray
 
 from search.broker import Device
 from search.robust import per_task
-from search.seat import Seat
+from search.seat import Seat, forget
 from search.trainable import Plan
 from search.whole_files import read_json, write_json
 
@@ -87,8 +87,7 @@ class Reruns:
         finally:
             for some in running:
                 some.seat.leave()
-            for some in running:
-                some.seat.forget()
+            forget([some.seat for some in running])
 
     def _start(
         self, device: Device, waiting: deque[Run], share: int, known: Mapping[str, dict[str, Any]]
@@ -130,6 +129,7 @@ class Reruns:
             return
         finally:
             seat.leave()
+            forget([seat])
         if diverged is not None:
             known["runs"][str(diverged["seed"])] = {"stage": stage, "node": seat.node, "divergence": diverged}
             for run in [run for run in waiting if run[0] == done.key]:  # of no use any more

@@ -102,8 +102,11 @@ class Seat:
         """Gives the place up, without waiting."""
         self.engine.leave.remote(self.member)
 
-    def forget(self) -> None:
-        """After `leave`: lets go of what was started. Ray prints the errors that nobody has asked for, and this is one."""
-        if self.pending is not None:
+
+def forget(seats: Sequence[Seat]) -> None:
+    """After `leave`: lets go of what was started. Ray prints the errors that nobody has asked for, and these are some."""
+    pending = [seat.pending for seat in seats if seat.pending is not None]
+    if pending:
+        for done in ray.wait(pending, num_returns=len(pending), timeout=SECONDS_TO_LEAVE)[0]:
             with contextlib.suppress(Exception):
-                ray.get(self.pending, timeout=SECONDS_TO_LEAVE)
+                ray.get(done)

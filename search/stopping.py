@@ -66,7 +66,7 @@ def check_room(folder: Path) -> None:
         probe.write_bytes(bytes(PROBE))
     except OSError as error:
         if says_full(error):
-            raise full(folder, error) from error
+            raise full(folder, OSError(error.errno, error.strerror, str(folder))) from error
         raise
     finally:
         with contextlib.suppress(OSError):

@@ -12,6 +12,13 @@ settings.register_profile("condense", deadline=None)
 settings.load_profile("condense")
 
 
+LONGEST = ("test_ray_submit.py", "test_resume.py")  # files that would else run on when all others are done
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Datasets and encoders of this session in a folder of its own, unless $CONDENSE_CACHE names one to share."""

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from condense.data.inputs import InputSpec
 from condense.errors import UserError
+from condense.memory import host_memory
 
-HELD = 1 << 31  # bytes of a split's inputs
+HELD = 1 << 31  # bytes of a split's inputs on a device
 
 
 class Split(Protocol):
@@ -69,10 +70,13 @@ def without_missing(items: dict[str, Tensor], present: Mapping[str, Tensor], cho
 
 
 def held(split: Split, specs: Mapping[str, InputSpec], device: torch.device) -> Split:
-    """For who reads a split many times: one of at most `HELD` bytes on the device; a larger one as it is, to be read a batch at a
-    time."""
-    if 4 * len(split) * sum(math.prod(spec.shape) for spec in specs.values()) > HELD:
-        return split
+    """For who reads a split many times: one of at most `HELD` bytes on the device, one of at most a quarter of the host's free
+    memory there; a larger one as it is, to be read (and decoded) a batch at a time."""
+    size = 4 * len(split) * sum(math.prod(spec.shape) for spec in specs.values())
+    if size > HELD:
+        if size > host_memory() // 4:
+            return split
+        device = torch.device("cpu")
     inputs = {modality: x.to(device, torch.float32) for modality, x in split.load(range(len(split))).items()}
     return MemorySplit(inputs, split.labels.to(device))
 

@@ -40,12 +40,13 @@ def test_a_large_split_is_read_a_batch_at_a_time(
     splits = [Counting(dataset.condense), Counting(dataset.validation)]
     task = replace(whole, dataset=replace(dataset, condense=splits[0], validation=splits[1]))
     found = []
-    for limit in (1 << 31, 0):
-        monkeypatch.setattr("condense.data.dataset.HELD", limit)
-        comparison = Comparison(task, Store(tmp_path / str(limit)), convnet_steps=8, held_out="validation")
+    for device, host in ((1 << 31, 0), (0, 1 << 40), (0, 0)):
+        monkeypatch.setattr("condense.data.dataset.HELD", device)
+        monkeypatch.setattr("condense.data.dataset.host_memory", lambda host=host: host)
+        comparison = Comparison(task, Store(tmp_path / f"{device} {host}"), convnet_steps=8, held_out="validation")
         for split in splits:
             split.most = 0
         found.append(comparison.full_convnet([0, 1]))
-        assert all((split.most == len(split)) == (limit > 0) for split in splits)
-    assert found[0] == found[1]
+        assert all((split.most == len(split)) == (device + host > 0) for split in splits)
+    assert found[0] == found[1] == found[2]
     assert torch.tensor(found[0]).isfinite().all()

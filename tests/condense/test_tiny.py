@@ -161,6 +161,7 @@ def test_pretraining_on_a_large_split_reads_it_a_batch_at_a_time(small_dataset, 
     dataset, config = small_dataset(("vision", "audio", "text"), per_class=100), trained(epochs=2)
     whole = build_tiny(config, dataset, Store(tmp_path / "a"))
     monkeypatch.setattr("condense.data.dataset.HELD", 0)
+    monkeypatch.setattr("condense.data.dataset.host_memory", lambda: 0)
     taken: list[int] = []
     load = MemorySplit.load
     monkeypatch.setattr(MemorySplit, "load", lambda self, which: taken.append(len(which)) or load(self, which))
