@@ -263,10 +263,12 @@ def _luck(confirmation: Mapping[str, Any]) -> str:
 
 def _one_seed(confirmation: Mapping[str, Any]) -> str:
     """A sentence on what a search with one run per setting would have chosen; empty where that is no worse."""
-    entry = differences(confirmation).get("best_single_seed")
+    entry, single = differences(confirmation).get("best_single_seed"), confirmation.get("best_single_seed") or {}
+    trials = single.get("trials") or []
+    if trials and measurement(single) is None:
+        return "Of the trials that single seeds would have chosen, one had a loss that was not finite on fresh seeds."
     if entry is None or shown(entry) <= 0:
         return ""
-    trials = (confirmation.get("best_single_seed") or {}).get("trials") or []
     mean = f", the mean over what {len(trials)} seeds would have chosen" if len(trials) > 1 else ""
     return f"Choosing by a single seed would have cost {difference(entry)}{mean}."
 

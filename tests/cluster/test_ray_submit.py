@@ -16,11 +16,14 @@ from hosts import Hosts
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTED = [
-    line
-    for block in re.findall(r"^```\n(.*?)^```", (ROOT / "docs" / "cluster.md").read_text(), re.S | re.M)
-    for line in block.splitlines()
-]
+
+
+def commands(text: str) -> list[str]:
+    """The lines of the code blocks of a page."""
+    return [line for block in re.findall(r"^```\n(.*?)^```", text, re.S | re.M) for line in block.splitlines()]
+
+
+DOCUMENTED = commands((ROOT / "docs" / "cluster.md").read_text())
 UP, SUBMIT, FETCH, FORWARD, RESUME, END_MLFLOW, DOWN = DOCUMENTED
 RUNS = """
 import json, mlflow
@@ -146,6 +149,18 @@ def test_a_search_over_three_hosts_of_which_one_is_lost(hosts: Hosts) -> None:
     typed(hosts, RESUME)  # complete: it writes its results again, and repeats no trial
     assert len(json.loads((fetched / "report.json").read_text())["recommended"]) == 5
     typed(hosts, END_MLFLOW)
+    typed(hosts, DOWN)
+
+
+def test_the_commands_of_the_readme(hosts: Hosts) -> None:
+    """Quickstart as it is, on hosts that come back."""
+    for name in hosts.names:
+        if name not in hosts.first:
+            hosts.boot(name)
+    hosts.run("head", "rm -rf ~/results/quickstart")  # the other test's
+    section = (ROOT / "README.md").read_text().partition("\n## On a cluster\n")[2].partition("\n## ")[0]
+    said = [typed(hosts, command, timeout=900) for command in commands(section)]
+    assert len(said) == 2 and "recommended (" in said[-1] and "fetch it" in said[-1]
     typed(hosts, DOWN)
 
 

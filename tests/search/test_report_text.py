@@ -53,9 +53,11 @@ DEFAULT = (0.06, 0.05, 0.07)
 
 def test_what_several_seeds_would_have_chosen() -> None:
     report = against(best_single_seed=(0.02, 0.01, 0.03))
-    report["confirmation"]["best_single_seed"] = {"trials": [3, 5, 3]}
+    report["confirmation"]["best_single_seed"] = {"mean": 0.91, "std": 0.01, "n": 8, "trials": [3, 5, 3]}
     cost = "Choosing by a single seed would have cost 0.020 [0.010, 0.030]"
     assert f"{cost}, the mean over what 3 seeds would have chosen." in text.verdict(report)
+    report["confirmation"]["best_single_seed"]["mean"] = None
+    assert "would have chosen, one had a loss that was not finite on fresh seeds." in text.verdict(report)
 
 
 @pytest.mark.parametrize(
