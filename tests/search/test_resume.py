@@ -112,6 +112,7 @@ def test_a_lost_connection(begun: Begun, ending: signal.Signals) -> None:
     assert before.items() <= results(begun.output).items()
 
 
+@pytest.mark.faults
 def test_lost_processes(begun: Begun, whole_search: tuple[Path, SearchProcess]) -> None:
     """First the engine is killed, then twice the process that runs trials, wherever in or between trials it is, and at
     last the engine that confirms."""
