@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks" / "accuracy.py"
 
 
-def write_problem(folder: Path) -> Path:
-    """A setting on two classes of tensors."""
+def write_problem(folder: Path, spread: float = 1.0) -> Path:
+    """A setting on two classes of tensors, items apart from their class's pattern by `spread` times its size."""
     generator = torch.Generator().manual_seed(0)
     patterns = {
         "vision": torch.randn(2, 1, 8, 8, generator=generator),
@@ -30,13 +30,13 @@ def write_problem(folder: Path) -> Path:
         content[f"{split}/label"] = labels
         for modality, pattern in patterns.items():
             noise = torch.randn(len(labels), *pattern.shape[1:], generator=generator)
-            content[f"{split}/{modality}"] = pattern[labels] + noise
+            content[f"{split}/{modality}"] = pattern[labels] + spread * noise
     safetensors.torch.save_file(content, folder / "data.safetensors")
     settings = {
         "dataset": {"name": "tensors", "path": "data.safetensors"},
         "encoder": {"pretraining": "none", "dim": 8, "width": 4, "image_size": 8},
         "dpc": 3,
-        "hyperparameters": {"num_frequencies": 8, "frequency_pool": 16},
+        "hyperparameters": {"num_frequencies": 8, "frequency_pool": 16, "learning_rate": 300.0},
     }
     (folder / "mine.yaml").write_text(yaml.safe_dump(settings))
     return folder / "mine.yaml"
@@ -44,7 +44,15 @@ def write_problem(folder: Path) -> Path:
 
 def test_smoke(tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
-    command = [sys.executable, str(SCRIPT), "--quick", "--threads", "1", "--settings", str(write_problem(tmp_path))]
+    command = [
+        sys.executable,
+        str(SCRIPT),
+        "--quick",
+        "--threads",
+        "1",
+        "--settings",
+        str(write_problem(tmp_path, 6.0)),
+    ]
     done = subprocess.run([*command, "--json", str(figures)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "| **ours** |" in done.stdout
@@ -55,7 +63,7 @@ def test_smoke(tmp_path: Path) -> None:
     assert found["results"]["dpc_1"]["ours"]["probe"]["n"] == 2
     means = {name: found["results"]["dpc_1"][name]["probe"]["mean"] for name in ("ours", "mmd")}
     apart = found["against_mmd_over_test_items"]["dpc_1"]
-    assert apart["mean"] == pytest.approx(means["ours"] - means["mmd"], abs=1e-6)
+    assert apart["mean"] == pytest.approx(means["ours"] - means["mmd"], abs=1e-6) != 0
     assert apart["ci95"][0] <= apart["mean"] <= apart["ci95"][1]
     assert [point["step"] for point in found["runs"]["dpc_1"]["avdd"]["curve"]] == [0, 5, 10]
     assert {"commit", "machine", "headlines", "tuned", "settings", "seeds"} <= set(found)
@@ -88,6 +96,10 @@ def test_claims_are_read_off_the_figures() -> None:
     def run(*points: tuple[float, float]) -> accuracy.Run:
         curve = [{"step": float(i), "seconds": s, "accuracy": a} for i, (s, a) in enumerate(points)]
         return accuracy.Run(Hyperparameters(), [], [], curve)
+
+    found = accuracy.over_items(torch.tensor([1.0, 1.0, 0.0, 1.0]), torch.tensor([0.0, 1.0, 0.0, 1.0]))
+    assert found["mean"] == 0.25
+    assert found["ci95"] == pytest.approx([0.25 - 1.96 * 0.25, 0.25 + 1.96 * 0.25])  # std of 1, 0, 0, 0 is 0.5
 
     avdd = run((0.1, 0.5), (2.0, 0.8), (4.0, 0.7))
     assert accuracy.speed_claim(run((0.1, 0.5), (0.5, 0.85)), avdd)["ratio"] == 4.0
