@@ -92,7 +92,8 @@ def test_ctrl_c(begun: Begun, whole_search: tuple[Path, SearchProcess]) -> None:
     check_same_search(output, whole_search[0])
 
 
-@pytest.mark.parametrize("ending", [signal.SIGHUP, pytest.param(signal.SIGTERM, marks=pytest.mark.faults)])
+@pytest.mark.faults
+@pytest.mark.parametrize("ending", [signal.SIGHUP, signal.SIGTERM])
 def test_a_lost_connection(begun: Begun, ending: signal.Signals) -> None:
     """SIGHUP is what the end of an SSH connection comes to, SIGTERM what Slurm, Docker and Kubernetes send: interruptions
     like another, to be resumed."""
