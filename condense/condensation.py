@@ -17,9 +17,9 @@ from torch import Tensor
 from condense.config import Hyperparameters
 from condense.embeddings import Task
 from condense.initial import choose_items
-from condense.objective import class_characteristic_function, draw_frequencies
+from condense.objective import class_characteristic_function, draw_frequencies, pass_over
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 DETERMINISTIC = ("herding", "k_center")  # draw nothing, unless an item lacks a modality
 
 
@@ -81,7 +81,9 @@ class Condensation:
         if h.discrepancy == "cf":
             pool = max(h.frequency_pool, h.num_frequencies)
             for name in task.modalities:
-                drawn = draw_frequencies(pool, task.encoder.dim, h.frequency_scale, self.generator).to(device)
+                drawn = draw_frequencies(
+                    pool, task.encoder.dim, h.frequency_scale, self.generator, h.frequency_sampling, device
+                )
                 self.frequencies[name] = drawn
                 (real,), labels = task.condense.having(name)
                 self.phi_real[name] = class_characteristic_function(real, labels, task.dataset.num_classes, drawn)
@@ -108,10 +110,12 @@ class Condensation:
         """
         if self._chosen is not None and self._chosen[0] == self.step:
             return self._chosen[1]
-        count = self.hyperparameters.num_frequencies
+        h = self.hyperparameters
+        count = h.num_frequencies
         if self._position + count > len(self._order):
-            self._order = torch.randperm(max(self.hyperparameters.frequency_pool, count), generator=self.generator)
-            self._position = 0
+            pool = max(h.frequency_pool, count)
+            block = self.task.encoder.dim if h.frequency_sampling == "orthogonal" else pool
+            self._order, self._position = pass_over(pool, count, block, self.generator), 0
         chosen = self._order[self._position : self._position + count]
         self._position += count
         self._chosen = self.step, chosen

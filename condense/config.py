@@ -150,6 +150,11 @@ class Hyperparameters(Strict):
     frequency_scale: float = Field(1.0, gt=0, description="sigma: standard deviation of the CF frequencies")
     num_frequencies: int = Field(256, ge=1, description="frequencies in one step's CF estimate")
     frequency_pool: int = Field(1024, ge=1, description="frequencies drawn once; each step takes the next part of them")
+    frequency_sampling: Literal["orthogonal", "independent"] = Field(
+        "orthogonal",
+        description="directions of the frequencies: `orthogonal` to each other, which estimates the CF discrepancy with less "
+        "noise, or `independent`, as published",
+    )
     alpha: float = Field(0.5, ge=0, description="weight of the amplitude part of the CF discrepancy")
     beta: float = Field(0.5, ge=0, description="weight of its phase part")
     discrepancy: Literal["cf", "mmd"] = Field(

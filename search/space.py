@@ -19,7 +19,7 @@ from condense.config import Hyperparameters, Strict, TaskConfig
 # second. So they are disjoint by construction, within a search and between searches with other seeds.
 SEED_BLOCK = 10_000
 # What only the characteristic function has: without effect where the uni-modal term is fixed to MMD.
-CF_ONLY = ("frequency_scale", "num_frequencies", "frequency_pool", "alpha", "beta")
+CF_ONLY = ("frequency_scale", "num_frequencies", "frequency_pool", "frequency_sampling", "alpha", "beta")
 
 
 A_LITTLE = 0.001  # of a custom resource, which only says what a node is
@@ -284,6 +284,7 @@ class Space(Strict):
                 **rates,
                 "scaling": "paper",
                 "discrepancy": "cf",
+                "frequency_sampling": "independent",
                 "optimizer": "sgd",
                 "momentum": 0.5,
                 "schedule": "constant",

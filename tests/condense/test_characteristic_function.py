@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from torch import Tensor
 
 from condense.objective import (
@@ -18,6 +19,7 @@ from condense.objective import (
     class_characteristic_function,
     draw_frequencies,
     mean_discrepancy,
+    pass_over,
     uni_modal,
 )
 
@@ -122,12 +124,89 @@ def test_amplitude_and_phase_parts():
     assert cf_discrepancy(phi(x, t), phi(spread, t), 1.0, 0.0).item() > 0.05
 
 
-def test_draws_have_the_frequency_scale():
-    t = draw_frequencies(4096, 8, 0.7, seeded(0))
+@pytest.mark.parametrize("sampling", ["independent", "orthogonal"])
+def test_draws_have_the_frequency_scale(sampling):
+    t = draw_frequencies(4096, 8, 0.7, seeded(0), sampling)
     assert t.shape == (4096, 8)
+    assert t.dtype == torch.float32
     assert t.std().item() == pytest.approx(0.7, rel=0.02)
-    assert torch.equal(t, draw_frequencies(4096, 8, 0.7, seeded(0)))
-    assert torch.allclose(draw_frequencies(9, 8, 2.0, seeded(1)), 2 * draw_frequencies(9, 8, 1.0, seeded(1)))
+    assert torch.equal(t, draw_frequencies(4096, 8, 0.7, seeded(0), sampling))
+    twice = draw_frequencies(9, 8, 2.0, seeded(1), sampling)
+    assert torch.allclose(twice, 2 * draw_frequencies(9, 8, 1.0, seeded(1), sampling))
+
+
+@given(count=st.integers(1, 40), dim=st.integers(1, 12), seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=40, deadline=None)
+def test_orthogonal_frequencies_are_gaussian_vectors_made_orthogonal(count, dim, seed):
+    """Against Gram and Schmidt's method, written out."""
+    t = draw_frequencies(count, dim, 1.0, seeded(seed), "orthogonal")
+    vectors = torch.randn(-(-count // dim), dim, dim, generator=seeded(seed)).double().transpose(1, 2)
+    expected = []
+    for block in vectors:
+        directions: list[Tensor] = []
+        for g in block:
+            left = g
+            for _ in range(2):  # twice is enough
+                left = left - sum(((left @ e) * e for e in directions), torch.zeros(dim, dtype=torch.float64))
+            directions.append(left / left.norm())
+            expected.append(directions[-1] * g.norm())
+    assert torch.allclose(t.double(), torch.stack(expected)[:count], atol=1e-5)
+    for block in t.double().split(dim):
+        angle = (block / block.norm(dim=1, keepdim=True)) @ (block / block.norm(dim=1, keepdim=True)).T
+        assert torch.allclose(angle, torch.eye(len(block), dtype=torch.float64), atol=1e-6)
+
+
+@pytest.mark.parametrize("place", [0, 7])  # the first of a block, and the last
+def test_each_orthogonal_frequency_is_a_standard_normal_vector(place):
+    """Lengths, components and projections on any direction: Kolmogorov and Smirnov's test, and the moments."""
+    d = 8
+    t = draw_frequencies(20_000 * d, d, 1.0, seeded(3), "orthogonal")[place::d].double()
+    along = t @ F.normalize(torch.randn(d, generator=seeded(4), dtype=torch.float64), dim=0)
+    for sample, law in ((along, stats.norm()), (t[:, 2], stats.norm()), (t.norm(dim=1), stats.chi(d))):
+        assert stats.kstest(sample.numpy(), law.cdf).pvalue > 0.01
+    assert torch.allclose(t.T @ t / len(t), torch.eye(d, dtype=torch.float64), atol=0.04)
+    assert (t.norm(dim=1).square() * t[:, 0].square()).mean().item() == pytest.approx(d + 2, rel=0.05)
+
+
+@pytest.mark.parametrize("sigma", [0.2, 0.8])
+def test_orthogonal_frequencies_estimate_the_same_with_less_noise(sigma):
+    """The CF discrepancy of two sets and its gradient, over 300 draws of as many frequencies as there are dimensions."""
+    d = 32
+    g = seeded(0)
+    real = F.normalize(torch.randn(60, d, generator=g) + 1.0, dim=1)
+    synthetic = F.normalize(torch.randn(1, d, generator=g) + 1.0, dim=1)
+    values: dict[str, Tensor] = {}
+    gradients: dict[str, Tensor] = {}
+    for sampling in ("independent", "orthogonal"):
+        found = []
+        for seed in range(300):
+            t = draw_frequencies(d, d, sigma, seeded(seed), sampling)
+            leaf = synthetic.clone().requires_grad_()
+            loss = uni_modal(leaf[None, None], t[None], phi(real, t)[:, None, None], 0.5, 0.5)[0]
+            found.append((loss.detach(), torch.autograd.grad(loss, leaf)[0][0]))
+        values[sampling] = torch.stack([value for value, _ in found])
+        gradients[sampling] = torch.stack([gradient for _, gradient in found])
+    difference = values["orthogonal"].mean() - values["independent"].mean()
+    assert abs(difference) < 4 * (values["independent"].var() / 300 + values["orthogonal"].var() / 300).sqrt()
+    apart = gradients["orthogonal"].mean(0) - gradients["independent"].mean(0)
+    assert apart.norm() < 2 * (gradients["independent"].var(0).sum() / 300).sqrt()
+    assert gradients["orthogonal"].var(0).sum() < 0.7 * gradients["independent"].var(0).sum()
+
+
+@given(
+    blocks=st.integers(1, 6),
+    block=st.integers(1, 12),
+    rest=st.integers(0, 11),
+    count=st.integers(1, 40),
+    seed=st.integers(0, 99),
+)
+def test_a_pass_over_the_pool_keeps_blocks_together(blocks, block, rest, count, seed):
+    pool = max(blocks * block + rest % block, count)
+    order = pass_over(pool, count, block, seeded(seed))
+    assert len(order.unique()) == len(order) == pool // count * count
+    assert order.max() < pool
+    changes = int((order[1:] // block != order[:-1] // block).sum())
+    assert changes <= -(-pool // block) - 1
 
 
 # The floor under the square root --------------------------------------------------------------------------------------

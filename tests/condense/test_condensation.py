@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -105,6 +106,21 @@ def test_a_pass_over_the_pool_takes_no_frequency_twice(small_task, pool, count, 
         taken = torch.cat(chosen)
         assert len(taken.unique()) == len(taken) == size // count * count
         assert taken.max() < size
+
+
+@pytest.mark.parametrize("sampling", ["orthogonal", "independent"])
+def test_the_frequencies_of_a_step_are_orthogonal_unless_told_otherwise(small_task, sampling):
+    task = small_task()
+    dim = task.encoder.dim
+    for count in (dim, dim // 2):
+        r = replica(task, num_frequencies=count, frequency_pool=4 * dim, frequency_sampling=sampling)
+        for _ in range(4):
+            for pool in r.frequencies.values():
+                t = F.normalize(pool[r.next_frequencies()], dim=1)
+                orthogonal = torch.allclose(t @ t.T, torch.eye(count), atol=1e-5)
+                assert orthogonal == (sampling == "orthogonal")
+            r.step += 1
+    assert Hyperparameters().frequency_sampling == "orthogonal"
 
 
 def test_real_cf_at_the_pool_is_that_of_the_class(small_task):

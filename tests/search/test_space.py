@@ -20,7 +20,12 @@ from search.space_file import load_space
 
 FLOATS = ("lambda_cross", "lambda_joint", "frequency_scale", "learning_rate", "learning_rate_vision", "alpha")
 INTEGERS = ("num_frequencies", "frequency_pool")
-CHOICES = {"optimizer": ("sgd", "adam"), "scaling": ("normalized", "relative", "paper"), "momentum": (0.0, 0.5, 0.9)}
+CHOICES = {
+    "frequency_sampling": ("orthogonal", "independent"),
+    "optimizer": ("sgd", "adam"),
+    "scaling": ("normalized", "relative", "paper"),
+    "momentum": (0.0, 0.5, 0.9),
+}
 
 
 @st.composite
@@ -199,6 +204,7 @@ def test_quickstart_is_found_by_name_and_holds_its_promises() -> None:
     paper, default = (trial.hyperparameters for trial in space.default_trials())
     assert (paper.lambda_uni, paper.lambda_cross, paper.lambda_joint, paper.frequency_scale) == (1, 10, 10, 1)
     assert (paper.scaling, paper.discrepancy, paper.optimizer, paper.momentum) == ("paper", "cf", "sgd", 0.5)
+    assert (paper.frequency_sampling, default.frequency_sampling) == ("independent", "orthogonal")
     assert {paper.learning_rate_of(modality) for modality in ("vision", "audio", "text")} == {0.5}
     assert default.scaling == "normalized"
     assert default.learning_rate_vision == pytest.approx(math.sqrt(0.3 * 100))
