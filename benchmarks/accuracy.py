@@ -53,6 +53,7 @@ PAPER_DEFAULT = Hyperparameters(
     lambda_cross=10.0,
     lambda_joint=10.0,
     frequency_scale=1.0,
+    frequency_sampling="independent",
     learning_rate=0.5,
     optimizer="sgd",
     momentum=0.5,

@@ -84,6 +84,20 @@ def test_speed_is_that_of_the_best_length_of_each(tmp_path: Path) -> None:
         assert found["ratio"] == 0
 
 
+def test_frequencies_of_both_samplings_are_compared_on_the_same_seeds(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    command = [sys.executable, str(SCRIPT.with_name("frequencies.py")), "--quick", "--seeds", "3", "--threads", "1"]
+    command += ["--settings", str(write_problem(tmp_path)), "--json", str(figures)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(figures.read_text())["frequencies"]
+    assert [(row["setting"], row["num_frequencies"]) for row in rows] == [("ours", 256), ("paper_default", 256)]
+    for row in rows:
+        assert row["independent"]["n"] == row["orthogonal"]["n"] == 3
+        apart = row["orthogonal"]["mean"] - row["independent"]["mean"]
+        assert row["difference"]["mean"] == pytest.approx(apart, abs=1e-6)
+
+
 def test_claims_are_read_off_the_figures() -> None:
     sys.path.insert(0, str(SCRIPT.parent))
     try:
