@@ -108,6 +108,8 @@ def search_seconds(folder: Path, trials: int) -> tuple[float, list[dict[str, Any
     command += ["--set", f"tasks.0.dpc={SEARCH['dpc']}", "--set", f"steps={SEARCH['steps']}"]
     command += ["--set", f"report_every={SEARCH['report_every']}", "--set", f"max_concurrent={SEARCH['concurrent']}"]
     command += ["--set", f"scheduler.grace_steps={SEARCH['steps'] // 2}", "--verbose"]
+    for unmeasured in ("perturbations", "reported_perturbations", "tuned_rates"):  # come after the last trial's end
+        command += ["--set", f"confirmation.{unmeasured}=0"]
     done = subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"the search failed: {done.stdout}{done.stderr}")
@@ -170,6 +172,7 @@ def search_overhead(trials: int, rounds: int) -> dict[str, Any]:
         "search_seconds": searches,
         "bare_seconds": bares,
         "trials": trials,
+        "steps": SEARCH["steps"],
         "replica_steps": replica_steps,
         "validation_over_steps": shares,
         "search_overhead": median(s / b for s, b in zip(searches, bares, strict=True)),
@@ -180,6 +183,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("--trials", type=int, default=50, help="of the search whose overhead is measured")
+    parser.add_argument("--steps", type=int, default=SEARCH["steps"], help="of its trials, which report four times")
     parser.add_argument("--seconds", type=float, default=6.0, help="of each measurement of the engine")
     parser.add_argument("--rounds", type=int, default=3, help="of each side, in turn; the median counts")
     parser.add_argument("--only", choices=["rates", "search"], help="one half of the benchmark")
@@ -188,6 +192,7 @@ def main() -> int:
     if options.bare:
         bare(options.bare)
         return 0
+    SEARCH.update(steps=options.steps, report_every=max(1, options.steps // 4))
     figures: dict[str, Any] = provenance()
     store = Store()
     load_task(CondensationConfig(), store, torch.device("cpu"))  # fills the cache: no side should pay for that
@@ -209,7 +214,9 @@ def main() -> int:
         figures |= search_overhead(options.trials, options.rounds)
         whole, engine = median(figures["search_seconds"]), median(figures["bare_seconds"])
         print(
-            f"\na search of {options.trials} trials x 3 seeds: {whole:.1f} s; the bare engine: {engine:.1f} s; ", end=""
+            f"\na search of {options.trials} trials x 3 seeds, {options.steps} steps: {whole:.1f} s; "
+            f"the bare engine: {engine:.1f} s; ",
+            end="",
         )
         print(f"search_overhead {figures['search_overhead']:.2f}", end="; ")
         print(f"validation took {100 * median(figures['validation_over_steps']):.1f} % of the steps' time")
