@@ -45,7 +45,8 @@ def settings_table(report: Mapping[str, Any], trials: Sequence[Trial]) -> str:
         notes.append("No robust range was estimated in this search.")
     if "paper_default" in columns:
         notes.append(
-            "The paper's default works in the paper's own loss scaling, so its numbers do not compare with ours."
+            "The paper's default works in the paper's own loss scaling, so its numbers do not compare with ours; it draws its "
+            "frequencies independently, as published."
         )
     return (
         f'<div class="scroll"><table class="setting"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'

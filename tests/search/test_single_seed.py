@@ -13,7 +13,7 @@ from search_process import SearchProcess, report
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.slow
+@pytest.mark.faults  # for its time: a search of its own
 def test_its_figures_are_those_of_the_search(whole_search: tuple[Path, SearchProcess], tmp_path: Path) -> None:
     against, _ = whole_search
     figures, output = tmp_path / "figures.json", tmp_path / "searches"
