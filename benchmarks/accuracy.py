@@ -28,7 +28,7 @@ import torch  # noqa: E402
 from judge import condensed, judge  # noqa: E402
 from provenance import provenance, run  # noqa: E402
 
-from condense.baseline_settings import MMD_LEARNING_RATES, avdd, mmd  # noqa: E402
+from condense.baseline_settings import MMD_LEARNING_RATES, PAPER_DEFAULT, avdd, mmd  # noqa: E402
 from condense.comparison import CONVNET_STEPS, Comparison, Sample, as_json, compare, share_of  # noqa: E402
 from condense.condensation import Condensation  # noqa: E402
 from condense.config import CondensationConfig, Hyperparameters  # noqa: E402
@@ -47,18 +47,6 @@ SETTINGS = [ROOT / "settings" / f"dpc_{dpc}.yaml" for dpc in (1, 5, 10, 20)]
 FIRST_SEED, FIRST_TUNING_SEED = 3_000_000_000, 2_000_000_000  # a search's seeds are below 1,000,010,000
 TUNING_SEEDS = 2
 VALIDATE_EVERY = 5  # steps, of the curves that the speed claim is read from
-PAPER_DEFAULT = Hyperparameters(
-    scaling="paper",
-    lambda_uni=1.0,
-    lambda_cross=10.0,
-    lambda_joint=10.0,
-    frequency_scale=1.0,
-    frequency_sampling="independent",
-    learning_rate=0.5,
-    optimizer="sgd",
-    momentum=0.5,
-    schedule="constant",
-)
 NAMES = {
     "random": "random items",
     "herding": "herding",
@@ -352,16 +340,22 @@ def benchmark(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def parser_of(description: str | None, seeds: int = 5) -> argparse.ArgumentParser:
+    """What benchmarks on our settings take; the first line of `description` is told."""
+    parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
     parser.add_argument(
         "--settings", type=Path, nargs="+", default=SETTINGS, metavar="YAML", help="our setting per budget (its `dpc`)"
     )
-    parser.add_argument("--seeds", type=int, default=5, help="condensations of each method, ConvNets of each row")
+    parser.add_argument("--seeds", type=int, default=seeds, help="condensations of each method")
     parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch")
-    parser.add_argument("--no-convnet", action="store_true", help="linear probes only")
-    parser.add_argument("--quick", action="store_true", help="a smoke run: 1 per class, 2 seeds, 10 steps, no ConvNet")
+    parser.add_argument("--quick", action="store_true", help="a smoke run: 1 per class, 10 steps, no ConvNet")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = parser_of(__doc__)
+    parser.add_argument("--no-convnet", action="store_true", help="linear probes only")
     options = parser.parse_args(arguments)
     if options.quick:
         options.seeds = 2

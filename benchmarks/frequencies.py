@@ -12,14 +12,14 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from accuracy import PAPER_DEFAULT, SETTINGS, read_settings
+from accuracy import parser_of, read_settings
 from judge import condensed
 from provenance import provenance, run
 
+from condense.baseline_settings import PAPER_DEFAULT
 from condense.comparison import Comparison, Sample
 from condense.config import Hyperparameters
 from condense.store import Store
@@ -95,15 +95,7 @@ def benchmark(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--settings", type=Path, nargs="+", default=SETTINGS, metavar="YAML", help="our setting per budget"
-    )
-    parser.add_argument("--seeds", type=int, default=16, help="condensations of each setting")
-    parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch")
-    parser.add_argument("--quick", action="store_true", help="a smoke run: 1 per class, 10 steps")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
-    return run(benchmark, parser.parse_args(arguments))
+    return run(benchmark, parser_of(__doc__, seeds=16).parse_args(arguments))
 
 
 if __name__ == "__main__":

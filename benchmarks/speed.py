@@ -14,17 +14,16 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from accuracy import (
     FIRST_SEED,
     FIRST_TUNING_SEED,
-    SETTINGS,
     TUNING_SEEDS,
     Run,
     condense,
+    parser_of,
     read_settings,
     say,
     seconds_to,
@@ -85,16 +84,7 @@ def benchmark(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--settings", type=Path, nargs="+", default=SETTINGS, metavar="YAML", help="our setting per budget"
-    )
-    parser.add_argument("--seeds", type=int, default=5, help="condensations of each method")
-    parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch")
-    parser.add_argument("--quick", action="store_true", help="a smoke run: 1 per class, 10 steps")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
-    options = parser.parse_args(arguments)
-    return run(benchmark, options)
+    return run(benchmark, parser_of(__doc__).parse_args(arguments))
 
 
 if __name__ == "__main__":

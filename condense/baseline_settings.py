@@ -4,6 +4,19 @@ from __future__ import annotations
 
 from condense.config import Hyperparameters
 
+PAPER_DEFAULT = Hyperparameters(  # ImageBindDC, arXiv 2511.08263
+    lambda_uni=1.0,
+    lambda_cross=10.0,
+    lambda_joint=10.0,
+    frequency_scale=1.0,
+    frequency_sampling="independent",
+    discrepancy="cf",
+    scaling="paper",
+    optimizer="sgd",
+    momentum=0.5,
+    schedule="constant",
+    learning_rate=0.5,
+)
 MMD_LEARNING_RATES = (0.3, 1.0, 3.0, 10.0, 30.0)  # a baseline deserves tuning, too: on validation
 
 

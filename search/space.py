@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, StrictFloat, ValidationError, field_validator, model_validator
 
+from condense.baseline_settings import PAPER_DEFAULT
 from condense.config import Hyperparameters, Strict, TaskConfig
 
 # Seeds of one search lie in its own block of this many: the trials' in the first half, the confirmation's in the
@@ -272,24 +273,13 @@ class Space(Strict):
 
     def default_trials(self) -> list[DefaultTrial]:
         """The published setting in its own scaling, and its lambdas and sigma in the space's, with central learning rates."""
-        published: dict[str, Any] = {"lambda_uni": 1.0, "lambda_cross": 10.0, "lambda_joint": 10.0}
-        published["frequency_scale"] = 1.0
         # How precisely a CF is estimated is a budget, not a setting: the same for all.
         budget = {k: self.fixed[k] for k in ("num_frequencies", "frequency_pool") if k in self.fixed}
-        rates = {name: 0.5 for name in self.search if name.startswith("learning_rate")} | {"learning_rate": 0.5}
-        paper = Hyperparameters.model_validate(
-            {
-                **budget,
-                **published,
-                **rates,
-                "scaling": "paper",
-                "discrepancy": "cf",
-                "frequency_sampling": "independent",
-                "optimizer": "sgd",
-                "momentum": 0.5,
-                "schedule": "constant",
-            }
-        )
+        rate = PAPER_DEFAULT.learning_rate
+        rates = {name: rate for name in self.search if name.startswith("learning_rate")}
+        paper = Hyperparameters.model_validate({**PAPER_DEFAULT.model_dump(), **budget, **rates})
+        names = ("lambda_uni", "lambda_cross", "lambda_joint", "frequency_scale")
+        published = {name: getattr(PAPER_DEFAULT, name) for name in names}
         central = {name: _centre(name, dimension) for name, dimension in self.search.items()}
         own = self.fixed.get("scaling", "normalized")
         scaling = "normalized" if own == "paper" or "scaling" in self.search else own

@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -42,22 +43,20 @@ def write_problem(folder: Path, spread: float = 1.0) -> Path:
     return folder / "mine.yaml"
 
 
-def test_smoke(tmp_path: Path) -> None:
-    figures = tmp_path / "figures.json"
-    command = [
-        sys.executable,
-        str(SCRIPT),
-        "--quick",
-        "--threads",
-        "1",
-        "--settings",
-        str(write_problem(tmp_path, 6.0)),
-    ]
-    done = subprocess.run([*command, "--json", str(figures)], capture_output=True, text=True, check=False)
+def figures_of(script: str, problem: Path, *arguments: str) -> tuple[dict[str, Any], str]:
+    """What a smoke run of a benchmark writes with --json, and what it prints."""
+    file = problem.with_name("figures.json")
+    command = [sys.executable, str(SCRIPT.with_name(script)), "--quick", "--threads", "1", *arguments]
+    command += ["--settings", str(problem), "--json", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "| **ours** |" in done.stdout
-    assert "| share of full-data accuracy at 1 per class |" in done.stdout
-    found = json.loads(figures.read_text())
+    return json.loads(file.read_text()), done.stdout
+
+
+def test_smoke(tmp_path: Path) -> None:
+    found, printed = figures_of("accuracy.py", write_problem(tmp_path, 6.0))
+    assert "| **ours** |" in printed
+    assert "| share of full-data accuracy at 1 per class |" in printed
     methods = {"random", "herding", "k_center", "mmd", "avdd", "paper_default", "ours", "full_data"}
     assert set(found["results"]["dpc_1"]) == methods
     assert found["results"]["dpc_1"]["ours"]["probe"]["n"] == 2
@@ -70,12 +69,8 @@ def test_smoke(tmp_path: Path) -> None:
 
 
 def test_speed_is_that_of_the_best_length_of_each(tmp_path: Path) -> None:
-    figures = tmp_path / "figures.json"
-    command = [sys.executable, str(SCRIPT.with_name("speed.py")), "--quick", "--seeds", "2", "--threads", "1"]
-    command += ["--settings", str(write_problem(tmp_path)), "--json", str(figures)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(figures.read_text())["speed"]["dpc_1"]
+    figures, _ = figures_of("speed.py", write_problem(tmp_path), "--seeds", "2")
+    found = figures["speed"]["dpc_1"]
     assert set(found["finals"]["ours"]) == set(found["finals"]["avdd"]) == {"1", "2", "5", "10"}
     assert found["avdd"]["seconds"] > 0
     if found["ours"]["steps"]:
@@ -85,12 +80,8 @@ def test_speed_is_that_of_the_best_length_of_each(tmp_path: Path) -> None:
 
 
 def test_frequencies_of_both_samplings_are_compared_on_the_same_seeds(tmp_path: Path) -> None:
-    figures = tmp_path / "figures.json"
-    command = [sys.executable, str(SCRIPT.with_name("frequencies.py")), "--quick", "--seeds", "3", "--threads", "1"]
-    command += ["--settings", str(write_problem(tmp_path)), "--json", str(figures)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    rows = json.loads(figures.read_text())["frequencies"]
+    figures, _ = figures_of("frequencies.py", write_problem(tmp_path), "--seeds", "3")
+    rows = figures["frequencies"]
     assert [(row["setting"], row["num_frequencies"]) for row in rows] == [("ours", 256), ("paper_default", 256)]
     for row in rows:
         assert row["independent"]["n"] == row["orthogonal"]["n"] == 3
