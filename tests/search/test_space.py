@@ -184,6 +184,10 @@ def test_one_broken_value_gives_one_line_that_names_it(tmp_path: Path, data: st.
             {"fixed": {"discrepancy": "mmd"}, "search": {"frequency_scale": {"low": 1, "high": 2}}},
             "`search.frequency_scale` has no effect with `fixed.discrepancy`: mmd",
         ),
+        (
+            {"fixed": {"discrepancy": "mmd"}, "search": {"frequency_sampling": {"choices": ["orthogonal"]}}},
+            "`search.frequency_sampling` has no effect with `fixed.discrepancy`: mmd",
+        ),
     ],
 )
 def test_messages(tmp_path: Path, changes: dict[str, Any], expected: str) -> None:
@@ -206,6 +210,7 @@ def test_quickstart_is_found_by_name_and_holds_its_promises() -> None:
     assert (paper.scaling, paper.discrepancy, paper.optimizer, paper.momentum) == ("paper", "cf", "sgd", 0.5)
     assert (paper.frequency_sampling, default.frequency_sampling) == ("independent", "orthogonal")
     assert {paper.learning_rate_of(modality) for modality in ("vision", "audio", "text")} == {0.5}
+    assert space.params_of(paper)["learning_rate_vision"] == 0.5  # as the tables of trials show it
     assert default.scaling == "normalized"
     assert default.learning_rate_vision == pytest.approx(math.sqrt(0.3 * 100))
     assert space.contains(default)
