@@ -27,13 +27,10 @@ SMALL: dict[str, Any] = {
     "seeds": 2,
     "sampler": {"startup_trials": 3},
     "max_concurrent": 2,
-    "confirmation": {"top_k": 2, "seeds": 3},
-}
-ONE_AT_A_TIME: dict[str, Any] = {  # such a search is exactly repeatable; its trials are enough for a surface
-    "trials": 10,
-    "max_concurrent": 1,
     "confirmation": {"top_k": 2, "seeds": 3, "perturbations": 2, "reported_perturbations": 3, "tuned_rates": 2},
 }
+# Such a search is exactly repeatable; its trials are enough for a surface.
+ONE_AT_A_TIME: dict[str, Any] = {"trials": 10, "max_concurrent": 1}
 
 
 def small_tensors(per_class: int = 40) -> dict[str, Tensor]:

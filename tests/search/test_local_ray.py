@@ -29,17 +29,20 @@ def test_nobody_joins_without_the_token() -> None:
         assert search.stdout is not None
         address = next(line for line in search.stdout if line.startswith("ADDRESS")).split()[1]
         assert next(search.stdout) == "DONE 7\n"
-        for other in ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}):
-            intruder = subprocess.run(
+        intruders = [
+            subprocess.Popen(
                 [sys.executable, "-c", OUTSIDE, address],
-                env={**environment, **other},
-                capture_output=True,
+                stdout=pipe,
+                stderr=pipe,
                 text=True,
-                timeout=120,
-                check=False,
+                env={**environment, **other},
             )
-            assert intruder.returncode != 0 and "INSIDE" not in intruder.stdout
-            assert "token" in intruder.stderr.lower() or "auth" in intruder.stderr.lower()
+            for other in ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64})
+        ]
+        for intruder in intruders:
+            out, err = intruder.communicate(timeout=120)
+            assert intruder.returncode != 0 and "INSIDE" not in out
+            assert "token" in err.lower() or "auth" in err.lower()
     finally:
         search.communicate("\n", timeout=60)
     assert search.returncode == 0
