@@ -4,7 +4,8 @@ python benchmarks/single_seed.py --against results/robust_digits --output result
 
 `robust.py` asks what each seed of one search would have chosen among trials that were proposed by all seeds together. Here
 whoever uses one seed searches with it, too, with as many replicas as the other search had (`--trials` for another number).
-Each setting then runs on the seeds on which the other search reported.
+Each setting then runs on the seeds on which the other search reported; and, on some of them, with all searched
+hyperparameters moved at random, by the same moves for all.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import csv
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -30,9 +31,14 @@ from condense.store import Store
 from condense.tasks import load_task
 from condense.validation import full_score, validate
 from search.intervals import paired_difference
+from search.ledger import Ledger
+from search.plateau import surface_of
+from search.robust import per_seed_means
 from search.space import Space, fresh_seeds
+from search.steadiness import REPORTING, run_around
 
 ROOT = Path(__file__).resolve().parents[1]
+RECOMMENDED = "recommended"
 NO_CONFIRMATION = {"top_k": 1, "seeds": 2, "perturbations": 0, "reported_perturbations": 0, "tuned_rates": 0}
 
 
@@ -52,27 +58,35 @@ def search(space: Space, seed: int, trials: int, output: Path) -> dict[str, Any]
     return {"score": float(best["score"]), "hyperparameters": space.hyperparameters(params).model_dump(mode="json")}
 
 
-def shares(space: Space, settings: Sequence[dict[str, Any]], seeds: Sequence[int]) -> list[list[float]]:
-    """Of each setting per seed: the share of full-data validation accuracy, mean over tasks; all in one engine."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    store, found = Store(), []
-    for config in space.tasks:
-        task = load_task(config, store, device)
-        full = full_score(task, config.metric)
-        of_task = []
-        for setting in settings:
-            h = Hyperparameters.model_validate(setting)
-            replicas = [Condensation(task, config.dpc, config.initialization, h, seed, space.steps) for seed in seeds]
-            Engine().run(replicas, space.steps)
-            of_task.append([score / full for score in validate(replicas)])
-        found.append(of_task)
-    return [[fmean(of) for of in zip(*own, strict=True)] for own in zip(*found, strict=True)]
+class Evaluation:
+    """Runs settings with all tasks of a space in one engine, without Ray; `search.steadiness.Evaluate`."""
+
+    def __init__(self, space: Space) -> None:
+        device, store = torch.device("cuda" if torch.cuda.is_available() else "cpu"), Store()
+        self.steps, self.configs = space.steps, space.tasks
+        self.tasks = [load_task(config, store, device) for config in space.tasks]
+        self.full = [full_score(task, of.metric) for task, of in zip(self.tasks, space.tasks, strict=True)]
+
+    def __call__(
+        self, settings: Mapping[str, dict[str, Any]], seeds: Sequence[int], stage: str = ""
+    ) -> dict[str, list[float]]:
+        """label -> shares of full-data validation accuracy, task-major."""
+        return {label: self._shares(Hyperparameters.model_validate(own), seeds) for label, own in settings.items()}
+
+    def _shares(self, h: Hyperparameters, seeds: Sequence[int]) -> list[float]:
+        found: list[float] = []
+        for task, of, full in zip(self.tasks, self.configs, self.full, strict=True):
+            replicas = [Condensation(task, of.dpc, of.initialization, h, seed, self.steps) for seed in seeds]
+            Engine().run(replicas, self.steps)
+            found += [score / full for score in validate(replicas)]
+        return found
 
 
 def benchmark(options: argparse.Namespace) -> dict[str, Any]:
     """Prints a table; returns what `--json` writes."""
     against: Path = options.against
     space = Space.model_validate(json.loads((against / "search.json").read_text())["space"])
+    surface = surface_of(space, Ledger(against).trials())
     recommended = yaml.safe_load((against / "best.yaml").read_text())["hyperparameters"]
     trials = options.trials or space.trials * space.seeds
     options.output.mkdir(parents=True, exist_ok=True)
@@ -81,31 +95,52 @@ def benchmark(options: argparse.Namespace) -> dict[str, Any]:
         search(space, space.seed + 1 + i, trials, options.output.absolute() / f"search_{i}")
         for i in range(options.searches)
     ]
-    seeds = fresh_seeds(space)[1]
-    own, *others = shares(space, [recommended, *(each["hyperparameters"] for each in chosen)], seeds)
-    print(f"recommended: {100 * fmean(own):.2f} over {len(seeds)} fresh seeds\n")
+    settings = {RECOMMENDED: recommended, **{str(i): each["hyperparameters"] for i, each in enumerate(chosen)}}
+    seeds, evaluate = fresh_seeds(space)[1], Evaluation(space)
+    values = {label: per_seed_means(own, len(space.tasks)) for label, own in evaluate(settings, seeds).items()}
+    searched = {label: {name: own[name] for name in space.search} for label, own in settings.items()}
+    moved: dict[str, list[float]] = {label: [] for label in settings}
+    if surface is not None:
+        around = run_around(space, surface, searched, evaluate, seeds, options.moves, REPORTING)
+        moved = {label: own.values for label, own in around.items()}
+    told = {str(i): each["score"] for i, each in enumerate(chosen)}
+    for of in (values, moved):
+        of["mean"] = [fmean(each) for each in zip(*(of[label] for label in told), strict=True)]
+    told["mean"] = fmean(told.values())
     print(
-        f"| search of {trials} trials with one seed | score in the search | on fresh seeds | recommended is ahead by |"
+        f"recommended: {_told(values[RECOMMENDED])} over {len(seeds)} fresh seeds; moved {_told(moved[RECOMMENDED])}\n"
     )
-    print("| --- | ---: | ---: | ---: |")
-    differences = []
-    mean = [fmean(of) for of in zip(*others, strict=True)]
-    for i, values in enumerate([*others, mean]):
-        apart = paired_difference(own, values)
-        differences.append(apart.as_json())
-        name, told = (f"{i}", chosen[i]["score"]) if i < len(chosen) else ("mean", fmean(c["score"] for c in chosen))
-        low, high = 100 * apart.low, 100 * apart.high
-        print(
-            f"| {name} | {100 * told:.2f} | {100 * fmean(values):.2f} | {100 * apart.mean:.2f} [{low:.2f}, {high:.2f}] |"
-        )
+    print(f"| search of {trials} trials with one seed | there | fresh seeds | recommended is ahead by | moved | by |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    differences: list[dict[str, Any]] = []
+    when_moved: list[dict[str, Any]] = []
+    for label, score in told.items():
+        cells = [f"{100 * score:.2f}"]
+        for of, kept in ((values, differences), (moved, when_moved)):
+            cells.append(_told(of[label]))
+            if len(of[label]) > 1:
+                apart = paired_difference(of[RECOMMENDED], of[label])
+                kept.append(apart.as_json())
+                cells.append(f"{100 * apart.mean:.2f} [{100 * apart.low:.2f}, {100 * apart.high:.2f}]")
+            else:
+                cells.append("")
+        print(f"| {label} | " + " | ".join(cells) + " |")
+    own = {"hyperparameters": recommended, "values": values[RECOMMENDED], "moved": moved[RECOMMENDED]}
+    found = [{**each, "values": values[str(i)], "moved": moved[str(i)]} for i, each in enumerate(chosen)]
     return {
         **provenance(),
         "trials": trials,
         "seeds": seeds,
-        "recommended": {"hyperparameters": recommended, "values": own},
-        "searches": [{**each, "values": values} for each, values in zip(chosen, others, strict=True)],
+        "recommended": own,
+        "searches": found,
         "differences": differences,  # per search, and of their mean
+        "differences_moved": when_moved,
     }
+
+
+def _told(values: Sequence[float]) -> str:
+    """Their mean, in per cent."""
+    return f"{100 * fmean(values):.2f}" if values else ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -114,6 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("results/single_seed"), help="folder of the searches")
     parser.add_argument("--searches", type=int, default=4, help="searches with one seed, each with another")
     parser.add_argument("--trials", type=int, metavar="N", help="trials of each; by default as many replicas as there")
+    parser.add_argument("--moves", type=int, default=16, help="runs around each setting")
     parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     return run(benchmark, parser.parse_args(arguments))

@@ -18,7 +18,20 @@ def test_its_figures_are_those_of_the_search(whole_search: tuple[Path, SearchPro
     against, _ = whole_search
     figures, output = tmp_path / "figures.json", tmp_path / "searches"
     command = [sys.executable, str(ROOT / "benchmarks" / "single_seed.py"), "--against", str(against)]
-    command += ["--output", str(output), "--searches", "1", "--trials", "8", "--threads", "1", "--json", str(figures)]
+    command += [
+        "--output",
+        str(output),
+        "--searches",
+        "1",
+        "--trials",
+        "8",
+        "--moves",
+        "2",
+        "--threads",
+        "1",
+        "--json",
+        str(figures),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=against.parent)
     assert done.returncode == 0, done.stderr
     found, other = json.loads(figures.read_text()), report(against)
@@ -33,4 +46,7 @@ def test_its_figures_are_those_of_the_search(whole_search: tuple[Path, SearchPro
     assert one["mean"] == pytest.approx(
         sum(a - b for a, b in zip(found["recommended"]["values"], chosen["values"], strict=True)) / len(found["seeds"])
     )
+    apart, same = found["differences_moved"]
+    assert apart == same
+    assert apart["n"] == len(found["recommended"]["moved"]) == len(chosen["moved"]) == 2
     assert "| mean |" in done.stdout
