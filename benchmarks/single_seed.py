@@ -98,10 +98,9 @@ def benchmark(options: argparse.Namespace) -> dict[str, Any]:
     settings = {RECOMMENDED: recommended, **{str(i): each["hyperparameters"] for i, each in enumerate(chosen)}}
     seeds, evaluate = fresh_seeds(space)[1], Evaluation(space)
     values = {label: per_seed_means(own, len(space.tasks)) for label, own in evaluate(settings, seeds).items()}
-    searched = {label: {name: own[name] for name in space.search} for label, own in settings.items()}
     moved: dict[str, list[float]] = {label: [] for label in settings}
     if surface is not None:
-        around = run_around(space, surface, searched, evaluate, seeds, options.moves, REPORTING)
+        around = run_around(space, surface, settings, evaluate, seeds, options.moves, REPORTING)
         moved = {label: own.values for label, own in around.items()}
     told = {str(i): each["score"] for i, each in enumerate(chosen)}
     for of in (values, moved):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from condense.config import Hyperparameters
 from search.intervals import paired_difference
 from search.robust import mean_and_std
+
+DIVERGED = "diverged"  # in a table, where a mean would be
 
 TERMS = ("uni", "cross", "joint")
 FULL = " + ".join(TERMS)
@@ -59,15 +62,23 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The table, to be printed."""
+    """The table, to be printed; `rows` as report.json has them, with None for what is not finite."""
     width = max(len(row["terms"]) for row in rows)
     told = [f"{'terms':<{width}}  validation        test              difference to all terms"]
     for row in rows:
-        spread = [f"{row[split]['mean']:.3f} ± {row[split]['std']:.3f}" for split in ("validation", "test")]
+        known = [row[split] for split in ("validation", "test")]
+        spread = [DIVERGED if _lost(of) else f"{of['mean']:.3f} ± {of['std']:.3f}" for of in known]
         apart = row["difference"]
-        difference = "" if apart is None else f"{apart['mean']:+.3f} [{apart['ci95'][0]:+.3f}, {apart['ci95'][1]:+.3f}]"
+        difference = ""
+        if apart is not None and not _lost(apart):
+            difference = f"{apart['mean']:+.3f} [{apart['ci95'][0]:+.3f}, {apart['ci95'][1]:+.3f}]"
         told.append(f"{row['terms']:<{width}}  {spread[0]:<16}  {spread[1]:<16}  {difference}".rstrip())
     return told
+
+
+def _lost(entry: Mapping[str, Any]) -> bool:
+    """Whether a loss was not finite: there is no mean then."""
+    return entry["mean"] is None or not math.isfinite(entry["mean"])
 
 
 def _spread(values: Sequence[float]) -> dict[str, Any]:

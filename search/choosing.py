@@ -22,7 +22,7 @@ from search.plateau import plateau_setting
 from search.robust import by_tail, level, mean_and_std, per_seed_means, per_task, robust_score, tail_mean
 from search.space import Space
 from search.steadiness import CHOOSING, Around, Evaluate, run_around
-from search.surface import Scored, Surface, seeds_of
+from search.surface import Scored, Surface, of_space, seeds_of
 
 PLATEAU = "plateau"
 
@@ -67,10 +67,13 @@ class Choice:
 def choose(
     space: Space, records: Sequence[TrialRecord], surface: Surface | None, evaluate: Evaluate, seeds: Sequence[int]
 ) -> Choice | None:
-    """The recommendation of a search; None if no trial can be recommended. `seeds`: fresh ones, to choose on."""
+    """The recommendation of a search; None if no trial can be recommended. `seeds`: fresh ones, to choose on.
+
+    A default that differs from the space in what is not searched is none of the candidates: what the user has fixed, stays.
+    """
     candidates = [
         Candidate(f"trial {r.number}", r.number, r.params, r.config)
-        for r in best_trials(records, space.confirmation.top_k)
+        for r in best_trials(of_space(space, records), space.confirmation.top_k)
     ]
     if not candidates:
         return None
@@ -140,7 +143,7 @@ def _run_around(
     """Real runs near three candidates: the search's best, the best on fresh seeds, and the plateau's; the same moves for all."""
     best = max(candidates, key=lambda c: finite(c.score))
     looked_at = list({c.label: c for c in (candidates[0], best, candidates[-1])}.values())
-    settings = {c.label: c.params for c in looked_at}
+    settings = {c.label: c.config for c in looked_at}
     found = run_around(space, surface, settings, evaluate, seeds, space.confirmation.perturbations, CHOOSING)
     for c in looked_at:
         c.around = found[c.label]

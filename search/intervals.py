@@ -44,7 +44,7 @@ def paired_difference(a: Sequence[float], b: Sequence[float]) -> Difference:
     n, mean, error = len(x), float(x.mean()), float(x.std(ddof=1) / math.sqrt(len(x)))
     if not math.isfinite(mean) or error <= 1e-12 * abs(mean):
         return Difference(mean, mean, mean, n)
-    below, above = _student(n)
+    below = above = _student(n, (1 + LEVEL) / 2)
     if n >= FEWEST_FOR_BOOTSTRAP:
         drawn = x[_resamples(n)]
         spread = drawn.std(1, ddof=1) / math.sqrt(n)
@@ -61,7 +61,8 @@ def tied_with_best(values: Mapping[str, Sequence[float]]) -> set[str]:
     """The settings that cannot be told from the best one at 95 %, all comparisons together; `values`: per seed, paired.
 
     Multiple comparisons with the best (Hsu 1981): a setting stays if its mean is within the best one's by the 95 % quantile,
-    over resampled seeds, of the largest of all standardised differences. A setting with values that are not finite is out.
+    over resampled seeds, of the largest of all standardised differences; with fewer than 8 seeds, by Student's t, its level
+    divided by the number of comparisons (Bonferroni). A setting with values that are not finite is out.
     """
     known = {key: np.asarray(own, dtype=float) for key, own in values.items() if np.isfinite(own).all()}
     if not known:
@@ -74,11 +75,16 @@ def tied_with_best(values: Mapping[str, Sequence[float]]) -> set[str]:
     n = apart.shape[1]
     error = apart.std(1, ddof=1) / math.sqrt(n)
     steady = error <= 1e-12
-    drawn = apart[:, _resamples(n)]  # (k, resamples, n)
-    spread = drawn.std(2, ddof=1) / math.sqrt(n)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        t = np.where(spread > 0, (drawn.mean(2) - apart.mean(1)[:, None]) / spread, 0.0)
-    largest = float(np.quantile(t[~steady].max(0), LEVEL)) if (~steady).any() else 0.0
+    largest = 0.0
+    if n < FEWEST_FOR_BOOTSTRAP:
+        largest = _student(n, 1 - (1 - LEVEL) / len(others))
+    elif (~steady).any():
+        drawn = apart[~steady][:, _resamples(n)]  # (k, resamples, n)
+        spread = drawn.std(2, ddof=1) / math.sqrt(n)
+        varied = spread > 1e-9 * error[~steady, None]  # what is left of equal values is rounding
+        with np.errstate(divide="ignore", invalid="ignore"):
+            t = np.where(varied, (drawn.mean(2) - apart[~steady].mean(1)[:, None]) / spread, 0.0)
+        largest = float(np.quantile(t.max(0), LEVEL))
     limit = np.where(steady, 1e-12, max(largest, 0.0) * error)
     return {best} | {key for key, mean, most in zip(others, apart.mean(1), limit, strict=True) if mean <= most}
 
@@ -112,8 +118,8 @@ def _resamples(n: int) -> np.ndarray:
     return np.random.default_rng(n).integers(0, n, (RESAMPLES, n))
 
 
-def _student(n: int) -> tuple[float, float]:
+def _student(n: int, level: float) -> float:
+    """Quantile of Student's t with n - 1 degrees of freedom."""
     from scipy import stats
 
-    quantile = float(stats.t.ppf((1 + LEVEL) / 2, n - 1))
-    return quantile, quantile
+    return float(stats.t.ppf(level, n - 1))

@@ -7,6 +7,7 @@ row whose key is all of its values, and a run is looked for by its tags before i
 from __future__ import annotations
 
 import logging
+import re
 import tempfile
 import threading
 import time
@@ -33,6 +34,7 @@ ARTIFACT_ATTEMPTS = 6  # the artifact store may be away for ever while MLflow it
 MAX_BATCH, MAX_PARAMS, MAX_TAGS = 1000, 100, 100  # MLflow's limits for one log_batch
 
 FULL_DISK = ("database or disk is full", "No space left on device")
+BUSY = re.compile(r"too many (429|502|503|504) error responses")  # how MLflow's client tells the status, in the end
 AWAY_CODES = {
     "TEMPORARILY_UNAVAILABLE",
     "DEADLINE_EXCEEDED",
@@ -54,7 +56,12 @@ REFUSED_CODES = {
 
 
 class Refused(Exception):
-    """MLflow answers, but will never take this item; the message is MLflow's reason in one line."""
+    """MLflow answers, but will never take this item; the message is MLflow's reason in one line. `surely`: by what it said, not
+    because it failed time and again."""
+
+    def __init__(self, why: str, surely: bool = True) -> None:
+        super().__init__(why)
+        self.surely = surely
 
 
 class Abandoned(Exception):
@@ -98,11 +105,14 @@ class Run:
 
 
 def verdict(error: BaseException) -> Literal["away", "refused", "unclear"]:
-    """Whether MLflow is not there, or refuses the item, or either (a 5xx, an error of the artifact store)."""
+    """Whether MLflow is not there (or has too much to do), or refuses the item, or either (another 5xx, an error of the
+    artifact store)."""
     import requests
 
     for cause in causes(error):
         if any(text in str(cause) for text in FULL_DISK):  # it answers, but can take nothing from anybody
+            return "away"
+        if isinstance(cause, requests.exceptions.RetryError) and BUSY.search(str(cause)):
             return "away"
         if isinstance(
             cause, requests.exceptions.RetryError | requests.HTTPError
@@ -266,7 +276,7 @@ class Writer:
                 logger.warning("MLflow no longer has the run %r: nothing more of it is logged", run.name)
             elif len(items) == 1:
                 item = items[0]
-                if item.kind == "metric":
+                if item.kind == "metric" and refused.surely:
                     self._banned.add(item.key)
                 logger.warning("MLflow refused %s %r of %r, dropped: %s", item.kind, item.key, run.name, refused)
             else:
@@ -321,7 +331,10 @@ class Writer:
         for stored in self._attempt(partial(same_run, self._client, self._experiment_id, search)):
             number = stored.data.tags.get("trial_number", "")
             if number in mine and stored.info.run_id != mine[number]:
-                self._attempt(partial(self._client.delete_run, stored.info.run_id))
+                try:
+                    self._attempt(partial(self._client.delete_run, stored.info.run_id))
+                except Refused as refused:
+                    logger.warning("MLflow did not delete run %s, a double: %s", stored.info.run_id, refused)
 
     def _attempt(
         self,
@@ -342,7 +355,7 @@ class Writer:
                 kind = verdict(error)
                 limit = {"refused": 0, "unclear": unclear_attempts, "away": away_attempts}[kind]
                 if failures >= limit and (kind == "refused" or self._answers()):
-                    raise Refused(reason(error)) from error
+                    raise Refused(reason(error), surely=kind == "refused") from error
                 if self._away_since is None and (kind == "away" or failures >= limit):
                     self._away_since = time.monotonic()
                     logger.warning(

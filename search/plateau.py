@@ -13,7 +13,7 @@ import numpy as np
 
 from search.ledger import TrialRecord
 from search.space import Space
-from search.surface import FEWEST_TRIALS, Surface, scored, sobol_points
+from search.surface import FEWEST_TRIALS, Surface, of_space, scored, sobol_points
 
 POINTS = 201  # of a slice through the model
 CURVE, MAP = 41, 21  # points of a drawn curve, and of a side of a drawn map
@@ -23,7 +23,7 @@ CANDIDATES, MOVES = 1024, 64
 
 def surface_of(space: Space, records: Sequence[TrialRecord]) -> Surface | None:
     """The model of a search; None if there are too few trials for one."""
-    trials = scored(records, space.robust)
+    trials = scored(of_space(space, records), space.robust)
     if len(trials) < FEWEST_TRIALS or all(d.choices is not None for d in space.search.values()):
         return None
     return Surface(space, trials)
@@ -51,11 +51,10 @@ def plateau_setting(surface: Surface, decades: float) -> tuple[dict[str, Any], f
     The choice goes by the model's mean less one standard deviation: what has not been tried is not known to be good.
     """
     numeric = len(surface.names)
-    combinations = np.unique(surface.points[:, numeric:], axis=0)
+    known = surface.points[[surface.is_proposable(point) for point in surface.points]]
+    combinations = np.unique(known[:, numeric:], axis=0)
     spread = sobol_points(numeric, CANDIDATES, 0)
-    candidates = np.concatenate(
-        [np.hstack([spread, combinations[np.arange(len(spread)) % len(combinations)]]), surface.points]
-    )
+    candidates = np.concatenate([np.hstack([spread, combinations[np.arange(len(spread)) % len(combinations)]]), known])
     around = moves(surface, decades, MOVES)
 
     def quantiles(points: np.ndarray, careful: bool) -> np.ndarray:

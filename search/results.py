@@ -35,7 +35,7 @@ from search.report.page import write_html
 from search.robust import per_seed_means, per_task, robust_score
 from search.space import Space
 from search.steadiness import REPORTING, run_around
-from search.surface import Surface, scored
+from search.surface import Surface, of_space, scored
 from search.tracking import MlflowTracker
 from search.trainable import Plan
 from search.trials_csv import write_trials_csv
@@ -134,7 +134,11 @@ class Results:
     ) -> dict[str, Any]:
         space, closing, chosen = self.space, self.closing, choice.chosen
         # What is told of the score's course rests on the candidates' runs as well: the model may have been wrong about them.
-        informed = None if surface is None else Surface(space, scored(records, space.robust) + measured(choice, space))
+        informed = (
+            None
+            if surface is None
+            else Surface(space, scored(of_space(space, records), space.robust) + measured(choice, space))
+        )
         confirmation = self._confirmation(records, choice, results)
         baselines = closing.baselines()
         test: dict[str, dict[str, Any]] = {
@@ -243,9 +247,9 @@ class Results:
         confirmation, chosen, best = self.space.confirmation, choice.chosen, best_trial(records)
         if surface is None or not confirmation.reported_perturbations:
             return None
-        settings = {"recommended": chosen.params}
+        settings = {"recommended": chosen.config}
         if best is not None and best.number != chosen.trial:
-            settings["best"] = best.params
+            settings["best"] = best.config
         found = run_around(
             self.space,
             surface,

@@ -221,6 +221,7 @@ class Space(Strict):
             for name, value in setting.items():
                 if name not in self.search:
                     raise ValueError(f"`warm_start.{i}.{name}` is not searched")
+                _check_value(f"warm_start.{i}.{name}", name, value)
                 if not self.search[name].contains(value):
                     raise ValueError(
                         f"`warm_start.{i}.{name}` must be in the range of `search.{name}`, but got {value!r}"
@@ -269,7 +270,12 @@ class Space(Strict):
         """Whether a setting could have been proposed: in all ranges, and equal to this space in all the rest."""
         params = self.params_of(hyperparameters)
         inside = all(self.search[name].contains(value) for name, value in params.items())
-        return inside and self.hyperparameters(params) == hyperparameters
+        return inside and self.differs_in_searched_only(hyperparameters)
+
+    def differs_in_searched_only(self, hyperparameters: Hyperparameters) -> bool:
+        """Whether a setting is of this space but for its ranges: equal in all that is not searched. `default` is not where the
+        space gives one of the published lambdas, or sigma, another value."""
+        return self.hyperparameters(self.params_of(hyperparameters)) == hyperparameters
 
     def default_trials(self) -> list[DefaultTrial]:
         """The published setting in its own scaling, and its lambdas and sigma in the space's, with central learning rates."""

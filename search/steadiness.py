@@ -53,15 +53,17 @@ def run_around(
     count: int,
     draw: int,
 ) -> dict[str, Around]:
-    """label -> the runs around each of `settings` (searched hyperparameters): the same `count` random moves for all, each on the
-    first `confirmation.perturbed_seeds` of `seeds`. `draw`: which moves."""
+    """label -> the runs around each of `settings` (all hyperparameters, of which the searched ones move): the same `count` random
+    moves for all, each on the first `confirmation.perturbed_seeds` of `seeds`. `draw`: which moves."""
     if not count:
         return {label: Around() for label in settings}
     moved = {}
-    for label, params in settings.items():
-        near = perturbed(surface, params, space.confirmation.perturbed_decades, count, draw)
+    for label, config in settings.items():
+        near = perturbed(
+            surface, {name: config[name] for name in space.search}, space.confirmation.perturbed_decades, count, draw
+        )
         for i, own in enumerate(near):
-            moved[f"{label} moved {i}"] = space.hyperparameters(own).model_dump(mode="json")
+            moved[f"{label} moved {i}"] = {**config, **own}
     results = evaluate(moved, seeds[: space.confirmation.perturbed_seeds], "perturbed")
     found = {}
     for label in settings:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from condense.config import Hyperparameters
 from search.ledger import TrialRecord
 from search.robust import by_tail
 from search.space import Robust, Space, is_integer
@@ -25,6 +26,11 @@ class Scored:
     params: Mapping[str, Any]
     mean: float
     standard_error: float
+
+
+def of_space(space: Space, records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The trials that differ in searched hyperparameters only: of others these do not tell the score."""
+    return [r for r in records if space.differs_in_searched_only(Hyperparameters.model_validate(r.config))]
 
 
 def scored(records: Sequence[TrialRecord], robust: Robust | None = None) -> list[Scored]:
@@ -123,6 +129,10 @@ class Surface:
             known[name] = values[int(np.argmax(point[column : column + len(values)]))]
             column += len(values)
         return {name: known[name] for name in self.space.search}
+
+    def is_proposable(self, point: np.ndarray) -> bool:
+        """Whether the values of those with choices are among the choices, which a default's need not be."""
+        return float(point[len(self.names) :].sum()) == len(self.choices)
 
     def position(self, name: str, value: float) -> float:
         """Where a value of a numeric hyperparameter lies in its range: 0 at the low end, 1 at the high one."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import ValidationError
 
 from condense.config import Hyperparameters, explain
@@ -28,11 +30,9 @@ def earlier_settings(folder: Path, space: Space) -> list[dict[str, Any]]:
         raise UserError(f"--warm-start {folder}: holds no search (there is no search.json)")
     trials = best_trials(Ledger(folder).trials(), 10 * MOST)
     configs = [record.config for record in trials]
-    try:
-        recommended = json.loads((folder / "report.json").read_text())["recommended"]
-        configs.insert(0, {**configs[0], **recommended})
-    except (OSError, ValueError, KeyError, IndexError):
-        pass  # it has not come to its end
+    # Not there where it has not come to its end.
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        configs.insert(0, yaml.safe_load((folder / "best.yaml").read_text())["hyperparameters"])
     found: list[dict[str, Any]] = []
     for config in configs:
         try:

@@ -87,9 +87,7 @@ def tiles(report: Mapping[str, Any]) -> str:
     perturbation = report.get("perturbation") or {}
     kept = text.finite((perturbation.get("recommended") or {}).get("quantile"))
     if kept is not None:
-        decades = text.finite(perturbation.get("decades"))
-        moved = f"all values moved by up to {decades:g} decades" if decades else "all values moved"
-        shown.append((moved, text.score(kept), f"reached by {text.most(perturbation.get('quantile'))}"))
+        shown.append(("all values moved", text.score(kept), f"reached by {text.most(perturbation.get('quantile'))}"))
     cells = "".join(
         f"<div{' class=first' if i == 0 else ''}><dt>{escape(title)}</dt>"
         f"<dd>{value}<small>{escape(small)}</small></dd></div>"

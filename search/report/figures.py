@@ -139,7 +139,7 @@ def history(trials: Sequence[Trial]) -> go.Figure | None:
                 name=f"{text.label(name)} {text.score(trial['score'])}",
                 line={"color": INK, "width": 1.2, "dash": dash},
             )
-    completed = scored(trials, "completed")
+    completed = comparable(trials, "completed")
     if completed:
         best = list(accumulate((t["score"] for t in completed), max))
         figure.add_scatter(
@@ -157,7 +157,7 @@ def history(trials: Sequence[Trial]) -> go.Figure | None:
 
 def progress(trials: Sequence[Trial]) -> go.Figure | None:
     """Score over steps within each trial: where pruning stopped them. One trace per way of ending."""
-    best = max(scored(trials, "completed"), key=lambda t: float(t["score"]), default=None)
+    best = max(comparable(trials, "completed"), key=lambda t: float(t["score"]), default=None)
     figure = go.Figure()
     for name, colour, width in (("pruned", FAINT, 1.2), ("completed", MUTED, 1.0), ("best trial", ACCENT, 2.5)):
         xs: list[float | None] = []
@@ -215,6 +215,6 @@ def searched(trials: Sequence[Trial]) -> list[str]:
     return [key for key, values in seen.items() if len(values) > 1]
 
 
-def comparable(trials: Sequence[Trial]) -> list[Trial]:
+def comparable(trials: Sequence[Trial], status: str | None = None) -> list[Trial]:
     """Scored trials in the search's own scaling: the same lambda means something else in the paper's."""
-    return [trial for trial in scored(trials) if trial.get("name") != "paper_default"]
+    return [trial for trial in scored(trials, status) if trial.get("name") != "paper_default"]

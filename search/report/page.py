@@ -21,7 +21,7 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
-from search.report import confirmation, figures, html, importance, pareto, response, straying, text
+from search.report import confirmation, figures, html, importance, links, pareto, response, straying, text
 from search.report import signatures as failure_signatures
 from search.report import tasks as task_sections
 from search.report.figures import Trial
@@ -183,13 +183,13 @@ def _provenance(report: Mapping[str, Any]) -> str:
         "replica-steps per second": text.number(cost.get("replica_steps_per_second"))
         if cost.get("replica_steps_per_second") is not None
         else None,
-        "MLflow tracking": text.safe_uri(mlflow.get("tracking_uri")),
+        "MLflow tracking": links.safe_uri(mlflow.get("tracking_uri")),
         "MLflow experiment": mlflow.get("experiment"),
         "MLflow run": mlflow.get("run_id"),
         "versions": _listed(report.get("versions")),
     }
     told = "".join(f"<dt>{escape(key)}</dt><dd>{escape(str(value))}</dd>" for key, value in facts.items() if value)
-    command = text.mlflow_command(mlflow.get("tracking_uri"))
+    command = links.mlflow_command(mlflow.get("tracking_uri"))
     parts = [f'<dl class="facts">{told}</dl>' if told else ""]
     if command:
         parts.append(f"<h3>Compare the trials in MLflow</h3><pre><code>{escape(command)}</code></pre>")

@@ -46,7 +46,7 @@ def sentence(report: Mapping[str, Any]) -> str:
     if kept is None:
         return ""
     count = len(_values(own))
-    told = f"With all hyperparameters moved at random {text.moved(known.get('decades'))}"
+    told = f"With {text.moved(report)}"
     lost = int(own.get("diverged") or 0)
     told += f" ({count} runs{f', {lost} of which diverged' if lost else ''})" if count else ""
     told += f", {text.most(known.get('quantile'))} score at least {text.score(kept)}"

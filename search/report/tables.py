@@ -18,7 +18,8 @@ def settings_table(report: Mapping[str, Any], trials: Sequence[Trial]) -> str:
     if not recommended:
         return ""
     region = report.get("robust_region") or {}
-    varied = [name for name in searched(trials) if name in recommended] or list(recommended)
+    names = text.searched(report) or searched(trials)
+    varied = [name for name in names if name in recommended] or list(recommended)
     named = {trial.get("name"): trial.get("params") or {} for trial in trials if trial.get("name")}
     columns = {
         key: values

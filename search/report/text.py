@@ -6,11 +6,8 @@ Everything here returns plain text; `report.py` escapes it for HTML.
 from __future__ import annotations
 
 import math
-import re
-import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 SETTINGS = {
     "recommended": "recommended",
@@ -173,6 +170,9 @@ def gain(report: Mapping[str, Any]) -> str:
         return "There is no recommendation: the search has not chosen a setting."
     confirmation = report.get("confirmation") or {}
     recommended = measurement(confirmation.get("recommended"))
+    entry = confirmation.get("recommended")
+    if recommended is None and isinstance(entry, Mapping) and finite(entry.get("n")):
+        return f"{_on_seeds(int(entry['n']))} not every loss of the recommended setting was finite: do not trust it."
     if recommended is None:
         return (
             "Not confirmed yet: the recommended setting has not been run again on fresh seeds, "
@@ -194,18 +194,17 @@ def grounds(report: Mapping[str, Any]) -> str:
     if not report.get("recommended") or measurement(confirmation.get("recommended")) is None:
         return ""
     sentences = [
-        _origin(differences(confirmation)),
+        _origin(differences(confirmation), _beside_rates(searched(report))),
         _luck(confirmation),
         _one_seed(confirmation),
-        _steadiness(report.get("perturbation")),
+        _steadiness(report),
     ]
     return " ".join(sentence for sentence in sentences if sentence)
 
 
 def _confirmed(recommended: tuple[float, float | None, int | None], confirmation: Mapping[str, Any], word: str) -> str:
     mean, std, n = recommended
-    seeds = "fresh seeds" if n is None else f"{n} fresh seed{'s' if n != 1 else ''}"
-    text = f"On {seeds} the recommended setting scores {spread(mean, std)} (share of full-data {word})"
+    text = f"{_on_seeds(n)} the recommended setting scores {spread(mean, std)} (share of full-data {word})"
     told_later = ("tuned_rates", "best", "best_single_seed")
     against = {key: entry for key, entry in differences(confirmation).items() if key not in told_later}
     if against:
@@ -220,8 +219,27 @@ def _confirmed(recommended: tuple[float, float | None, int | None], confirmation
     return text + ("" if _luck(confirmation) else shrinkage(confirmation)) + "."
 
 
-def _origin(against: Mapping[str, Mapping[str, Any]]) -> str:
-    """A sentence on how much of the gain is the lambdas' and how much the learning rates'; empty where unknown."""
+def _on_seeds(n: int | None) -> str:
+    return "On fresh seeds" if n is None else f"On {n} fresh seed{'s' if n != 1 else ''}"
+
+
+def searched(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """hyperparameter -> its range or choices, by the search's space; {} where that is not known."""
+    space = report.get("space")
+    return dict((space.get("search") if isinstance(space, Mapping) else None) or {})
+
+
+def _beside_rates(names: Iterable[str]) -> str:
+    """What was searched beside learning rates, in words."""
+    others = {name for name in names if not name.startswith("learning_rate")}
+    lambdas = {name for name in others if name.startswith("lambda_")}
+    if others - lambdas - {"frequency_scale"}:
+        return "the other hyperparameters"
+    return "the lambdas" if others and others == lambdas else "the lambdas and the frequency scale"
+
+
+def _origin(against: Mapping[str, Mapping[str, Any]], others: str) -> str:
+    """A sentence on how much of the gain is the learning rates' and how much the `others'`; empty where unknown."""
     rates, default = against.get("tuned_rates"), against.get("default")
     if rates is None:
         return ""
@@ -231,18 +249,18 @@ def _origin(against: Mapping[str, Mapping[str, Any]]) -> str:
     if shown(rates) < 0:
         return (
             f"The default lambdas with tuned learning rates do better than it, by {difference(rates, turned=True)}: "
-            "tuning the lambdas did not pay here."
+            f"tuning {others} did not pay here."
         )
     alone = None if default is None else float(default["mean"]) - float(rates["mean"])
     if default is None or alone is None or alone <= 0 or shown(default) <= 0:
         if shown(rates) > 0:
             lead = f"It is {told} above the default lambdas with tuned learning rates"
-            return f"{lead}: so much is due to the lambdas and the frequency scale."
+            return f"{lead}: so much is due to {others}."
         return f"It cannot be told apart from the default lambdas with tuned learning rates ({told})."
     total = f"Of the {score(default['mean'])} over the {label('default')}, tuning the learning rates alone gives"
     if shown(rates) > 0:
-        return f"{total} {score(alone)}; the lambdas and the frequency scale add {told}."
-    return f"{total} {score(alone)}; what the lambdas and the frequency scale add, {told}, is within noise."
+        return f"{total} {score(alone)}; {others} add {told}."
+    return f"{total} {score(alone)}; what {others} add, {told}, is within noise."
 
 
 def _luck(confirmation: Mapping[str, Any]) -> str:
@@ -280,10 +298,18 @@ def _is_best(confirmation: Mapping[str, Any]) -> bool:
     return numbers[0] is not None and numbers[0] == numbers[1]
 
 
-def moved(decades: Any) -> str:
-    """`up to a factor of 2 either way`: how far hyperparameters were moved."""
-    known = finite(decades)
-    return "a little" if known is None else f"by up to a factor of {number(round(10**known, 1))} either way"
+def moved(report: Mapping[str, Any]) -> str:
+    """`every hyperparameter moved at random by up to a factor of 2 either way`: which ones were moved, and how far."""
+    known, search = finite((report.get("perturbation") or {}).get("decades")), searched(report)
+    ranges = [of for of in search.values() if not of.get("choices")]
+    told = f"every {'numeric ' if len(ranges) < len(search) else ''}hyperparameter moved at random "
+    if known is None:
+        return told + "a little"
+    share = f"{number(100 * known)} % of its range"
+    if ranges and not any(of.get("log") for of in ranges):
+        return f"{told}by up to {share} either way"
+    told += f"by up to a factor of {number(round(10**known, 1))} either way"
+    return told if all(of.get("log") for of in ranges) else f"{told} ({share} where that is not logarithmic)"
 
 
 def most(quantile: Any) -> str:
@@ -295,8 +321,9 @@ def most(quantile: Any) -> str:
     return words.get(round(100 * (1 - known)), f"{number(100 * (1 - known))} % of the runs")
 
 
-def _steadiness(perturbation: Any) -> str:
-    """A sentence on runs with every hyperparameter moved at random; empty where there were none."""
+def _steadiness(report: Mapping[str, Any]) -> str:
+    """A sentence on runs with the hyperparameters moved at random; empty where there were none."""
+    perturbation = report.get("perturbation")
     known = perturbation if isinstance(perturbation, Mapping) else {}
     entry = known.get("recommended")
     kept = finite(entry.get("quantile")) if isinstance(entry, Mapping) else None
@@ -304,10 +331,7 @@ def _steadiness(perturbation: Any) -> str:
         return ""
     runs = entry.get("values") if isinstance(entry, Mapping) else None
     of = f" (a quantile of {len(runs)} runs)" if isinstance(runs, list) else ""
-    return (
-        f"With every hyperparameter moved at random {moved(known.get('decades'))}, {most(known.get('quantile'))} "
-        f"still reach {score(kept)}{of}."
-    )
+    return f"With {moved(report)}, {most(known.get('quantile'))} still reach {score(kept)}{of}."
 
 
 def robust_rule(report: Mapping[str, Any]) -> str:
@@ -374,21 +398,3 @@ def verdict_on_test(test: Mapping[str, Any] | None, judged_by: str = "accuracy")
         lead = mean - baselines[best]
         text += f"; that is {score(abs(lead))} {'above' if lead >= 0 else 'below'} the best baseline, {label(best)}"
     return text + "."
-
-
-def safe_uri(uri: Any) -> str:
-    """A tracking URI without the user name and password it may hold."""
-    text = str(uri or "")
-    try:
-        parts = urlsplit(text)
-    except ValueError:
-        return re.sub(r"//[^/@]*@", "//", text)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else text
-
-
-def mlflow_command(uri: Any) -> str | None:
-    """The shell command that opens the MLflow UI; None for a server, which has its own address."""
-    text = safe_uri(uri)
-    if not text or text.startswith(("http://", "https://", "databricks")):
-        return None
-    return f"mlflow ui --backend-store-uri {shlex.quote(text)}"

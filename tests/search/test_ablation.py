@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from search_process import SearchProcess, report
 
 from condense.config import Hyperparameters
 from search.ablation import FULL, ablation_table, ablations, lines
+from search.results import _finite
 
 CONFIG = Hyperparameters(lambda_cross=0.05, lambda_joint=4.0, frequency_scale=0.3).model_dump(mode="json")
 
@@ -45,6 +47,13 @@ def test_table() -> None:
     assert rows[1]["difference"]["ci95"][1] < 0
     assert rows[1]["test"] == {"mean": pytest.approx(0.7), "std": pytest.approx(0, abs=1e-9), "n": 3}
     assert lines(rows)[2].startswith("uni                  0.810 ± 0.010     0.700 ± 0.000     -0.100 [")
+
+
+def test_terms_that_diverge_are_told_as_such() -> None:
+    rows = ablation_table({FULL: [0.9, 0.92], "uni": [0.8, math.nan]}, {FULL: [0.88, 0.9], "uni": [0.7, math.nan]})
+    told = lines(_finite(rows))  # as report.json has them
+    assert told[2].split() == ["uni", "diverged", "diverged"]
+    assert lines(rows) == told
 
 
 @pytest.mark.slow

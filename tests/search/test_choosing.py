@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import math
 import zlib
@@ -222,9 +224,10 @@ def test_runs_that_are_told_are_others_than_those_that_chose() -> None:
         assert (list(seeds), stage) == ([7, 8], "perturbed")
         return {label: [math.nan if label.endswith(" 3") else 0.9] * 2 for label in settings}
 
-    centre = {"lambda_cross": 1.0, "lambda_joint": 1.0, "frequency_scale": 1.0}
+    centre = {"lambda_cross": 1.0, "lambda_joint": 1.0, "frequency_scale": 1.0, "momentum": 0.1}
     chosen = run_around(SPACE, surface, {"a": centre}, run, [7, 8, 9], 6, CHOOSING)["a"]
-    told = run_around(SPACE, surface, {"a": centre, "b": records[5].params}, run, [7, 8, 9], 16, REPORTING)
+    told = run_around(SPACE, surface, {"a": centre, "b": records[5].config}, run, [7, 8, 9], 16, REPORTING)
+    assert all(own["momentum"] == 0.1 for own in asked[0].values())  # what is not searched stays as the setting has it
     first, second = ({json.dumps(c, sort_keys=True) for c in some.values()} for some in asked)
     assert len(first) == 6 and len(second) == 32 and not first & second
     assert chosen.values == [0.9, 0.9, 0.9, 0.0, 0.9, 0.9] and chosen.diverged == 1
@@ -267,6 +270,37 @@ def test_without_a_model_the_best_on_fresh_seeds_is_chosen() -> None:
     assert [row["score"] for row in told] == sorted((row["score"] for row in told), reverse=True)
     assert sum(row["chosen"] for row in told) == 1 and told[0]["perturbed"] is None
     assert choose(SPACE, [], None, evaluate, [1, 2]) is None
+
+
+def test_a_default_that_is_not_of_the_space_is_not_recommended() -> None:
+    """Whoever has switched a term off is not to be told to use it; nor does the model learn from a run with it."""
+    space = Space.model_validate(
+        SPACE.model_dump(mode="json")
+        | {"fixed": {"lambda_joint": 0.0}, "search": {k: v for k, v in SPACE.search.items() if k != "lambda_joint"}}
+    )
+    default = space.default_trials()[1].hyperparameters.model_dump(mode="json")
+    assert default["lambda_joint"] == 10.0
+    records = []
+    for found in searched(0):
+        params = {name: found.params[name] for name in space.search}
+        config = space.hyperparameters(params).model_dump(mode="json")
+        records.append(dataclasses.replace(found, params=params, config=config))
+    params = {name: default[name] for name in space.search}
+    records.append(
+        dataclasses.replace(trial(99, {**params, "lambda_joint": 10.0}, [0.99] * 3, name="default"), config=default)
+    )
+    surface = surface_of(space, records)
+    assert surface is not None and len(surface.points) == len(records) - 1
+    run = functools.partial(_level, 0.9)
+    choice = choose(space, records, surface, run, [100, 101])
+    assert choice is not None and all(c.trial != 99 for c in choice.candidates)
+    assert all(c.config["lambda_joint"] == 0.0 for c in choice.candidates)
+
+
+def _level(
+    value: float, settings: Mapping[str, dict[str, Any]], seeds: Sequence[int], stage: str
+) -> dict[str, list[float]]:
+    return {label: [value + 0.001 * seed for seed in seeds] for label in settings}
 
 
 def test_those_with_all_seeds_come_first() -> None:

@@ -128,3 +128,27 @@ def test_what_has_no_score_cannot_be_tied() -> None:
     assert tied_with_best({"a": [float("nan")]}) == set()
     assert tied_with_best({"a": [1.0], "b": [2.0]}) == {"a", "b"}  # one seed tells nothing
     assert tied_with_best({"a": [1.0, 2.0, 3.0], "b": [1.0, 2.0, 3.0], "c": [0.5, 1.5, 2.5]}) == {"a", "b"}
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 4, 5, 10])
+def test_few_seeds_neither_part_equals_nor_tie_what_is_far_behind(seeds: int) -> None:
+    rng, parted, far = np.random.default_rng(0), 0, 0
+    for _ in range(150):
+        luck = rng.normal(0.9, 0.01, seeds)
+        values = {key: (luck + rng.normal(0, 0.01, seeds)).tolist() for key in "abcd"}
+        parted += "a" not in tied_with_best(values)
+        values["far"] = (luck - 0.1 + rng.normal(0, 0.01, seeds)).tolist()  # by seven standard deviations
+        far += "far" in tied_with_best(values)
+    assert parted <= 0.08 * 150
+    if seeds > 2:  # two tell next to nothing
+        assert far <= 0.02 * 150
+
+
+def test_rounding_ties_nothing() -> None:
+    """Differences that are equal but for the last bits: most resamples of seeds have no spread of their own."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        a = rng.integers(100, 200, 10) / 300
+        behind = np.full(10, 5 / 300)
+        behind[-1] = 4 / 300
+        assert tied_with_best({"a": a.tolist(), "b": (a - behind).tolist()}) == {"a"}

@@ -12,7 +12,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from search.ledger import NOT_FINITE, Report, TrialRecord
-from search.plateau import robust_region
+from search.plateau import plateau_setting, robust_region
 from search.space import Robust, Space
 from search.surface import FEWEST_TRIALS, Scored, Surface, scored
 
@@ -226,3 +226,17 @@ def test_what_says_nothing_of_the_space_is_left_out() -> None:
     assert scored([*others, *COMPLETED]) == scored(COMPLETED)
     default = record(7, "completed", {6: 0.9}, name="default")
     assert [trial.params for trial in scored([default])] == [default.params]
+
+
+def test_a_default_that_is_none_of_the_choices_is_no_candidate() -> None:
+    """Its column would be read as the first choice, of which nothing is known."""
+    space = make_space(lambda_cross=RANGES["lambda_cross"], lambda_joint={"choices": [0.01, 1.0]})
+    rng = np.random.default_rng(0)
+    trials = [
+        Scored({"lambda_cross": 10 ** rng.uniform(-2, 2), "lambda_joint": joint}, 0.4 + 0.4 * (joint == 1.0), 0.003)
+        for joint in (0.01, 1.0) * 8
+    ]
+    trials += [Scored({"lambda_cross": value, "lambda_joint": 10.0}, 0.95, 0.003) for value in (1.0, 10.0)]
+    params, predicted = plateau_setting(Surface(space, trials), 0.3)
+    assert params["lambda_joint"] == 1.0
+    assert predicted == pytest.approx(0.8, abs=0.05)

@@ -46,7 +46,7 @@ def test_page_says_what_stands_behind_the_recommendation(page: Page) -> None:
         "Of the 0.063 over the normalised default, tuning the learning rates alone gives 0.044; the lambdas and the frequency",
         "5 settings were compared on 10 fresh seeds of their own. 3 of them cannot be told apart",
         "and of these “plateau” keeps the most when every value is moved at random",
-        "With all hyperparameters moved at random by up to a factor of 2 either way (24 runs), nine runs in ten score at",
+        "With every hyperparameter moved at random by up to a factor of 2 either way (24 runs), nine runs in ten score at",
         "The most that is lost by taking another task's setting is 0.049.",
         "5 of 38 trials are on the front",
         "PED-ANOVA among good trials, fANOVA over the whole searched range",

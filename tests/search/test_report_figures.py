@@ -13,6 +13,7 @@ from search.report.parallel import parallel
 from search.report.pareto import scatter, step_shape
 from search.report.response import levels, pair_map, response
 from search.report.straying import moved_runs, ranges, searched_range
+from search.report.tables import settings_table
 
 
 def test_history_tells_ways_of_ending_apart() -> None:
@@ -25,6 +26,29 @@ def test_history_tells_ways_of_ending_apart() -> None:
     best = list(traces["best so far"].y)
     assert best == sorted(best) and best[-1] == max(t["score"] for t in trials if t["status"] == "completed")
     assert any(str(name).startswith("paper's default") for name in traces)
+
+
+def test_the_papers_default_is_never_called_the_best_trial() -> None:
+    """It cannot be recommended, and the text does not count it either."""
+    _, trials, _ = fake_search()
+    paper = next(trial for trial in trials if trial["name"] == "paper_default")
+    paper |= {"status": "completed", "score": 2.0, "progress": [{"step": 100, "score": 2.0}]}
+    history, progress = figures.history(trials), figures.progress(trials)
+    assert history is not None and progress is not None
+    (best,) = [trace for trace in history.data if trace.name == "best so far"]
+    assert max(best.y) < 2
+    (best,) = [trace for trace in progress.data if trace.name == "best trial"]
+    assert max(y for y in best.y if y is not None) < 2
+
+
+def test_what_was_searched_is_told_by_the_space() -> None:
+    """Two proposals may share a value by chance: it was not fixed for that."""
+    report, trials, _ = fake_search()
+    for one in trials:
+        one["params"] = {**one["params"], "lambda_cross": 0.3}
+    table = settings_table(report, trials)
+    assert "<code>lambda_<wbr>cross</code>" in table
+    assert "lambda_cross" not in table.partition("Fixed in this search")[2]
 
 
 def test_response_is_logarithmic_marks_the_recommendation_and_leaves_out_the_papers_scaling() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from search.report import text
+from search.report import links, text
 
 
 def confirmed(mean: float, low: float, high: float, **more: Any) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def test_what_several_seeds_would_have_chosen() -> None:
         (against(default=DEFAULT, tuned_rates=(0.002, -0.01, 0.014)),
          "alone gives 0.058; what the lambdas and the frequency scale add, 0.002 [−0.010, 0.014], is within noise."),
         (against(default=DEFAULT, tuned_rates=(-0.02, -0.03, -0.01)),
-         "The default lambdas with tuned learning rates do better than it, by 0.020 [0.010, 0.030]: tuning the lambdas did"),
+         "The default lambdas with tuned learning rates do better than it, by 0.020 [0.010, 0.030]: tuning the lambdas and "),
         (against(tuned_rates=(0.02, 0.01, 0.03)), "It is 0.020 [0.010, 0.030] above the default lambdas with tuned"),
         (against(tuned_rates=(0.0, -0.01, 0.01)), "It cannot be told apart from the default lambdas with tuned learning"),
         (against(best=(0.004, -0.003, 0.011)),
@@ -161,10 +161,12 @@ def test_durations() -> None:
 
 
 def test_mlflow_command_hides_passwords() -> None:
-    assert text.mlflow_command("sqlite:///a b.db") == "mlflow ui --backend-store-uri 'sqlite:///a b.db'"
-    assert text.mlflow_command("postgresql://me:secret@host/db") == "mlflow ui --backend-store-uri postgresql://host/db"
-    assert text.mlflow_command("https://me:secret@host/") is None and text.mlflow_command(None) is None
-    assert text.safe_uri("https://me:secret@host:5000/x") == "https://host:5000/x"
+    assert links.mlflow_command("sqlite:///a b.db") == "mlflow ui --backend-store-uri 'sqlite:///a b.db'"
+    assert (
+        links.mlflow_command("postgresql://me:secret@host/db") == "mlflow ui --backend-store-uri postgresql://host/db"
+    )
+    assert links.mlflow_command("https://me:secret@host/") is None and links.mlflow_command(None) is None
+    assert links.safe_uri("https://me:secret@host:5000/x") == "https://host:5000/x"
 
 
 def test_a_default_that_is_recommended_is_not_compared_with_itself() -> None:
@@ -173,3 +175,38 @@ def test_a_default_that_is_recommended_is_not_compared_with_itself() -> None:
     paper = {"mean": 0.02, "ci95": [0.01, 0.03], "n": 8}
     assert set(text.differences({"difference": itself, "differences": {"paper_default": paper}})) == {"paper_default"}
     assert set(text.differences({"difference": paper})) == {"default"}
+
+
+def searching(**search: dict[str, Any]) -> dict[str, Any]:
+    moved = {"decades": 0.3, "quantile": 0.1, "recommended": {"quantile": 0.9}}
+    return against(default=DEFAULT, tuned_rates=(0.02, 0.01, 0.03)) | {
+        "space": {"search": search},
+        "perturbation": moved,
+    }
+
+
+LOG = {"low": 0.1, "high": 10.0, "log": True}
+LINEAR = {"low": 0.0, "high": 0.9, "log": False}
+
+
+@pytest.mark.parametrize(
+    ("search", "told"),
+    [
+        ({"lambda_cross": LOG, "learning_rate": LOG}, "0.040; the lambdas add 0.020"),
+        ({"lambda_cross": LOG, "frequency_scale": LOG}, "the lambdas and the frequency scale add 0.020"),
+        ({"learning_rate": LOG, "momentum": LINEAR}, "0.040; the other hyperparameters add 0.020"),
+        ({"lambda_cross": LOG}, "With every hyperparameter moved at random by up to a factor of 2 either way, nine"),
+        ({"momentum": LINEAR}, "With every hyperparameter moved at random by up to 30 % of its range either way, nine"),
+        ({"lambda_cross": LOG, "momentum": LINEAR, "optimizer": {"choices": ["sgd", "adam"]}},
+         "With every numeric hyperparameter moved at random by up to a factor of 2 either way (30 % of its range where that "
+         "is not logarithmic), nine"),
+    ],
+)  # fmt: skip
+def test_only_what_was_searched_is_told_of(search: dict[str, Any], told: str) -> None:
+    assert told in text.verdict(searching(**search))
+
+
+def test_a_recommendation_that_diverged_on_fresh_seeds_is_not_called_unconfirmed() -> None:
+    report = {"recommended": {"a": 1}, "confirmation": {"recommended": {"mean": None, "std": None, "n": 10}}}
+    told = text.verdict(report)
+    assert told == "On 10 fresh seeds not every loss of the recommended setting was finite: do not trust it."

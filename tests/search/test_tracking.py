@@ -20,10 +20,13 @@ from typing import Any
 import pytest
 import requests
 import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Metric
 
 from condense.errors import UserError
 from search.ledger import Report, TrialRecord
 from search.mlflow_store import absolute_uri, check_tracking, connect, database_path, default_tracking_uri, masked
+from search.mlflow_writer import verdict
 from search.tracking import MlflowTracker
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
@@ -351,6 +354,70 @@ def test_an_unusable_uri_is_one_clear_line(
     assert masked(uri.format(tmp=tmp_path)) in message
     assert "\n" not in message
     assert "secret" not in message
+
+
+@pytest.mark.parametrize(("status", "expected"), [(503, "away"), (429, "away"), (502, "away"), (500, "unclear")])
+def test_a_server_that_has_too_much_to_do_is_away(status: int, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Busy(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_error(status)
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+    with HTTPServer(("127.0.0.1", 0), Busy) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            with pytest.raises(Exception) as raised:
+                MlflowClient(f"http://127.0.0.1:{server.server_port}").log_batch(
+                    "run", metrics=[Metric("loss", 1.0, 0, 0)]
+                )
+        finally:
+            server.shutdown()
+            thread.join()
+    assert verdict(raised.value) == expected
+
+
+def test_a_metric_that_failed_for_a_while_is_not_given_up(make: Callable[[], MlflowTracker]) -> None:
+    tracker = make()
+    assert tracker._writer is not None
+    client = tracker._writer._client
+    real, failing = client.log_batch, [True]
+
+    def shaky(*args: Any, **more: Any) -> Any:
+        if failing[0] and more["metrics"]:
+            raise requests.exceptions.RetryError("too many 500 error responses")
+        return real(*args, **more)
+
+    client.log_batch = shaky  # type: ignore[method-assign]
+    tracker.trial_reported(0, 1, {"score": 0.5})
+    assert tracker.flush(20)  # taken for refused
+    failing[0] = False
+    tracker.trial_reported(0, 2, {"score": 0.6})
+    assert tracker.finish("completed", timeout=20)
+    assert Seen(tracker).points(0, "score") == [(2, 0.6)]
+
+
+def test_a_double_that_may_not_be_deleted_is_told_once(
+    make: Callable[[], MlflowTracker], caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = make()
+    log(tracker, record(0, 10))
+    assert tracker.flush(20)
+    client = connect(tracker.uri)
+    client.create_run(str(tracker.experiment_id), tags=dict(Seen(tracker).trials[0].data.tags))
+    assert tracker._writer is not None
+
+    def refuse(run_id: str) -> None:
+        raise ValueError("not allowed")
+
+    tracker._writer._client.delete_run = refuse  # type: ignore[method-assign]
+    assert tracker.finish("completed", timeout=10)
+    assert len([line for line in caplog.messages if "did not delete run" in line]) == 1
 
 
 def test_something_else_at_the_address_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from search_process import SearchProcess, report, table
 
 from condense.errors import UserError
@@ -43,7 +43,8 @@ def test_the_best_come_first_and_each_once(tmp_path: Path) -> None:
 
 def test_the_recommendation_comes_before_them(tmp_path: Path) -> None:
     folder = earlier(tmp_path / "old", [1.0, 5.0])
-    (folder / "report.json").write_text(json.dumps({"recommended": {"lambda_cross": 0.7}}))
+    # Of the whole setting: what that search had not searched itself may be searched now.
+    (folder / "best.yaml").write_text(yaml.safe_dump({"hyperparameters": {"lambda_cross": 0.7, "lambda_joint": 3.0}}))
     assert [s["lambda_cross"] for s in earlier_settings(folder, SPACE)] == [0.7, 5.0, 1.0]
 
 
