@@ -18,6 +18,7 @@ from torch import Tensor
 from condense.comparison import PROTOCOLS, Comparison, Sample, as_json, compare, share_of
 from condense.condensation import Condensation
 from condense.config import CondensationConfig, validate
+from condense.convnet import check_shapes
 from condense.data.dataset import MemorySplit
 from condense.embeddings import QUIET, Task
 from condense.engine import Engine
@@ -82,6 +83,8 @@ def evaluate(directory: Path, convnet_seeds: int, json_path: Path | None) -> int
     store = open_store()
     task = _load(config, store, best_device())
     _check_fingerprints(directory, record, task)
+    if convnet_seeds:
+        check_shapes(task.dataset.specs)
     comparison = Comparison(task, store)
     results = compare(comparison, {"condensed": [MemorySplit(inputs, labels)]}, config.dpc, range(convnet_seeds))
     names = {

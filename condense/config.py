@@ -24,12 +24,15 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+Seed = Annotated[int, Field(ge=0, lt=2**62)]  # some add a little to it, and PyTorch takes 64 bits
+
+
 class SpokenDigits(Strict):
     """The embedded dataset: handwritten digits (scikit-learn) paired with synthesised speech (espeak-ng)."""
 
     name: Literal["spoken_digits"] = "spoken_digits"
     pairs_per_image: int = Field(4, ge=1, le=16, description="pairs made of each handwritten image")
-    seed: int = Field(0, ge=0, description="seed of everything drawn while the dataset is made")
+    seed: Seed = Field(0, description="seed of everything drawn while the dataset is made")
 
 
 class ManifestDataset(Strict):
@@ -60,12 +63,16 @@ class TinyEncoder(Strict):
     pretraining: Literal["contrastive", "none"] = Field(
         "contrastive", description="`contrastive`: InfoNCE on the pairs of the condense split; `none`: random towers"
     )
-    dim: int = Field(64, ge=2, description="dimension of the unified space")
-    width: int = Field(16, ge=1, description="channels of the first convolution; doubled at each of the next two")
-    image_size: int = Field(32, ge=8, multiple_of=8, description="side of vision, depth and thermal inputs, pixels")
+    dim: int = Field(64, ge=2, le=2**16, description="dimension of the unified space")
+    width: int = Field(
+        16, ge=1, le=2**12, description="channels of the first convolution; doubled at each of the next two"
+    )
+    image_size: int = Field(
+        32, ge=8, le=2**12, multiple_of=8, description="side of vision, depth and thermal inputs, pixels"
+    )
     image_channels: Literal[1, 3] = Field(1, description="channels of a vision input")
     epochs: int = Field(10, ge=1, description="passes over the condense split in pretraining")
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the towers; embeddings and losses are float32 in any case"
     )
@@ -88,7 +95,7 @@ class ImageBindEncoder(Strict):
         "huge", description="`small`: a few narrow layers of the same classes, for tests; random without a checkpoint"
     )
     random_weights: bool = Field(False, description="no checkpoint, for benchmarks: embeddings mean nothing")
-    seed: int = Field(0, ge=0, description="of random weights")
+    seed: Seed = Field(0, description="of random weights")
 
     @model_validator(mode="after")
     def _check_checkpoint(self) -> ImageBindEncoder:
@@ -148,8 +155,10 @@ class Hyperparameters(Strict):
     lambda_cross: float = Field(1.0, ge=0, description="weight of the cross-modal term")
     lambda_joint: float = Field(1.0, ge=0, description="weight of the joint-modal term")
     frequency_scale: float = Field(1.0, gt=0, description="sigma: standard deviation of the CF frequencies")
-    num_frequencies: int = Field(256, ge=1, description="frequencies in one step's CF estimate")
-    frequency_pool: int = Field(1024, ge=1, description="frequencies drawn once; each step takes the next part of them")
+    num_frequencies: int = Field(256, ge=1, le=2**20, description="frequencies in one step's CF estimate")
+    frequency_pool: int = Field(
+        1024, ge=1, le=2**20, description="frequencies drawn once; each step takes the next part of them"
+    )
     frequency_sampling: Literal["orthogonal", "independent"] = Field(
         "orthogonal",
         description="directions of the frequencies: `orthogonal` to each other, which estimates the CF discrepancy with less "
@@ -205,7 +214,7 @@ class CondensationConfig(TaskConfig):
     """One condensation: what `python -m condense run` takes and a search's `best.yaml` holds."""
 
     steps: int = Field(100, ge=0, description="optimiser steps")
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     hyperparameters: Hyperparameters = Hyperparameters()
 
 

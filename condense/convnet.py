@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from condense.data.dataset import Split
+from condense.data.inputs import InputSpec
+from condense.errors import UserError
 
 WIDTHS = (16, 32, 32)  # channels of the three blocks
 IMAGES = ("vision", "depth", "thermal")
@@ -165,6 +167,16 @@ def _batches(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Te
         order = torch.randperm(n, generator=generator)
         for start in range(0, n - size + 1, size):
             yield order[start : start + size]
+
+
+def check_shapes(specs: Mapping[str, InputSpec]) -> None:
+    """Raises UserError for inputs that no tower is made for."""
+    for modality, spec in specs.items():
+        if len(spec.shape) not in (2, 3, 4):
+            raise UserError(
+                f"{modality}: a ConvNet takes items of 2 or 3 dimensions, or clips of such, but they have {len(spec.shape)}: "
+                "use --convnet-seeds 0"
+            )
 
 
 def _clips_as_channels(shape: Sequence[int]) -> Sequence[int]:

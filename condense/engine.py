@@ -76,7 +76,8 @@ class Engine:
         self._history: dict[int, list[Tensor]] = {}
         self._needs: dict[Shape, Need] = {}
         self._ceiling: dict[int, int] = {}  # id of an encoder -> bytes: what turned out to be too much, halved
-        self._at_once: dict[Shape, int] = {}  # items at once, where a single replica is too much
+        self._at_once: dict[Shape, int] = {}  # items at once, where a single replica turned out to be too much
+        self._fitting: dict[Shape, int] = {}  # the same by the budget of a part of the present company
 
     def step(self, replicas: Sequence[Condensation], steps: int = 1) -> list[Failure]:
         """`steps` steps of each of `replicas` that has not diverged. Returns those that could not.
@@ -152,7 +153,7 @@ class Engine:
         is alone. Nothing is lost: a pass changes nothing, and the update needs no memory to speak of.
         """
         replicas, first = part.replicas, part.replicas[0]
-        at_once = self._at_once.get(_shape(first)) if len(replicas) == 1 else None
+        at_once = self._items_at_once(_shape(first)) if len(replicas) == 1 else None
         error = self._try(part, at_once)
         if error is None:
             return [], [part]
@@ -198,6 +199,7 @@ class Engine:
         """Parts of exactly these replicas; made anew when replicas come, go, or get their normaliser."""
         key = tuple(id(r) for r in replicas) + tuple(r.step == 0 for r in replicas)
         if key not in self._parts:
+            self._fitting.clear()
             self._parts = {}  # a replica's tensors are views of one pack at a time
             by_encoder: dict[int, list[Condensation]] = {}
             for replica in replicas:
@@ -223,7 +225,7 @@ class Engine:
             if need.fixed + need.each > most:
                 items = max(len(x) for x in same[0].inputs.values())
                 share = max(0, most - need.fixed) / need.each
-                self._at_once.setdefault(shape, max(1, int(items * share)))
+                self._fitting[shape] = max(1, int(items * share))
             for replica in same:
                 next_side = done * sides // total > (done - taken) * sides // total
                 if part and (next_side or max(fixed, need.fixed) + taken + need.each > most):
@@ -232,6 +234,10 @@ class Engine:
                 part.append(replica)
                 done, taken, fixed = done + need.each, taken + need.each, max(fixed, need.fixed)
         yield part
+
+    def _items_at_once(self, shape: Shape) -> int | None:
+        known = [of[shape] for of in (self._at_once, self._fitting) if shape in of]
+        return min(known, default=None)
 
     def _side_by_side(self, replicas: Sequence[Condensation], total: int) -> int:
         """Into how many parts of about the same size a CPU's work is divided; `total`: bytes that one pass would take."""

@@ -113,16 +113,46 @@ def cf_discrepancy(phi_real: Tensor, phi_syn: Tensor, alpha: Tensor | float, bet
     """CF discrepancy, averaged over frequencies: (2, ..., F), (2, ..., F) -> (...).
 
     sqrt(alpha (|phi_R| - |phi_S|)^2 + 2 beta (|phi_R||phi_S| - Re phi_R Re phi_S - Im phi_R Im phi_S)), the amplitude and
-    the phase part (NCFM, arXiv 2502.20653, eq. 7), written as (alpha - beta) (|phi_R| - |phi_S|)^2 + beta |phi_R - phi_S|^2,
-    which does not subtract nearly equal numbers when R and S are close.
+    the phase part (NCFM, arXiv 2502.20653, eq. 7). With alpha = beta that is beta |phi_R - phi_S|^2; else see `Parts`. Nothing
+    here subtracts nearly equal numbers when R and S are close.
     """
-    apart = (phi_real - phi_syn).square().sum(0)
-    squared = beta * apart
-    if not isinstance(alpha, float) or alpha != beta:
-        tiny = torch.finfo(phi_syn.dtype).tiny
-        amplitude = (phi_real.square().sum(0) + tiny).sqrt() - (phi_syn.square().sum(0) + tiny).sqrt()
-        squared = squared + (alpha - beta) * amplitude.square()
+    if isinstance(alpha, float) and alpha == beta:
+        squared = beta * (phi_real - phi_syn).square().sum(0)
+    else:
+        parts = Parts.of(phi_syn[0], phi_syn[1], phi_real)
+        squared = alpha * parts.amplitude.square() + beta * parts.phase
     return squared.clamp_min(SQRT_FLOOR**2).sqrt().mean(-1)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What alpha and beta weigh, per frequency, computed from d = phi_S - phi_R, so that it is as exact as d is.
+
+    Attributes:
+        amplitude: |phi_S| - |phi_R| = d . (phi_S + phi_R) / (|phi_S| + |phi_R|).
+        phase: 2 (|phi_R||phi_S| - phi_R . phi_S) = 2 turn^2 / (|phi_R||phi_S| + phi_R . phi_S), where that has no zero below.
+        turn: Re phi_R Im d - Im phi_R Re d = |phi_R||phi_S| sin(the angle between them).
+        length: |phi_S|.
+    """
+
+    amplitude: Tensor
+    phase: Tensor
+    turn: Tensor
+    length: Tensor
+
+    @staticmethod
+    def of(real: Tensor, imaginary: Tensor, phi_real: Tensor) -> Parts:
+        """`real`, `imaginary`: phi_S, (..., F) each; phi_real: (2, ..., F)."""
+        tiny = torch.finfo(real.dtype).tiny
+        length = (real.square() + imaginary.square() + tiny).sqrt()
+        other = (phi_real.square().sum(0) + tiny).sqrt()
+        apart_real, apart_imaginary = real - phi_real[0], imaginary - phi_real[1]
+        turn = phi_real[0] * apart_imaginary - phi_real[1] * apart_real
+        both, inner = other * length, phi_real[0] * real + phi_real[1] * imaginary
+        ahead = apart_real * (real + phi_real[0]) + apart_imaginary * (imaginary + phi_real[1])
+        # Both ways are exact where they are taken; the other one's denominator is kept away from zero.
+        phase = torch.where(inner > 0, 2 * turn.square() / (both + inner.clamp_min(0)), 2 * (both - inner))
+        return Parts(ahead / (length + other), phase, turn, length)
 
 
 def uni_modal(
@@ -141,8 +171,10 @@ class _UniModal(torch.autograd.Function):
     """`cf_discrepancy` of phi_syn, with its gradient written out: the arrays of (Q, C, s, F) are most of a step's memory
     traffic outside the encoder, and autograd would pass over them three times as often.
 
-    With d = phi_S - phi_R, root = sqrt(beta |d|^2 + (alpha - beta) a^2), a = |phi_S| - |phi_R|, per frequency:
-    d root / d phi_S = (beta d + (alpha - beta) a phi_S / |phi_S|) / root, and d phi_S / d angle = i exp(i angle) / s.
+    With d = phi_S - phi_R and alpha = beta, root = sqrt(beta) |d| and d root / d phi_S = beta d / root, per frequency. Else, with
+    `Parts`, root = sqrt(alpha amplitude^2 + beta phase) and, along phi_S and across it (u = phi_S / |phi_S|),
+    d root / d phi_S = ((alpha amplitude + beta phase / (2 |phi_S|)) u + beta turn / |phi_S| i u) / root.
+    d phi_S / d angle = i exp(i angle) / s.
     """
 
     @staticmethod
@@ -153,18 +185,17 @@ class _UniModal(torch.autograd.Function):
         angle = torch.bmm(synthetic.reshape(q, c * s, d), frequencies.transpose(1, 2)).view(q, c, s, -1)
         cos, sin = angle.cos(), angle.sin_()
         real, imaginary = (cos[:, :, 0], sin[:, :, 0]) if s == 1 else (cos.mean(2), sin.mean(2))  # (Q, C, F)
-        pull_real, pull_imaginary = real - phi_real[0], imaginary - phi_real[1]  # d, later d root / d phi_S
-        squared = pull_real.square().addcmul_(pull_imaginary, pull_imaginary).mul_(beta)
-        pull_real.mul_(beta)
-        pull_imaginary.mul_(beta)
-        if not isinstance(alpha, float) or alpha != beta:
-            tiny = torch.finfo(real.dtype).tiny
-            length = (real.square() + imaginary.square() + tiny).sqrt()
-            apart = length - (phi_real.square().sum(0) + tiny).sqrt()
-            squared = squared + (alpha - beta) * apart.square()
-            toward = (alpha - beta) * apart / length
-            pull_real.add_(toward * real)
-            pull_imaginary.add_(toward * imaginary)
+        if isinstance(alpha, float) and alpha == beta:
+            pull_real, pull_imaginary = real - phi_real[0], imaginary - phi_real[1]  # d, later d root / d phi_S
+            squared = pull_real.square().addcmul_(pull_imaginary, pull_imaginary).mul_(beta)
+            pull_real.mul_(beta)
+            pull_imaginary.mul_(beta)
+        else:
+            parts = Parts.of(real, imaginary, phi_real)
+            squared = alpha * parts.amplitude.square() + beta * parts.phase
+            along = (alpha * parts.amplitude + beta * parts.phase / (2 * parts.length)) / parts.length
+            across = beta * parts.turn / parts.length.square()
+            pull_real, pull_imaginary = along * real - across * imaginary, along * imaginary + across * real
         root = squared.clamp_min(SQRT_FLOOR**2).sqrt_()
         if ctx.needs_input_grad[0]:
             weight = torch.where(squared >= SQRT_FLOOR**2, root.reciprocal(), 0.0).mul_(1 / (s * root.shape[2] * c))
@@ -246,6 +277,11 @@ class Objective:
     scaling: str  # normalized | relative | paper
     alpha: Tensor | float  # number, or (Q, 1, 1)
     beta: Tensor | float
+
+    @property
+    def zero(self) -> tuple[float, float, float]:
+        """Sizes of uni, cross and joint up to which they are zero but for rounding."""
+        return (2 * SQRT_FLOOR if self.discrepancy == "cf" else 1e-8), 1e-6, 1e-6
 
     def terms(
         self, synthetic: Mapping[str, Tensor], frequencies: Mapping[str, Tensor], phi_real: Mapping[str, Tensor]

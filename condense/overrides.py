@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ def make_paths_absolute(content: dict[str, Any], folder: Path) -> None:
         node = content.get(part)
         if isinstance(node, dict) and isinstance(node.get(key), str):
             path = Path(node[key])
-            path = (folder / (path.expanduser() if path.parts[:1] == ("~",) else path)).resolve()
+            # Not resolved: what a manifest names is beside where the user sees it, though that may be a link.
+            path = Path(os.path.abspath(folder / (path.expanduser() if path.parts[:1] == ("~",) else path)))
             if key != "model" or path.is_dir():
                 node[key] = str(path)
 

@@ -97,11 +97,12 @@ class Group:
     def _set_normalizer(self, terms: Tensor) -> None:
         size = terms.detach().abs()
         one = torch.ones_like(size)
+        # A term that is zero at the start (a single modality has no pairs, or the items start as all that there are) is left
+        # as it is: divided by its rounding it would drown the others.
+        known = (size > size.new_tensor(self.objective.zero)) & size.isfinite()
         if self.objective.scaling == "relative":
-            size = size / size[:, :1].clamp_min(1e-8)
-        # A term that is zero at the start (a single modality has no pairs) is left as it is.
-        known = one if self.objective.scaling == "paper" else torch.where(size > 1e-8, size, one)
-        self.normalizer = torch.where(size.isfinite(), known, one)
+            size, known = size / size[:, :1], known & known[:, :1]
+        self.normalizer = one if self.objective.scaling == "paper" else torch.where(known, size, one)
         for replica, own in zip(self.replicas, self.normalizer, strict=True):
             replica.normalizer = own.clone()
 

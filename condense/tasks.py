@@ -53,8 +53,10 @@ def check_metric(config: TaskConfig, dataset: Dataset) -> None:
     """Raises UserError if the data cannot be judged by the task's metric."""
     if config.metric == "accuracy" and dataset.num_classes < 2:
         raise UserError(f"{dataset.name}: has a single label: accuracy needs two or more (set `metric: retrieval`)")
-    if config.metric == "retrieval" and len(dataset.modalities) < 2:
-        raise UserError(f"{dataset.name}: has a single modality: `metric: retrieval` needs two or more")
+    if config.metric == "retrieval":
+        if len(dataset.modalities) < 2:
+            raise UserError(f"{dataset.name}: has a single modality: `metric: retrieval` needs two or more")
+        dataset.check_pairs()
 
 
 def load_test(task: Task, store: Store, quiet: float = QUIET) -> Embedded:

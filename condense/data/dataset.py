@@ -6,6 +6,7 @@ A condensation sees `condense`, a search also `validation`; `test` has to be ope
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -122,6 +123,20 @@ class Dataset:
                         f"{self.name}: class {name!r} has no item with {modality} to condense: each class needs at "
                         "least one with each modality in train, besides what is held out for validation"
                     )
+
+    def check_pairs(self) -> None:
+        """Raises UserError unless there are two modalities that some item of every split has both of."""
+        splits = {"condense": self.condense, "validation": self.validation, "test": self._test}
+        common = set(itertools.combinations(self.modalities, 2))
+        for name, split in splits.items():
+            everything = torch.ones(len(split), dtype=torch.bool)
+            has = {m: split.present.get(m, everything).cpu() for m in self.modalities}
+            common = {(a, b) for a, b in common if bool((has[a] & has[b]).any())}
+            if not common:
+                raise UserError(
+                    f"{self.name}: `metric: retrieval` needs two modalities that some item of every split has both of; {name} "
+                    "has no such item"
+                )
 
 
 def stratified_holdout(labels: Sequence[str], keys: Sequence[str], fraction: float) -> list[bool]:

@@ -34,10 +34,14 @@ class InputSpec:
     shape: tuple[int, ...]
     low: float
     high: float
+    source_digest: ClassVar[str] = (
+        ""  # of the user's own file that defines the class: how it reads is part of what is read
+    )
 
     def describe(self) -> dict[str, Any]:
-        """JSON-able; part of the fingerprint of cached embeddings."""
-        return {"kind": type(self).__name__, **asdict(self)}
+        """JSON-able; part of the fingerprint of all that is cached of what was read through it."""
+        own = {"source": self.source_digest} if self.source_digest else {}
+        return {"kind": type(self).__name__, **asdict(self), **own}
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,15 @@ def python_specs(config: PythonEncoder) -> dict[str, InputSpec]:
     for name, spec in found.items():
         if name not in MODALITIES or spec.modality != name:
             raise UserError(f"{config.path}: specs(options): {name!r}: must be one of {', '.join(MODALITIES)}")
+        if not type(spec).__module__.startswith("condense."):
+            type(spec).source_digest = _digest(config)  # the class is of this import of the file
     return dict(found)
+
+
+def _digest(config: PythonEncoder) -> str:
+    """Of the file and its options."""
+    options = json.loads(json.dumps(config.options, default=str))
+    return hash_of({"file": digest_file(config.path), "options": options})
 
 
 class PythonFileEncoder(nn.Module):

@@ -16,7 +16,14 @@ from condense.data.dataset import Dataset
 from condense.data.inputs import InputSpec
 from condense.data.manifest import digest_file
 from condense.data.tokens import TokenSpec, end_positions
-from condense.encoders.transformers_inputs import SETTINGS, import_transformers, model_folder, model_type, weight_files
+from condense.encoders.transformers_inputs import (
+    SETTINGS,
+    import_transformers,
+    model_folder,
+    model_type,
+    transformers_specs,
+    weight_files,
+)
 from condense.errors import UserError
 from condense.store import hash_of
 
@@ -27,7 +34,10 @@ TOWERS = {"vision": "vision_model", "audio": "audio_model", "text": "text_model"
 class TransformersTowers(nn.Module):
     """The encoder (see `Encoder`): a model of the library, whose own functions give the features."""
 
-    def __init__(self, model: Any, kind: str, specs: Mapping[str, InputSpec], precision: torch.dtype) -> None:
+    def __init__(
+        self, model: Any, kind: str, specs: Mapping[str, InputSpec], precision: torch.dtype, written: TokenSpec | None
+    ) -> None:
+        """`written`: the model's own text input, if the dataset has text; its own spec may be of tensors that are prepared."""
         super().__init__()
         self.specs = dict(specs)
         self.kind, self.precision, self.fingerprint = kind, precision, ""
@@ -36,8 +46,8 @@ class TransformersTowers(nn.Module):
         self.output_scale = dict.fromkeys(specs, 1.0)
         self.padding: Tensor | None
         self.register_buffer("padding", None, persistent=False)
-        if isinstance(text := specs.get("text"), TokenSpec):
-            self.padding = text.open_table()[text.padding].clone()
+        if written is not None:
+            self.padding = written.open_table()[written.padding].clone()
         self.given = GivenEmbeddings()
         if kind != "clap" and "text" in specs:
             model.text_model.embeddings.token_embedding = self.given
@@ -120,7 +130,9 @@ def build_transformers(config: TransformersEncoder, dataset: Dataset) -> Transfo
             bars.enable_progress_bar()
     if found["missing_keys"]:  # the library would leave them random
         raise UserError(f"{folder}: the weights lack {', '.join(sorted(found['missing_keys'])[:3])}")
-    encoder = TransformersTowers(model, kind, dataset.specs, getattr(torch, config.precision))
+    written = transformers_specs(config)["text"] if "text" in dataset.specs else None
+    assert written is None or isinstance(written, TokenSpec)
+    encoder = TransformersTowers(model, kind, dataset.specs, getattr(torch, config.precision), written)
     files = sorted({*weights, *(path for pattern in SETTINGS for path in folder.glob(pattern))})
     encoder.fingerprint = hash_of(
         {

@@ -245,3 +245,24 @@ def test_gradient_is_finite_and_bounded_near_real_equals_synthetic(sigma, alpha,
     same = real.clone().requires_grad_()
     loss = uni_modal(same[None, None], t[None], phi(real, t)[:, None, None], alpha, beta)[0]
     assert torch.autograd.grad(loss, same)[0].norm().item() <= 0.05 * bound
+
+
+@pytest.mark.parametrize("sigma", [0.3, 2.0])
+@pytest.mark.parametrize(("alpha", "beta"), [(0.0, 1.0), (1.0, 0.0), (0.2, 0.8), (0.9, 0.3), (0.5, 0.5)])
+def test_gradients_are_as_exact_as_float32_for_all_weights(alpha, beta, sigma):
+    """Against float64, where the synthetic items are close to the real ones: with a small alpha, differences of nearly equal
+    numbers would leave two digits."""
+    g = seeded(0)
+    real = F.normalize(torch.randn(40, 16, generator=g) + 1.0, dim=1)
+    synthetic = F.normalize(real[:5] + 0.05 * torch.randn(5, 16, generator=g), dim=1)
+    t = draw_frequencies(64, 16, sigma, seeded(1))
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        leaf, own = synthetic.to(dtype).requires_grad_(), phi(real.double(), t.double()).float().to(dtype)
+        loss = uni_modal(leaf[None, None], t.to(dtype)[None], own[:, None, None], alpha, beta)[0]
+        angle = leaf @ t.to(dtype).T
+        plain = cf_discrepancy(own, torch.stack([angle.cos().mean(0), angle.sin().mean(0)]), alpha, beta)
+        (gradient,), (expected,) = (torch.autograd.grad(value, leaf) for value in (loss, plain))
+        assert (gradient - expected).norm() < 1e-4 * expected.norm()  # written out and by autograd
+        found.append(gradient.double())
+    assert (found[0] - found[1]).norm() < 2e-5 * found[1].norm()

@@ -354,3 +354,16 @@ def test_starts_are_kept_as_long_as_there_is_room():
         get(key)
     assert made == ["a", "b", "c", "b"]  # c took the place of b, which had not been asked for since
     Starts(limit=1).get_or_make("a", torch.Generator(), lambda: {"x": torch.zeros(10)})
+
+
+@pytest.mark.parametrize("scaling", ["normalized", "relative"])
+@pytest.mark.parametrize("discrepancy", ["cf", "mmd"])
+def test_items_that_start_as_all_there_are_stay_good(small_task, scaling, discrepancy):
+    """With as many items as the class has, uni and cross start at zero but for rounding, and are not divided by that."""
+    task = small_task(("vision", "audio"), 4)
+    hyperparameters = Hyperparameters(scaling=scaling, discrepancy=discrepancy, num_frequencies=32, frequency_pool=64)
+    replica = Condensation(task, 4, "herding", hyperparameters, 0, 20)
+    assert len(replica.labels) == len(task.condense.labels)
+    losses = Engine().run([replica], 20)[0]
+    assert replica.normalizer[:2].tolist() == [1.0, 1.0]
+    assert losses[:, 3].max() < 2

@@ -127,3 +127,39 @@ def test_tiny_is_still_the_default() -> None:
     config = validate(CondensationConfig, {}, "empty")
     assert config.encoder.name == "tiny"
     assert set(encoder_specs(config.encoder)) == {"vision", "audio", "text", "depth", "thermal", "imu"}
+
+
+READS_ITSELF = """
+from dataclasses import dataclass
+import numpy as np, torch, torch.nn.functional as F
+from PIL import Image
+from condense.data.inputs import FileSpec, ImageSpec
+
+GAIN = 1.0
+
+@dataclass(frozen=True)
+class Own(FileSpec):
+    kind = "PNG"
+
+    def read(self, path):
+        return GAIN * torch.from_numpy(np.asarray(Image.open(path).convert("L").resize((8, 8)), dtype=np.float32))[None] / 255
+
+def specs(options): return {"vision": Own("vision", (1, 8, 8), 0.0, 1.0), "audio": ImageSpec.of("audio", 1, 8, (0.5,), (0.5,))}
+def build(options, dataset): ...
+"""
+
+
+def test_how_a_file_of_ones_own_reads_is_part_of_what_is_cached(folder: Path) -> None:
+    """Beside embeddings: the inputs themselves, and what a ConvNet learns from them."""
+    file = folder / "own.py"
+
+    def described(content: str, **options: int) -> dict[str, str]:
+        file.write_text(content)
+        found = encoder_specs(PythonEncoder(name="python", path=file, options=options))
+        return {name: str(spec.describe()) for name, spec in found.items()}
+
+    before = described(READS_ITSELF)
+    assert described(READS_ITSELF) == before
+    for other in (described(READS_ITSELF.replace("GAIN = 1.0", "GAIN = 0.5")), described(READS_ITSELF, window=3)):
+        assert other["vision"] != before["vision"]
+        assert other["audio"] == before["audio"]  # one of this project's: its fields say all

@@ -299,6 +299,22 @@ def test_workers_share_the_work(small_task):
     assert sizes(Engine(2 * (need.fixed + 4 * need.each), 2), cast) == [4, 2, 4, 2]  # two at a time fit
 
 
+def test_one_that_has_the_device_to_itself_again_goes_through_whole(small_task):
+    cast = cast_of(small_task(), 2)
+    one = Engine(workers=1)
+    one.step(cast)
+    (need,) = one._needs.values()
+    engine = Engine(int(1.5 * (need.fixed + need.each)), workers=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("condense.engine.LEAST_PART", 1)
+        engine.step(cast)
+    shape = _shape(cast[0])
+    assert engine._items_at_once(shape) is not None  # two parts side by side: neither fits
+    engine.leave(cast[1])
+    engine.step(cast[:1])
+    assert engine._items_at_once(shape) is None
+
+
 def test_workers_take_every_item_once_and_pass_errors_on():
     engine = Engine(workers=3)
     assert engine.each(lambda x: x * x, range(20)) == [x * x for x in range(20)]

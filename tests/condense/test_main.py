@@ -163,6 +163,36 @@ def test_evaluate_without_convnets(config: Path, capsys: pytest.CaptureFixture[s
     assert json.loads(scores.read_text())["results"]["condensed"]["convnet"] is None
 
 
+def test_inputs_that_no_convnet_takes_are_told_before_the_work(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Feature vectors that are prepared, through an encoder of one's own."""
+    folder = config.parent
+    generator = torch.Generator().manual_seed(0)
+    content = {}
+    for split in ("train", "test"):
+        content[f"{split}/label"] = torch.arange(20) % 2
+        content[f"{split}/vision"] = torch.rand(20, 6, generator=generator)
+    safetensors.torch.save_file(content, folder / "flat.safetensors")
+    (folder / "flat.py").write_text(
+        "import torch\nfrom condense.data.inputs import ArraySpec\n\n"
+        "class Flat(torch.nn.Module):\n"
+        "    specs, dim, output_scale, fingerprint = {}, 6, {'vision': 1.0}, 'flat'\n"
+        "    def embed(self, modality, x): return torch.nn.functional.normalize(x, dim=1)\n\n"
+        "def specs(options): return {'vision': ArraySpec('vision', (6,), 0.0, 1.0)}\n"
+        "def build(options, dataset): return Flat()\n"
+    )
+    flat = {
+        "dataset": {"name": "tensors", "path": "flat.safetensors"},
+        "encoder": {"name": "python", "path": "flat.py"},
+    }
+    (folder / "flat.yaml").write_text(yaml.safe_dump({**flat, "steps": 2}))
+    output = folder / "flat"
+    assert main(["run", str(folder / "flat.yaml"), "--output", str(output)]) == 0
+    assert "vision: a ConvNet takes items of 2 or 3 dimensions" in refused(capsys, "evaluate", output)
+    assert main(["evaluate", str(output), "--convnet-seeds", "0"]) == 0
+
+
 def test_embed_says_what_was_there(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for word in ("computed in", "found"):
         assert main(["embed", str(config)]) == 0
@@ -197,6 +227,7 @@ def test_a_user_s_mistake_is_one_line(config: Path, capsys: pytest.CaptureFixtur
     assert "unknown key `hyperparameters.sigma`" in refused(capsys, *run, "--set", "hyperparameters.sigma=1")
     assert "must be key=value" in refused(capsys, *run, "--set", "steps")
     assert "`dpc` is 2, which has no keys" in refused(capsys, *run, "--set", "dpc.x=1")
+    assert "`seed`: Input should be less than" in refused(capsys, *run, "--set", f"seed={2**64}")
     assert "class '0' has 6 items to condense, but dpc is 7" in refused(capsys, *run, "--set", "dpc=7")
     assert "nowhere.yaml: cannot be read" in refused(capsys, "run", folder / "nowhere.yaml", "--output", folder / "out")
     assert "no such file" in refused(capsys, *run, "--set", f"dataset.path={folder / 'none.safetensors'}")
@@ -267,6 +298,10 @@ def test_paths_are_relative_to_where_they_are_written(tmp_path: Path, monkeypatc
     assert on_command_line == in_file
     with pytest.raises(UserError, match="is not valid YAML"):
         load_config(path, ["dpc=["])
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "data.safetensors").symlink_to(tmp_path / "data" / "data.safetensors")
+    linked = load_config(path, ["dataset.path=linked/../linked/data.safetensors"])  # what it names is beside the link
+    assert linked.model_dump()["dataset"]["path"] == tmp_path / "linked" / "data.safetensors"
 
 
 def test_samples_keep_what_is_not_finite_apart() -> None:

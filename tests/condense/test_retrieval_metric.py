@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from condense.condensation import Condensation
 from condense.config import Hyperparameters, TaskConfig
-from condense.data.dataset import Dataset
+from condense.data.dataset import Dataset, MemorySplit
 from condense.embeddings import Embedded, Task
 from condense.errors import UserError
 from condense.evaluate import as_share
@@ -205,6 +205,13 @@ def test_what_a_dataset_cannot_be_judged_by(small_dataset: Callable[..., Dataset
         check_metric(accuracy, one_class.dataset)
     with pytest.raises(UserError, match="small: has a single modality: `metric: retrieval` needs two or more"):
         check_metric(retrieval, small_dataset(("audio",)))
+    whole = small_dataset(("vision", "audio"))
+    half = torch.arange(len(whole.validation)) < len(whole.validation) // 2
+    torn = MemorySplit(
+        whole.validation.load(range(len(half))), whole.validation.labels, {"vision": half, "audio": ~half}
+    )
+    with pytest.raises(UserError, match="some item of every split has both of; validation has no such item"):
+        check_metric(retrieval, dataclasses.replace(whole, validation=torn))
     alone = Embedded({"audio": unit(3, 2)}, torch.zeros(3))
     with pytest.raises(ValueError, match="two modalities"):
         retrieval_scores([alone], alone, 1)

@@ -19,11 +19,19 @@ import soundfile
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors.torch import save_file
 from small_transformers import KINDS, TEXTS, dataset_of, direct, features, load, make_model, some_inputs, transformers
 from torch import Tensor
 
 from condense.condensation import Condensation
-from condense.config import CondensationConfig, Hyperparameters, ManifestDataset, TransformersEncoder, validate
+from condense.config import (
+    CondensationConfig,
+    Hyperparameters,
+    ManifestDataset,
+    TensorsDataset,
+    TransformersEncoder,
+    validate,
+)
 from condense.data import load_dataset
 from condense.data.media import decode_text, preview, read_item
 from condense.data.tokens import TokenSpec, end_positions
@@ -296,6 +304,25 @@ def test_images_and_texts_are_condensed(folder: Callable[[str], Path], tmp_path:
     padding = spec.open_table()[spec.padding]
     ends = end_positions(before["text"], padding)
     assert torch.equal(end_positions(replica.inputs["text"], padding), ends)
+
+
+@pytest.mark.parametrize("kind", ["clip", "clap"])
+def test_text_that_is_prepared_already_is_embedded_as_text_that_is_read(
+    folder: Callable[[str], Path], tmp_path: Path, kind: str
+) -> None:
+    """A dataset of tensors, whose own spec of text knows no tokens."""
+    config = TransformersEncoder(name="transformers", model=str(folder(kind)))
+    specs = encoder_specs(config)
+    text = specs["text"]
+    assert isinstance(text, TokenSpec)
+    words = [("cat", "dog", "rain")[i % 3] + " two" * (i // 3) for i in range(24)]
+    items = torch.stack([text.encode(each) for each in words])
+    content = {"train/text": items[:16].clone(), "test/text": items[16:].clone()}
+    content |= {"train/label": torch.arange(16) % 2, "test/label": torch.arange(8) % 2}
+    save_file(content, tmp_path / "texts.safetensors")
+    dataset = load_dataset(TensorsDataset(name="tensors", path=tmp_path / "texts.safetensors"), specs)
+    found = build_encoder(config, dataset, Store()).embed("text", items)
+    assert torch.allclose(found, load(folder(kind), ("text",))[0].embed("text", items), atol=1e-6)
 
 
 # --- what a user may get wrong
