@@ -68,8 +68,9 @@ def build_parser() -> Parser:
     download = commands.add_parser(
         "download",
         help="fetch an encoder's checkpoint",
-        description="Fetch the official checkpoint of an encoder. Nothing else here ever does. An interrupted download\n"
-        "goes on where it ended. ImageBind: 4.8 GB, CC-BY-NC-SA 4.0 (non-commercial).",
+        description="Fetch the official checkpoint of an encoder. Nothing else here fetches anything, but `download: true` of\n"
+        "a transformers encoder. An interrupted download goes on where it ended. ImageBind: 4.8 GB, CC-BY-NC-SA 4.0\n"
+        "(non-commercial).",
         epilog="example:\n  python -m condense download imagebind --to checkpoints/imagebind_huge.pth",
         formatter_class=shown,
     )

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from pathlib import Path
+
+from condense.errors import UserError
 
 KIND = re.compile(r"[a-z_]+")
 NAME = re.compile(r"[0-9a-f]{32}\.safetensors")
@@ -16,6 +19,16 @@ def default_folder() -> Path:
     if chosen:
         return Path(chosen).expanduser().absolute()
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser().absolute() / "condense"
+
+
+def check_writable(folder: Path) -> None:
+    """Makes the cache's folder if need be. Raises UserError if nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"{folder}: the cache ($CONDENSE_CACHE) cannot be written: {error.strerror}") from None
 
 
 def read_entry(folder: Path, kind: str, name: str) -> bytes | None:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from condense.cache_folder import check_writable
 from condense.comparison import PROTOCOLS, Comparison, Sample, as_json, compare, share_of
 from condense.condensation import Condensation
 from condense.config import CondensationConfig, validate
@@ -23,8 +24,8 @@ from condense.data.dataset import MemorySplit
 from condense.embeddings import QUIET, Task
 from condense.engine import Engine
 from condense.errors import UserError
-from condense.export import RECORD, export, read_export
-from condense.export import _check_replaceable as check_replaceable
+from condense.export import export, read_export
+from condense.export_folder import RECORD, check_replaceable
 from condense.objective import TERMS
 from condense.overrides import load_config
 from condense.retrieval import alignment_warnings
@@ -44,6 +45,11 @@ def run(config_path: Path, output: Path, overrides: Sequence[str]) -> int:
     task = _load(config, store, device)
     for text in alignment_warnings(task.condense):
         print(f"warning: {text}", file=sys.stderr)
+    for name in sorted(config.hyperparameters.model_fields_set):
+        modality = name.removeprefix("learning_rate_")
+        given = getattr(config.hyperparameters, name) is not None
+        if modality != name and given and modality not in task.modalities:
+            print(f"warning: hyperparameters.{name} has no effect: the data has no {modality}", file=sys.stderr)
     full = full_score(task, config.metric)
     started = time.monotonic()
     replica = Condensation(
@@ -167,12 +173,7 @@ class Reporting(Store):
 def open_store(kind: type[Store] = Store) -> Store:
     """The user's store. Raises UserError if its folder cannot be written."""
     store = kind()
-    try:
-        store.folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=store.folder):
-            pass
-    except OSError as error:
-        raise UserError(f"{store.folder}: the cache ($CONDENSE_CACHE) cannot be written: {error.strerror}") from None
+    check_writable(store.folder)
     return store
 
 

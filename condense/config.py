@@ -8,10 +8,18 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from condense.errors import UserError
 
@@ -22,6 +30,16 @@ class Strict(BaseModel):
     """Base of every configuration: immutable, no unknown keys, no NaN or infinity."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_switches(cls, values: Any) -> Any:
+        """YAML's `true`, `yes` and `on` are no 1."""
+        for name, value in values.items() if isinstance(values, dict) else ():
+            field = cls.model_fields.get(name)
+            if isinstance(value, bool) and field and {int, float} & {field.annotation, *get_args(field.annotation)}:
+                raise ValueError(f"`{name}` must be a number, but got {value}")
+        return values
 
 
 Seed = Annotated[int, Field(ge=0, lt=2**62)]  # some add a little to it, and PyTorch takes 64 bits
@@ -230,6 +248,8 @@ def explain(error: ValidationError, source: str) -> str:
     key = ".".join(map(str, parts)) or "the file"
     if first["type"] == "extra_forbidden":
         text = f"{source}: unknown key `{key}`"
+    elif not parts and isinstance(first["input"], dict):  # a rule that names its keys
+        text = f"{source}: {first['msg'].removeprefix('Value error, ')}"
     elif first["type"] == "missing":
         text = f"{source}: `{key}` is missing"
     else:

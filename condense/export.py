@@ -33,9 +33,10 @@ from condense.data.dataset import Dataset
 from condense.data.inputs import InputSpec, WrittenSpec
 from condense.data.media import decode_text, picture, preview
 from condense.errors import UserError
+from condense.export_folder import RECORD, check_replaceable
 from condense.tensor_files import write_tensors
 
-TENSORS, RECORD = "condensed.safetensors", "condensed.json"
+TENSORS = "condensed.safetensors"
 
 THUMBNAIL = 84  # pixels: height of every item in the overview, and the width of a square one
 OVERVIEW_ITEMS = 10  # items of a class in the overview
@@ -77,7 +78,7 @@ def export(
     }
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     directory = directory.resolve()
-    _check_replaceable(directory)
+    check_replaceable(directory)
     work = directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}")
     try:
         work.mkdir(parents=True)
@@ -150,15 +151,6 @@ def _check_items(
             raise ValueError(f"{modality} must be {(len(labels), *spec.shape)}, but is {tuple(inputs[modality].shape)}")
         if not torch.isfinite(inputs[modality]).all():
             raise ValueError(f"{modality} holds NaN or infinity")
-
-
-def _check_replaceable(directory: Path) -> None:
-    """Nothing of the user's may be deleted: only an earlier export or an empty folder gives way."""
-    if directory.is_dir():
-        if any(directory.iterdir()) and not (directory / RECORD).is_file():
-            raise UserError(f"{directory}: holds other files: only an earlier condensed dataset is replaced")
-    elif directory.exists():
-        raise UserError(f"{directory}: must be a folder, but is a file")
 
 
 def _move_into_place(work: Path, directory: Path) -> None:

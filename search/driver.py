@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.metadata
-import importlib.util
+import json
 import logging
 import os
 import time
@@ -16,7 +16,9 @@ from typing import Any
 
 import yaml
 
+from condense.cache_folder import check_writable, default_folder
 from condense.errors import UserError
+from search.checks import check_data, check_learning_rates, check_output, missing_parts, shown
 from search.cluster import awaited_nodes, check_resources, wait_for_nodes
 from search.ledger import Ledger
 from search.mlflow_store import absolute_uri, check_tracking, default_tracking_uri
@@ -59,44 +61,31 @@ class Request:
         ablate: bool = False,
     ) -> Request:
         """Raises UserError if the space is not valid, or there is nothing to start from in `warm_start`."""
+        if name is not None:
+            overrides = [*overrides, f"name={json.dumps(name)}"]
         loaded = load_space(space, overrides)
-        if name:
-            loaded = loaded.model_copy(update={"name": name})
         folder = absolute_folder(output or Path("results") / loaded.name)
         known = recorded(folder) if resume or ablate else None
-        if warm_start is not None and not (resume or ablate):
-            known = earlier_settings(warm_start, loaded)
+        source = loaded.name
+        if warm_start is not None and (resume or ablate):
+            log.warning("--warm-start is left out: a search that has begun keeps to what it began with")
+        elif warm_start is not None:
+            if loaded.warm_start:
+                raise UserError(f"{loaded.name}: has a `warm_start` of its own: give one of it and --warm-start")
+            known, source = earlier_settings(warm_start, loaded), f"--warm-start {warm_start}"
         if known:
-            loaded = with_first_settings(loaded, known)
+            loaded = with_first_settings(loaded, known, source)
         uri = absolute_uri(tracking_uri) if tracking_uri else default_tracking_uri(folder)
         return Request(loaded, folder, resume or ablate, address, uri, ablate)
 
 
 def describe(request: Request) -> str:
-    """What `--dry-run` prints: the validated space, and what is missing on this machine."""
+    """What `--dry-run` prints: the validated space, and what is missing on this machine. Raises UserError for an output folder
+    that the search itself would refuse."""
+    check_output(request.output, request.space, request.resume, request.ablate)
     text = yaml.safe_dump(request.space.model_dump(mode="json"), sort_keys=False)
     lines = [f"missing: {what}" for what in missing_parts(request.space)]
     return "\n".join([text, f"# valid; would write to {request.output}", *(f"# {line}" for line in lines)])
-
-
-def missing_parts(space: Space) -> list[str]:
-    """Files and packages that the search needs and this machine lacks, each with where it is asked for, or comes from."""
-    found: dict[str, None] = {}
-    for i, task in enumerate(space.tasks):
-        encoder = task.encoder
-        for key, path in (
-            ("dataset.path", getattr(task.dataset, "path", None)),
-            ("encoder.checkpoint", getattr(encoder, "checkpoint", None)),
-            ("encoder.path", getattr(encoder, "path", None)),
-        ):
-            if path is not None and not path.exists():
-                hint = f": python -m condense download imagebind --to {shown(path)}" if "checkpoint" in key else ""
-                found[f"{shown(path)} (tasks.{i}.{key}){hint}"] = None
-        needed = {"imagebind": ("imagebind", "einops", "ftfy", "regex"), "transformers": ("transformers",)}
-        for package in needed.get(encoder.name, ()):
-            if importlib.util.find_spec(package) is None:
-                found[f"the package {package} (tasks.{i}.encoder): make installs it, README.md says how else"] = None
-    return list(found)
 
 
 class Search:
@@ -116,10 +105,10 @@ class Search:
         prepare_environment()
         space, request = self.space, self.request
         check_data(space)
+        check_output(request.output, space, request.resume, request.ablate)
+        check_writable(default_folder())
         if request.address not in (None, "local"):
             check_address(str(request.address))
-        if request.ablate and not (request.output / "report.json").is_file():
-            raise UserError(f"{request.output}: --ablate needs a search that is complete (there is no report.json)")
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}
         ledger = Ledger.open(
             request.output,
@@ -299,26 +288,3 @@ def load_tune(after: Future[Any]) -> None:
 def left(ledger: Ledger, space: Space) -> int:
     """Trials that have not ended, or not begun; below 0 where a resumed search is to have fewer than have ended."""
     return space.trials - sum(record.status != "unfinished" for record in ledger.trials())
-
-
-def check_learning_rates(space: Space, tasks: list[dict[str, Any]]) -> None:
-    """Raises UserError for a searched learning rate of a modality that no task has."""
-    known = {modality for task in tasks for modality in task["modalities"]}
-    for name in space.search:
-        modality = name.removeprefix("learning_rate_")
-        if modality != name and modality not in known:
-            raise UserError(
-                f"search.{name}: no task has the modality {modality!r} (there are: {', '.join(sorted(known))})"
-            )
-
-
-def shown(path: Path) -> str:
-    """Relative to the current folder where that is shorter."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def check_data(space: Space) -> None:
-    """Raises UserError for a file or a package that is not there: better now than after Ray has been started."""
-    missing = missing_parts(space)
-    if missing:
-        raise UserError(f"missing: {'; '.join(missing)}")

@@ -187,7 +187,7 @@ class Display:
         return f"[{_minutes(seconds)}] " + ", ".join(parts)
 
     def _consider(self, record: TrialRecord) -> None:
-        if record.steps < self.space.steps or record.score is None:
+        if record.steps < self.space.steps or record.score is None or record.name == "paper_default":  # no candidate
             return
         if self.best is None or self.best.score is None or record.score > self.best.score:
             self.best = record

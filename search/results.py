@@ -14,6 +14,7 @@ import yaml
 from condense.config import Hyperparameters
 from condense.errors import UserError
 from search.ablation import FULL, ablation_table, ablations, lines, write_csv
+from search.checks import condensed_folder
 from search.choosing import Choice, best_trials, choose, measured
 from search.closing import Closing, summary
 from search.failure_regions import regions
@@ -31,6 +32,7 @@ from search.intervals import paired_difference
 from search.last_words import say_results
 from search.ledger import Ledger, TrialRecord
 from search.plateau import QUANTILE, response_pairs, responses, robust_region, sensitivity, surface_of
+from search.preparation import fetch
 from search.report.page import write_html
 from search.robust import per_seed_means, per_task, robust_score
 from search.space import Space
@@ -298,14 +300,14 @@ class Results:
                 "search_id": self.ledger.search_id,
                 "fingerprints": described["fingerprints"],
             }
-            folder = str(self.output / f"condensed{_suffix(task)}")
+            folder = str(condensed_folder(self.output, task))
             wanted = stops if task == 0 else stops[-1:]
             own = self.closing.shown(str(task), self.plan.tasks[task], config, condensation["seed"], wanted)
             for step, member in own:
                 if task == 0:
-                    stages.append((step, ray.get(engine.previews.remote(member, 0, 2))))
+                    stages.append((step, fetch(engine.previews.remote(member, 0, 2))))
                 if step == self.space.steps:
-                    ray.get(engine.export.remote(member, 0, folder, record))
+                    fetch(engine.export.remote(member, 0, folder, record))
             if task == 0:
                 gallery = _across_steps(stages)
         return gallery

@@ -15,6 +15,13 @@ import sys
 from pathlib import Path
 
 
+def folder(text: str) -> Path:
+    """A shell variable that is not set would be the current one."""
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return Path(text)
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line. Exits with status 2 on a mistake."""
     from condense.arguments import Parser
@@ -24,7 +31,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--space", default="quickstart", help="a search space: a YAML file, or the name of one in spaces/"
     )
     parser.add_argument("--trials", type=int, help="number of trials (as --set trials=N)")
-    parser.add_argument("--output", type=Path, help="folder of the results (default: results/NAME)")
+    parser.add_argument("--output", type=folder, help="folder of the results (default: results/NAME)")
     parser.add_argument("--name", help="name of the search (default: the space's)")
     parser.add_argument("--resume", action="store_true", help="go on with the search in the output folder")
     parser.add_argument("--address", help="Ray cluster: an address, `auto`, or `local` to start one here")
@@ -35,7 +42,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a key of the space"
     )
     parser.add_argument(
-        "--warm-start", type=Path, metavar="OTHER", help="begin with the best settings of the search in this folder"
+        "--warm-start", type=folder, metavar="OTHER", help="begin with the best settings of the search in this folder"
     )
     parser.add_argument(
         "--ablate",

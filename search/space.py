@@ -194,6 +194,13 @@ class Space(Strict):
     confirmation: Confirmation = Field(default=Confirmation(), description="the re-run on fresh seeds")
     resources: Resources = Field(default=Resources(), description="what a trial reserves")
 
+    @field_validator("name")
+    @classmethod
+    def _is_a_folders_name(cls, value: str) -> str:
+        if "/" in value or "\0" in value or value.strip() in ("", ".", ".."):
+            raise ValueError("must be a name that a folder can have: results go to results/NAME")
+        return value
+
     @field_validator("scheduler", mode="before")
     @classmethod
     def _scheduler_by_name(cls, value: Any) -> Any:

@@ -35,7 +35,7 @@ def load_space(name_or_path: str, overrides: Sequence[str] = ()) -> Space:
     try:
         return Space.model_validate(content)
     except ValidationError as error:
-        raise UserError(_explain(error, " ".join(source.split()))) from None
+        raise UserError(explain_space(error, " ".join(source.split()))) from None
 
 
 def _find(name_or_path: str) -> Path:
@@ -66,7 +66,7 @@ def _absolute_paths(content: dict[str, Any], folder: Path) -> None:
 
 def _apply(content: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
-    if not equals or not key.strip():
+    if not equals or not all(key.strip().split(".")):
         raise UserError(f"override {override!r}: must be key=value, for example trials=48")
     value = parse_yaml(text, f"override {override!r:.100}: the value")
     *parents, last = key.strip().split(".")
@@ -92,7 +92,8 @@ def _apply(content: dict[str, Any], override: str) -> None:
             raise UserError(f"override {override!r}: `{above}` is {node!r}, which has no keys")
 
 
-def _explain(error: ValidationError, source: str) -> str:
+def explain_space(error: ValidationError, source: str) -> str:
+    """The first thing wrong with a space, as one line."""
     first = error.errors(include_url=False)[0]
     if not first["loc"]:  # a rule between keys: its message names them
         text = f"{source}: {first['msg'].removeprefix('Value error, ')}"

@@ -13,6 +13,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -175,7 +176,7 @@ def _provenance(report: Mapping[str, Any]) -> str:
     facts: dict[str, Any] = {
         "name": report.get("name"),
         "search": report.get("search_id"),
-        "created": report.get("created"),
+        "created": _date(report.get("created")),
         "space": space if isinstance(space, str) else None,
         "seeds": _listed(report.get("seeds")),
         "time": text.duration(cost["seconds"]) if cost.get("seconds") is not None else None,
@@ -197,6 +198,12 @@ def _provenance(report: Mapping[str, Any]) -> str:
         shown = escape(json.dumps(space, indent=2, default=str, ensure_ascii=False))
         parts.append(f"<details><summary>search space</summary><pre><code>{shown}</code></pre></details>")
     return html.section("provenance", "Where this comes from", *parts, missing="Nothing is known about this search.")
+
+
+def _date(seconds: Any) -> Any:
+    """Of seconds since 1970, in UTC; anything else as it is."""
+    known = text.finite(seconds)
+    return seconds if known is None else f"{datetime.fromtimestamp(known, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _listed(value: Any) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from search.report import text
+from search.report import axes, text
 from search.report.figures import (
     ACCENT,
     FAINT,
@@ -47,7 +47,7 @@ class Axis:
         if self.numeric:
             self.log = is_log(numbers)
             self.low, self.high = self._scale(min(numbers)), self._scale(max(numbers))
-            marks = text.ticks(min(numbers), max(numbers), self.log)
+            marks = axes.ticks(min(numbers), max(numbers), self.log)
             self.ticks = [(self.place(mark), text.number(mark)) for mark in marks]
         else:
             self.choices = sorted({str(value) for value in values})

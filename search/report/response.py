@@ -9,7 +9,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from search.report import html, text
+from search.report import axes, html, text
 from search.report.figures import (
     ACCENT,
     BAND,
@@ -166,7 +166,7 @@ def _axis(values: Sequence[float], log: bool) -> dict[str, Any]:
     shown = [value for value in values if not log or value > 0]
     low, high = position(min(shown)), position(max(shown))
     pad = 0.05 * (high - low) or 0.5
-    ticks = text.ticks(min(shown), max(shown), log)
+    ticks = axes.ticks(min(shown), max(shown), log)
     axis = {"range": [low - pad, high + pad], "tickvals": ticks, "ticktext": [text.number(tick) for tick in ticks]}
     return {**axis, "type": "log"} if log else axis
 
@@ -225,7 +225,7 @@ def levels(grids: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     values = [value for grid in grids for row in grid["mean"] for value in row if value is not None]
     if not values:
         return {}
-    marks = text.ticks(min(values), max(values), log=False)
+    marks = axes.ticks(min(values), max(values), log=False)
     step = (marks[1] - marks[0]) / 5 if len(marks) > 1 else 0.01
     return {"start": math.floor(min(values) / step) * step, "end": math.ceil(max(values) / step) * step, "size": step}
 

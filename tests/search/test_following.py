@@ -232,3 +232,11 @@ def test_later_stages_of_a_race_are_followed_while_they_run(tmp_path: Path, cloc
     follower.on_trial_result(3, [trial], trial, {"step": 12})
     assert told.steps == [2, 4, 6, 8, 10, 12]
     ledger.close()
+
+
+def test_the_papers_default_is_not_called_the_best(clock: Clock) -> None:
+    display = Display(SPACE, [], Stream(False))
+    display.ended_records[0] = record(0, "completed", 0.99, name="paper_default")
+    for one in (record(0, "completed", 0.99, name="paper_default"), record(1, "completed", 0.9)):
+        display.reported(one)
+    assert "best 0.900 (trial 1)" in display.line(1.0)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from search.report import links, text
+from search.report import axes, links, text
 
 
 def confirmed(mean: float, low: float, high: float, **more: Any) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def test_numbers_have_three_significant_digits(value: Any, shown: str) -> None:
      (1e-6, 1e6, True, [1e-6, 1e-3, 1, 1e3, 1e6]), (3, 3, False, [3])],
 )  # fmt: skip
 def test_ticks_are_round(low: float, high: float, log: bool, expected: list[float]) -> None:
-    found = text.ticks(low, high, log)
+    found = axes.ticks(low, high, log)
     assert set(np.round(np.log10(expected), 6) if log else expected) <= set(
         np.round(np.log10(found), 6) if log else found
     )
@@ -175,6 +175,16 @@ def test_a_default_that_is_recommended_is_not_compared_with_itself() -> None:
     paper = {"mean": 0.02, "ci95": [0.01, 0.03], "n": 8}
     assert set(text.differences({"difference": itself, "differences": {"paper_default": paper}})) == {"paper_default"}
     assert set(text.differences({"difference": paper})) == {"default"}
+
+
+def test_the_papers_default_may_be_better_than_the_best_trial() -> None:
+    for mean, told in (
+        (-0.01, "It is the search's best trial, the paper's default aside; its"),
+        (0.01, "best trial; its"),
+    ):
+        report = against(default=DEFAULT, paper_default=(mean, mean - 0.005, mean + 0.005))
+        report["confirmation"]["best"]["trial"] = report["confirmation"]["recommended"]["trial"]
+        assert told in text.verdict(report)
 
 
 def searching(**search: dict[str, Any]) -> dict[str, Any]:

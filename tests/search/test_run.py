@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from search_process import RUN, SearchProcess, report
 
 from condense.errors import UserError
-from search.driver import check_learning_rates
+from search.checks import check_learning_rates
 from search.ledger import Ledger
 from search.run import main
 from search.space import Space
@@ -196,6 +196,59 @@ def test_a_learning_rate_of_a_modality_that_is_not_there() -> None:
     check_learning_rates(space, [{"modalities": ["vision", "audio"]}, {"modalities": ["vision", "text"]}])
     with pytest.raises(UserError, match=r"search\.learning_rate_text: .* 'text' \(there are: audio, vision\)"):
         check_learning_rates(space, [{"modalities": ["vision", "audio"]}])
+    fixed = Space.model_validate(content | {"search": {"learning_rate": LOG}, "fixed": {"learning_rate_text": 1.0}})
+    with pytest.raises(UserError, match=r"fixed\.learning_rate_text: no task has the modality"):
+        check_learning_rates(fixed, [{"modalities": ["vision"]}])
+    with pytest.raises(UserError, match=r"search\.learning_rate has no effect: each modality"):
+        check_learning_rates(fixed, [{"modalities": ["text"]}])
+    check_learning_rates(fixed, [{"modalities": ["text", "vision"]}])
+
+
+def test_a_folder_of_the_users_is_seen_before_the_work(space: Path, refused: Callable[..., str]) -> None:
+    mine = space.parent / "out" / "condensed"
+    mine.mkdir(parents=True)
+    (mine / "mine.txt").write_text("precious")
+    assert "condensed: holds other files" in refused("--space", space, "--output", "out")
+
+
+def test_a_cache_that_cannot_be_written_is_seen_before_the_work(
+    space: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONDENSE_CACHE", str(space / "cache"))  # under a file
+    assert "the cache ($CONDENSE_CACHE) cannot be written" in refused("--space", space, "--output", "out")
+
+
+@pytest.mark.parametrize("name", ["..", "a/b", "", " "])
+def test_a_name_that_is_no_folders_name(space: Path, refused: Callable[..., str], name: str) -> None:
+    assert "must be a name that a folder can have" in refused("--space", space, "--name", name).replace(
+        "String should have at least 1 character", "must be a name that a folder can have"
+    )
+    assert "name" in refused("--space", space, "--set", f"name={name!r}")
+
+
+def test_an_empty_folder_name_is_a_variable_that_is_not_set(space: Path, refused: Callable[..., str]) -> None:
+    assert "argument --output: must not be empty" in refused("--space", space, "--output", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--resume"], "holds no search to resume"),
+        (["--ablate"], "--ablate needs a search that is complete"),
+        (["--set", "seeds=true"], "`seeds` must be a number, but got True"),
+        (["--set", "scheduler.grace_steps=on"], "`grace_steps` must be a number"),
+        (["--set", ".=1"], "must be key=value"),
+    ],
+)
+def test_a_dry_run_says_what_the_search_would_say(
+    space: Path, refused: Callable[..., str], arguments: list[str], message: str
+) -> None:
+    for more in ([], ["--dry-run"]):
+        assert message in refused("--space", space, "--output", "out", *arguments, *more)
+
+
+def test_a_dry_run_into_a_search_that_is_there(space: Path, begun: Path, refused: Callable[..., str]) -> None:
+    assert "holds this search already" in refused("--space", space, "--output", begun, "--dry-run")
 
 
 def test_dry_run_prints_the_space_and_runs_nothing(space: Path, capfd: pytest.CaptureFixture[str]) -> None:

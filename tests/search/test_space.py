@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from condense.config import Hyperparameters
 from condense.errors import UserError
-from search.driver import check_data
+from search.checks import check_data
 from search.space import SEED_BLOCK, Resources, Space, confirmation_seeds, replica_seeds
 from search.space_file import load_space
 

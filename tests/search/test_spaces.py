@@ -9,7 +9,7 @@ import pytest
 
 import spaces
 from condense.config import MODALITIES
-from search.driver import missing_parts
+from search.checks import missing_parts
 from search.run import main
 from search.space_file import load_space
 

@@ -52,18 +52,28 @@ def test_nothing_to_start_from_is_an_error(tmp_path: Path) -> None:
     assert recorded(tmp_path) is None
     with pytest.raises(UserError, match="holds no search"):
         earlier_settings(tmp_path, SPACE)
+    (tmp_path / "search.json").write_text("x{")
+    with pytest.raises(UserError, match=r"search\.json is damaged"):
+        earlier_settings(tmp_path, SPACE)
+    with pytest.raises(UserError, match="no trial of that search has a score yet"):
+        earlier_settings(earlier(tmp_path / "begun", []), SPACE)
+    default = SPACE.default_trials()[1].hyperparameters.lambda_cross  # is run in any case
+    found = earlier_settings(earlier(tmp_path / "with_default", [1.0, default]), SPACE)
+    assert [s["lambda_cross"] for s in found] == [1.0]
     with pytest.raises(UserError, match="none of its 1 trials lies in the ranges"):
         earlier_settings(earlier(tmp_path / "old", [200.0]), SPACE)
 
 
 def test_they_are_trials_after_the_defaults_and_leave_room_for_others() -> None:
-    space = with_first_settings(SPACE, [{"lambda_cross": 0.7}])
+    space = with_first_settings(SPACE, [{"lambda_cross": 0.7}], "--warm-start old")
     assert [t.name for t in space.first_trials()] == ["paper_default", "default", "warm_start_0"]
     assert space.first_trials()[2].hyperparameters.lambda_cross == 0.7
-    with pytest.raises(UserError, match=r"`trials` must be > 2 defaults"):
-        with_first_settings(SPACE.model_copy(update={"trials": 4}), [{"lambda_cross": 0.1 * i} for i in range(1, 4)])
+    with pytest.raises(UserError, match=r"^--warm-start old: `trials` must be > 2 defaults"):
+        with_first_settings(
+            SPACE.model_copy(update={"trials": 4}), [{"lambda_cross": 0.1 * i} for i in range(1, 4)], "--warm-start old"
+        )
     with pytest.raises(UserError, match=r"warm_start\.0\.lambda_cross` must be in the range"):
-        with_first_settings(SPACE, [{"lambda_cross": 1e6}])
+        with_first_settings(SPACE, [{"lambda_cross": 1e6}], "--warm-start old")
 
 
 @pytest.mark.slow
@@ -97,8 +107,17 @@ def test_a_resumed_search_keeps_to_what_it_began_with(tmp_path: Path, write_spac
 
     space, output = str(write_space(tmp_path, trials=9)), tmp_path / "out"
     known = [{"lambda_cross": 0.5, "frequency_scale": 1.0, "learning_rate_vision": 2.0}]
-    begun = with_first_settings(Request.of(space, overrides=[], output=output).space, known)
+    begun = with_first_settings(Request.of(space, overrides=[], output=output).space, known, "--warm-start old")
     Ledger.open(output, begun.model_dump(mode="json"), resume=False).close()
     for warm_start in (None, tmp_path / "gone"):
         request = Request.of(space, overrides=[], output=output, resume=True, warm_start=warm_start)
         assert request.space.warm_start == known
+
+
+def test_two_beginnings_are_one_too_many(tmp_path: Path, write_space: Callable[..., Path]) -> None:
+    from search.driver import Request
+
+    own = [{"lambda_cross": 0.5, "frequency_scale": 1.0, "learning_rate_vision": 2.0}]
+    space = str(write_space(tmp_path, trials=9, warm_start=own))
+    with pytest.raises(UserError, match="has a `warm_start` of its own"):
+        Request.of(space, overrides=[], warm_start=earlier(tmp_path / "old", [1.0]))
