@@ -67,8 +67,8 @@ class TensorsDataset(Strict):
     """Tensors that are already what the encoder takes: one safetensors file, or AVDD's pair of `.pt` files."""
 
     name: Literal["tensors"]
-    path: Path
-    validation_fraction: float = Field(0.2, gt=0, lt=1)
+    path: Path = Field(description="the file")
+    validation_fraction: float = Field(0.2, gt=0, lt=1, description="share of train split off if the file has none")
 
 
 DatasetConfig = Annotated[SpokenDigits | ManifestDataset | TensorsDataset, Field(discriminator="name")]
@@ -90,7 +90,7 @@ class TinyEncoder(Strict):
     )
     image_channels: Literal[1, 3] = Field(1, description="channels of a vision input")
     epochs: int = Field(10, ge=1, description="passes over the condense split in pretraining")
-    seed: Seed = 0
+    seed: Seed = Field(0, description="of the towers' start and of pretraining")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the towers; embeddings and losses are float32 in any case"
     )
@@ -193,18 +193,18 @@ class Hyperparameters(Strict):
         "of uni at initialisation, which keeps its own, and items share their class's movement, so that learning rates hold "
         "for several numbers of items per class; `paper`: the published code's",
     )
-    optimizer: Literal["sgd", "adam"] = "sgd"
+    optimizer: Literal["sgd", "adam"] = Field("sgd", description="what moves the items")
     momentum: float = Field(0.5, ge=0, lt=1, description="SGD momentum, or Adam's beta1")
     schedule: Literal["constant", "cosine"] = Field(
         "cosine", description="learning rates over the steps: as they are, or falling to 0 along half a cosine"
     )
     learning_rate: float = Field(1.0, gt=0, description="for every modality without a learning rate of its own")
-    learning_rate_vision: Positive | None = None
-    learning_rate_audio: Positive | None = None
-    learning_rate_text: Positive | None = None
-    learning_rate_depth: Positive | None = None
-    learning_rate_thermal: Positive | None = None
-    learning_rate_imu: Positive | None = None
+    learning_rate_vision: Positive | None = Field(None, description="for vision; left out: `learning_rate`")
+    learning_rate_audio: Positive | None = Field(None, description="for audio; left out: `learning_rate`")
+    learning_rate_text: Positive | None = Field(None, description="for text; left out: `learning_rate`")
+    learning_rate_depth: Positive | None = Field(None, description="for depth; left out: `learning_rate`")
+    learning_rate_thermal: Positive | None = Field(None, description="for thermal; left out: `learning_rate`")
+    learning_rate_imu: Positive | None = Field(None, description="for imu; left out: `learning_rate`")
 
     def learning_rate_of(self, modality: str) -> float:
         own: float | None = getattr(self, f"learning_rate_{modality}")
@@ -214,8 +214,8 @@ class Hyperparameters(Strict):
 class TaskConfig(Strict):
     """What is condensed: a dataset, seen through an encoder, into `dpc` items per class."""
 
-    dataset: DatasetConfig = SpokenDigits()
-    encoder: EncoderConfig = TinyEncoder()
+    dataset: DatasetConfig = Field(SpokenDigits(), description="what is condensed, by its `name`")
+    encoder: EncoderConfig = Field(TinyEncoder(), description="what it is seen through, by its `name`")
     dpc: int = Field(1, ge=1, description="synthetic items per class (data per class)")
     initialization: Literal["random", "herding", "k_center", "noise"] = Field(
         "herding", description="where the synthetic items start: chosen real items, or noise"
@@ -232,8 +232,10 @@ class CondensationConfig(TaskConfig):
     """One condensation: what `python -m condense run` takes and a search's `best.yaml` holds."""
 
     steps: int = Field(100, ge=0, description="optimiser steps")
-    seed: Seed = 0
-    hyperparameters: Hyperparameters = Hyperparameters()
+    seed: Seed = Field(0, description="of the start, and of the frequencies")
+    hyperparameters: Hyperparameters = Field(
+        Hyperparameters(), description="the same as a space's `search` and `fixed`"
+    )
 
 
 Model = TypeVar("Model", bound=BaseModel)
