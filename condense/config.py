@@ -271,10 +271,23 @@ def parse_yaml(text: str, source: str) -> Any:
         UserError: it is not YAML, or holds what YAML's types cannot be; one line that names `source`.
     """
     try:
-        return yaml.load(text, Loader=_Loader)
+        value = yaml.load(text, Loader=_Loader)
+        _refuse_loops(value, set(), set())
+        return value
     # Not only YAMLError: 2001-99-99 is a ValueError, `!!bool maybe` a KeyError, thousands of brackets a RecursionError.
     except Exception as error:
         raise UserError(f"{source}: is not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _refuse_loops(value: Any, above: set[int], seen: set[int]) -> None:
+    """Raises ValueError if an alias is of what it stands in (`&a [*a]`). `above`, `seen`: ids of what holds `value`, of all."""
+    if id(value) in above:
+        raise ValueError("an alias refers to what it is a part of")
+    if id(value) in seen or not isinstance(value, dict | list):
+        return
+    seen.add(id(value))
+    for inner in value.values() if isinstance(value, dict) else value:
+        _refuse_loops(inner, above | {id(value)}, seen)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -129,6 +129,7 @@ def test_a_mistake_in_the_space(
         ("trials", ["'trials'", "must be key=value"]),
         ("trials=[", ["'trials=['", "not valid YAML"]),
         ("trials=!!bool maybe", ["'trials=!!bool maybe'", "not valid YAML"]),
+        ("fixed=&a {lambda_uni: *a}", ["an alias refers to what it is a part of"]),
         ("trials=!!timestamp soon", ["'trials=!!timestamp soon'", "not valid YAML"]),
         pytest.param("trials=" + "[" * 3000, ["not valid YAML"], id="3000 brackets"),
         ("tasks.7.dpc=1", ["'tasks.7.dpc=1'", "'7' is no index of a list of 1"]),
