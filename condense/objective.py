@@ -126,10 +126,10 @@ def cf_discrepancy(phi_real: Tensor, phi_syn: Tensor, alpha: Tensor | float, bet
 
 @dataclass(frozen=True)
 class Parts:
-    """What alpha and beta weigh, per frequency, computed from d = phi_S - phi_R, so that it is as exact as d is.
+    """What alpha and beta weigh, per frequency, as exact as d = phi_S - phi_R is.
 
     Attributes:
-        amplitude: |phi_S| - |phi_R| = d . (phi_S + phi_R) / (|phi_S| + |phi_R|).
+        amplitude: |phi_S| - |phi_R|.
         phase: 2 (|phi_R||phi_S| - phi_R . phi_S) = 2 turn^2 / (|phi_R||phi_S| + phi_R . phi_S), where that has no zero below.
         turn: Re phi_R Im d - Im phi_R Re d = |phi_R||phi_S| sin(the angle between them).
         length: |phi_S|.
@@ -149,10 +149,9 @@ class Parts:
         apart_real, apart_imaginary = real - phi_real[0], imaginary - phi_real[1]
         turn = phi_real[0] * apart_imaginary - phi_real[1] * apart_real
         both, inner = other * length, phi_real[0] * real + phi_real[1] * imaginary
-        ahead = apart_real * (real + phi_real[0]) + apart_imaginary * (imaginary + phi_real[1])
         # Both ways are exact where they are taken; the other one's denominator is kept away from zero.
         phase = torch.where(inner > 0, 2 * turn.square() / (both + inner.clamp_min(0)), 2 * (both - inner))
-        return Parts(ahead / (length + other), phase, turn, length)
+        return Parts(length - other, phase, turn, length)
 
 
 def uni_modal(

@@ -366,4 +366,5 @@ def test_items_that_start_as_all_there_are_stay_good(small_task, scaling, discre
     assert len(replica.labels) == len(task.condense.labels)
     losses = Engine().run([replica], 20)[0]
     assert replica.normalizer[:2].tolist() == [1.0, 1.0]
+    assert 0.1 < replica.normalizer[2] <= 1  # joint has its size, or is left as it is beside a uni of zero
     assert losses[:, 3].max() < 2
