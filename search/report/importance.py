@@ -26,7 +26,8 @@ def section(report: Mapping[str, Any]) -> str:
         caption += " over the searched ranges." if not _numbers(report.get("importance")) else " among good trials."
     left = html.figure(importance(report), "Hyperparameter importance", caption)
     lost = (
-        "Modelled loss of score with this hyperparameter alone left at the default's value, the others as recommended."
+        "Modelled loss of score with this hyperparameter alone at the default's value, or at the end of its range next to that, "
+        "the others as recommended."
     )
     right = html.figure(
         bars({"loss": _numbers(report.get("sensitivity"))}, "loss of score"), "Loss of score if not tuned", lost
