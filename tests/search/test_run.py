@@ -332,7 +332,7 @@ def test_more_cores_than_there_are(space: Path, start: Callable[..., SearchProce
     check_nothing_begun(space.parent / "out", space)
 
 
-@pytest.mark.slow
+@pytest.mark.faults  # for its time: a search of its own
 def test_a_search_with_relative_paths_from_another_folder(here: Path, small_data: Path, space: Path) -> None:
     shutil.copy(small_data, here / "mine.safetensors")
     content = {**yaml.safe_load(space.read_text()), "trials": 3, "steps": 2, "report_every": 1}
