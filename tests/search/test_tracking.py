@@ -1,32 +1,25 @@
-"""MLflow logging against real stores: a database, and a server that is killed in the middle."""
+"""MLflow logging against a real store: a database."""
 
 from __future__ import annotations
 
 import logging
 import math
 import os
-import socket
 import sqlite3
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 import yaml
-from mlflow import MlflowClient
-from mlflow.entities import Metric
 
-from condense.errors import UserError
 from search.ledger import Report, TrialRecord
-from search.mlflow_store import absolute_uri, check_tracking, connect, database_path, default_tracking_uri, masked
-from search.mlflow_writer import verdict
+from search.mlflow_store import check_tracking, connect, database_path, masked
 from search.tracking import MlflowTracker
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
@@ -274,12 +267,17 @@ def test_a_creation_whose_answer_is_lost_makes_one_run(make: Callable[[], Mlflow
     assert len(Seen(tracker).points(0, "loss")) == 10
 
 
-def test_double_runs_are_reduced_to_the_fullest(make: Callable[[], MlflowTracker]) -> None:
+def doubled(make: Callable[[], MlflowTracker]) -> MlflowTracker:
+    """A tracker whose first trial has a second run in MLflow, as a request that was repeated leaves it."""
     tracker = make()
     log(tracker, record(0, 20))
     assert tracker.flush(20)
-    tags = Seen(tracker).trials[0].data.tags
-    connect(tracker.uri).create_run(str(tracker.experiment_id), tags=dict(tags))
+    connect(tracker.uri).create_run(str(tracker.experiment_id), tags=dict(Seen(tracker).trials[0].data.tags))
+    return tracker
+
+
+def test_double_runs_are_reduced_to_the_fullest(make: Callable[[], MlflowTracker]) -> None:
+    tracker = doubled(make)
     assert make().finish("completed", timeout=20)
     assert len(Seen(tracker).points(0, "loss")) == 20
 
@@ -326,62 +324,6 @@ def test_credentials_are_never_shown_or_logged(make: Callable[[], MlflowTracker]
     assert b"cret" not in seen.artifact(0, "config.yaml", tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("uri", "rule"),
-    [
-        ("http://me:secret@127.0.0.1:9", "no MLflow server answers there (Connection refused)"),
-        ("http://", "must name a host"),
-        ("http://127.0.0.1:port", "not an address"),
-        ("ftp://somewhere", "unknown scheme 'ftp'"),
-        ("results/mlruns", "no longer writes to plain folders"),
-        ("file:///tmp/mlruns", "no longer writes to plain folders"),
-        ("sqlite://", "a database in memory keeps nothing"),
-        ("sqlite:///{tmp}/file/mlflow.db", "cannot be made (File exists)"),
-        ("sqlite:///{tmp}/file", "cannot be written (file is not a database)"),
-        ("sqlite:////proc/mlflow.db", "cannot be written (unable to open database file)"),
-        ("postgresql://me:secret@127.0.0.1:9/db", "no database answers at 127.0.0.1:9 (Connection refused)"),
-    ],
-)
-def test_an_unusable_uri_is_one_clear_line(
-    uri: str, rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)
-    (tmp_path / "file").write_text("not a database, but long enough to have the header of one" * 20)
-    with pytest.raises(UserError) as raised:
-        check_tracking(uri.format(tmp=tmp_path))
-    message = str(raised.value)
-    assert rule in message
-    assert masked(uri.format(tmp=tmp_path)) in message
-    assert "\n" not in message
-    assert "secret" not in message
-
-
-@pytest.mark.parametrize(("status", "expected"), [(503, "away"), (429, "away"), (502, "away"), (500, "unclear")])
-def test_a_server_that_has_too_much_to_do_is_away(status: int, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Busy(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_error(status)
-
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
-    with HTTPServer(("127.0.0.1", 0), Busy) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            with pytest.raises(Exception) as raised:
-                MlflowClient(f"http://127.0.0.1:{server.server_port}").log_batch(
-                    "run", metrics=[Metric("loss", 1.0, 0, 0)]
-                )
-        finally:
-            server.shutdown()
-            thread.join()
-    assert verdict(raised.value) == expected
-
-
 def test_a_metric_that_failed_for_a_while_is_not_given_up(make: Callable[[], MlflowTracker]) -> None:
     tracker = make()
     assert tracker._writer is not None
@@ -405,11 +347,7 @@ def test_a_metric_that_failed_for_a_while_is_not_given_up(make: Callable[[], Mlf
 def test_a_double_that_may_not_be_deleted_is_told_once(
     make: Callable[[], MlflowTracker], caplog: pytest.LogCaptureFixture
 ) -> None:
-    tracker = make()
-    log(tracker, record(0, 10))
-    assert tracker.flush(20)
-    client = connect(tracker.uri)
-    client.create_run(str(tracker.experiment_id), tags=dict(Seen(tracker).trials[0].data.tags))
+    tracker = doubled(make)
     assert tracker._writer is not None
 
     def refuse(run_id: str) -> None:
@@ -418,37 +356,3 @@ def test_a_double_that_may_not_be_deleted_is_told_once(
     tracker._writer._client.delete_run = refuse  # type: ignore[method-assign]
     assert tracker.finish("completed", timeout=10)
     assert len([line for line in caplog.messages if "did not delete run" in line]) == 1
-
-
-def test_something_else_at_the_address_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Page(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.send_error(404)
-
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Page) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            with pytest.raises(UserError, match="what answers there is not an MLflow server"):
-                check_tracking(f"http://127.0.0.1:{server.server_port}")
-        finally:
-            server.shutdown()
-            thread.join()
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    with closing(socket.create_server(("127.0.0.1", 0))) as silent, pytest.raises(UserError, match="no answer in 1 s"):
-        check_tracking(f"http://127.0.0.1:{silent.getsockname()[1]}")
-
-
-def test_default_uri_is_a_database_beside_the_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.chdir(tmp_path)
-    assert default_tracking_uri(Path("results/one")) == f"sqlite:///{tmp_path}/results/mlflow.db"
-    odd = tmp_path / "100% a?b #1 é"
-    assert database_path(default_tracking_uri(odd / "one")) == odd / "mlflow.db"
-    assert absolute_uri("sqlite:///mine.db") == f"sqlite:///{tmp_path}/mine.db"
-    assert absolute_uri("https://host/x") == "https://host/x"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
-    assert default_tracking_uri(Path("results/one")) == "http://host:5000"
