@@ -10,26 +10,20 @@ from typing import Any
 from condense.config import TransformersEncoder
 from condense.errors import UserError
 from condense.export_folder import check_replaceable
-from search.output_folder import check_folder
+from search.output_folder import check_folder, check_resumable, condensed_folder
 from search.space import Space, completed
 from search.whole_files import read_json
 
 
-def condensed_folder(output: Path, task: int) -> Path:
-    """Where a search leaves a task's condensed set."""
-    return output / ("condensed" + (f"_task_{task}" if task else ""))
-
-
 def check_output(output: Path, space: Space, resume: bool, ablate: bool) -> None:
     """Raises UserError if the search cannot be written to `output`, or is not there to go on with (`resume`, and `ablate`)."""
-    file = output / "search.json"
     if ablate and not (output / "report.json").is_file():
         raise UserError(f"{output}: --ablate needs a search that is complete (there is no report.json)")
-    if resume and not file.exists():
-        raise UserError(f"{output}: holds no search to resume (there is no search.json)")
+    if resume:
+        check_resumable(output)
     if not output.is_dir():
         return
-    known = read_json(file)
+    known = read_json(output / "search.json")
     if known is not None and isinstance(known.get("space"), dict):
         known = {**known, "space": completed(known["space"])}
     check_folder(output, json.loads(space.model_dump_json()), resume, known)

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from condense.errors import UserError
-from search.output_folder import check_folder, lock_folder
+from search.output_folder import check_folder, check_resumable, lock_folder
 from search.whole_files import read, read_json, write
 
 NOT_FINITE = "loss was not finite"  # in the error of a trial that diverged
@@ -127,8 +127,8 @@ class Ledger:
         output = Path(output).absolute()
         file = output / "search.json"
         space = json.loads(json.dumps(space))
-        if resume and not file.exists():
-            raise UserError(f"{output}: holds no search to resume (there is no search.json)")
+        if resume:
+            check_resumable(output)
         with contextlib.ExitStack() as on_error:
             try:
                 (output / "trials").mkdir(parents=True, exist_ok=True)

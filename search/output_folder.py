@@ -24,6 +24,22 @@ def absolute_folder(output: Path) -> Path:
     return output.absolute()
 
 
+def task_suffix(task: int) -> str:
+    """Of what there is one of for each task: none for the first."""
+    return f"_task_{task}" if task else ""
+
+
+def condensed_folder(output: Path, task: int) -> Path:
+    """Where a task's condensed set goes."""
+    return output / f"condensed{task_suffix(task)}"
+
+
+def check_resumable(output: Path) -> None:
+    """Raises UserError if there is no search to go on with."""
+    if not (output / "search.json").exists():
+        raise UserError(f"{output}: holds no search to resume (there is no search.json)")
+
+
 def check_folder(output: Path, space: Mapping[str, Any], resume: bool, known: Mapping[str, Any] | None) -> None:
     """Raises UserError unless a search of `space` may be written to `output`. `known`: what its search.json holds."""
     file = output / "search.json"

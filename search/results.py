@@ -14,7 +14,6 @@ import yaml
 from condense.config import Hyperparameters
 from condense.errors import UserError
 from search.ablation import FULL, ablation_table, ablations, lines, write_csv
-from search.checks import condensed_folder
 from search.choosing import Choice, best_trials, choose, measured
 from search.closing import Closing, summary
 from search.failure_regions import regions
@@ -31,6 +30,7 @@ from search.findings import (
 from search.intervals import paired_difference
 from search.last_words import say_results
 from search.ledger import Ledger, TrialRecord
+from search.output_folder import condensed_folder, task_suffix
 from search.plateau import QUANTILE, response_pairs, responses, robust_region, sensitivity, surface_of
 from search.preparation import fetch
 from search.report.page import write_html
@@ -273,7 +273,7 @@ class Results:
     def _best_yaml(self, config: dict[str, Any]) -> None:
         """What `python -m condense run` takes, a file for each task."""
         for task in range(len(self.tasks)):
-            (self.output / f"best{_suffix(task)}.yaml").write_text(
+            (self.output / f"best{task_suffix(task)}.yaml").write_text(
                 f"# The recommended setting of the search {self.space.name}: python -m condense run THIS --output DIR\n"
                 + yaml.safe_dump(self._condensation(config, task), sort_keys=False)
             )
@@ -367,10 +367,6 @@ def _across_steps(stages: Sequence[tuple[int, list[dict[str, Any]]]]) -> list[di
         card["start"] = stages[0][1][i]["items"]
         card["steps"] = [{"step": step, "items": earlier[i]["items"]} for step, earlier in stages]
     return cards
-
-
-def _suffix(task: int) -> str:
-    return f"_task_{task}" if task else ""
 
 
 def _spread(values: Sequence[float]) -> dict[str, Any]:
