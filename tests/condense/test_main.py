@@ -114,6 +114,12 @@ def test_no_steps_export_the_start(config: Path) -> None:
     assert record["loss"] == {"start": None, "end": None}
 
 
+def test_a_rate_that_nothing_reads_is_warned_of(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = str(config.parent / "out")
+    assert main(["run", str(config), "--output", output, "--set", "hyperparameters.learning_rate_text=3"]) == 0
+    assert "warning: hyperparameters.learning_rate_text has no effect: the data has no text" in capsys.readouterr().err
+
+
 def test_towers_that_were_never_aligned_are_warned_of(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", str(config), "--output", str(config.parent / "out")]) == 0
     lines = capsys.readouterr().err.splitlines()

@@ -13,7 +13,7 @@ from fake_search import fake_search
 from report_page import Page
 
 from search.report.gallery import MAX_CARDS, MAX_STAGES
-from search.report.page import MENU, write_html
+from search.report.page import MENU, _date, write_html
 
 ALWAYS = ["use", "straying", "test", "response", "parallel", "importance", "gallery", "history", "trials", "provenance"]
 HOSTILE = "</script><script>alert('x')</script><img src=x onerror=alert(1)> & \"quoted\""
@@ -198,3 +198,8 @@ def test_gallery_leaves_out_ways_that_would_make_the_page_huge(tmp_path: Path) -
     gallery = [{"label": f"class {i}", "index": i, "items": heavy, "steps": steps} for i in range(4)]
     page = Page(write_html(tmp_path, {}, [], gallery))
     assert page.source.count('class="way"') == 2 * 2 and "2 more items" in page.text
+
+
+def test_when_a_search_began_is_told_as_a_date() -> None:
+    assert _date(1795746534.19) == "2026-11-27 02:28 UTC"
+    assert _date("2026-03-02T10:14:07") == "2026-03-02T10:14:07"

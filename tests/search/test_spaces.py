@@ -71,3 +71,13 @@ def test_a_missing_package_is_named_once(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [text for text in missing_parts(load_space("ave")) if "package" in text] == [
         "the package ftfy (tasks.0.encoder): make installs it, README.md says how else"
     ]
+
+
+def test_a_model_that_is_not_here_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("transformers")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for model, known in (("nobody/nothing", False), (str(tmp_path), True)):
+        space = load_space("quickstart", [f"tasks.0.encoder={{name: transformers, model: {model}}}"])
+        found = [text for text in missing_parts(space) if "encoder.model" in text]
+        assert bool(found) != known
+        assert known or "nobody/nothing: no such folder, and not in the Hugging Face cache" in found[0]

@@ -101,7 +101,9 @@ def test_a_search_begins_with_another(
     assert len(flagged) == len(known)
 
 
-def test_a_resumed_search_keeps_to_what_it_began_with(tmp_path: Path, write_space: Callable[..., Path]) -> None:
+def test_a_resumed_search_keeps_to_what_it_began_with(
+    tmp_path: Path, write_space: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
     """Whatever has become of the other, and whether the command line names it again or not."""
     from search.driver import Request
 
@@ -110,8 +112,10 @@ def test_a_resumed_search_keeps_to_what_it_began_with(tmp_path: Path, write_spac
     begun = with_first_settings(Request.of(space, overrides=[], output=output).space, known, "--warm-start old")
     Ledger.open(output, begun.model_dump(mode="json"), resume=False).close()
     for warm_start in (None, tmp_path / "gone"):
+        caplog.clear()
         request = Request.of(space, overrides=[], output=output, resume=True, warm_start=warm_start)
         assert request.space.warm_start == known
+        assert ("--warm-start is left out" in caplog.text) == (warm_start is not None)
 
 
 def test_two_beginnings_are_one_too_many(tmp_path: Path, write_space: Callable[..., Path]) -> None:
