@@ -18,7 +18,7 @@ from search.devices import find_devices
 from search.ledger import Ledger
 from search.reruns import Reruns
 from search.robust import mean_and_std, per_seed_means, robust_score
-from search.seat import Seat
+from search.seat import Seat, forget
 from search.space import Space, fresh_seeds
 from search.surface import Surface
 from search.trainable import Plan
@@ -126,7 +126,8 @@ class Closing:
                 yield step, name
         finally:
             runner.leave()
-            self.seat.engine.leave.remote(name)
+            forget([runner])
+            ray.wait([self.seat.engine.leave.remote(name)])  # who is shown next may have the same name
 
 
 def summary(values: Sequence[float]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import ray
 
 from search.broker import Device
 from search.robust import per_task
-from search.seat import Seat, forget
+from search.seat import SECONDS_TO_LEAVE, Seat, forget
 from search.trainable import Plan
 from search.whole_files import read_json, write_json
 
@@ -87,7 +87,7 @@ class Reruns:
         finally:
             for some in running:
                 some.seat.leave()
-            forget([some.seat for some in running])
+            forget([some.seat for some in running], SECONDS_TO_LEAVE)
 
     def _start(
         self, device: Device, waiting: deque[Run], share: int, known: Mapping[str, dict[str, Any]]
@@ -109,6 +109,7 @@ class Reruns:
         except Exception as error:
             for some in started:
                 some.seat.leave()
+            forget([some.seat for some in started])  # what they hold is needed for the next attempt
             self._make_room(device, len(wave), error)
             waiting.extendleft(reversed(wave))
             return []

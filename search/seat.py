@@ -25,6 +25,7 @@ class Seat:
         self._cpus: float | None = None
         self._secondary: list[str] = []
         self.pending: Any = None  # what `report` waits for
+        self.leaving: Any = None  # what `forget` waits for
         self._resumable = True
         self.step = self._target = 0
         try:
@@ -99,14 +100,15 @@ class Seat:
         self.incarnation, self.engine = ray.get(self.broker.get.remote(self.node, self.gpu, self.incarnation))
 
     def leave(self) -> None:
-        """Gives the place up, without waiting."""
-        self.engine.leave.remote(self.member)
+        """Gives the place up, without waiting: an engine does not take calls in their order, see `forget`."""
+        self.leaving = self.engine.leave.remote(self.member)
 
 
-def forget(seats: Sequence[Seat]) -> None:
-    """After `leave`: lets go of what was started. Ray prints the errors that nobody has asked for, and these are some."""
-    pending = [seat.pending for seat in seats if seat.pending is not None]
-    if pending:
-        for done in ray.wait(pending, num_returns=len(pending), timeout=SECONDS_TO_LEAVE)[0]:
+def forget(seats: Sequence[Seat], seconds: float | None = None) -> None:
+    """After `leave`: waits until the places are free, and what was started is over; for so many `seconds` at most, if given.
+    Ray prints the errors that nobody has asked for, and these are some."""
+    left = [call for seat in seats for call in (seat.pending, seat.leaving) if call is not None]
+    if left:
+        for done in ray.wait(left, num_returns=len(left), timeout=seconds)[0]:
             with contextlib.suppress(Exception):
                 ray.get(done)

@@ -45,6 +45,10 @@ class Cramped(EngineActor):
         self.joined.append(list(seeds))
         return super().join(member, tasks, hyperparameters, seeds, *more)
 
+    def leave(self, member: str) -> None:
+        time.sleep(0.1)  # an engine that is at work, as long as it may be
+        super().leave(member)
+
     def log(self) -> list[list[int]]:
         return self.joined
 
