@@ -7,7 +7,8 @@ python benchmarks/throughput.py --json throughput.json
   each load the encoder and re-encode a real batch of 128 items per class at every step (`naive.py`).
 - packing_speedup: 8 trials in one pack over the same 8 one after the other in the same engine.
 - search_overhead: seconds of a whole search (Ray Tune, Optuna, MLflow; from the first line of `search/run.py` to the last
-  trial's end) over the bare engine doing the same steps and validations (from the first line of its process).
+  trial's end) over the bare engine doing the same steps and validations (from the first line of its process). With
+  `--cores` the engine of both sides is kept to so many cores, as it is where the machine has some to spare.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TRIALS = 8  # at a time
 # quickstart in the size of a search in earnest, with early stopping at half of the steps as there
 SEARCH = {"dpc": 10, "steps": 200, "report_every": 50, "concurrent": 4}
+CORES = len(os.sched_getaffinity(0))
 SETTING = Hyperparameters(lambda_cross=0.3, lambda_joint=0.3, frequency_scale=0.5, learning_rate=10.0)
 
 
@@ -108,6 +110,8 @@ def search_seconds(folder: Path, trials: int) -> tuple[float, list[dict[str, Any
     command += ["--set", f"tasks.0.dpc={SEARCH['dpc']}", "--set", f"steps={SEARCH['steps']}"]
     command += ["--set", f"report_every={SEARCH['report_every']}", "--set", f"max_concurrent={SEARCH['concurrent']}"]
     command += ["--set", f"scheduler.grace_steps={SEARCH['steps'] // 2}", "--verbose"]
+    if SEARCH["cores"] < CORES:
+        command += ["--set", f"resources.cpus_per_trial={SEARCH['cores'] / SEARCH['concurrent']}"]
     for unmeasured in ("perturbations", "reported_perturbations", "tuned_rates"):  # come after the last trial's end
         command += ["--set", f"confirmation.{unmeasured}=0"]
     done = subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, check=False)
@@ -129,6 +133,7 @@ def bare(file: Path) -> None:
     """The bare engine, in a process of its own: the trials in `file`, as many at a time, validated as often."""
     work = json.loads(file.read_text())
     config = CondensationConfig(dpc=work["dpc"])
+    torch.set_num_threads(work["cores"])
     task = load_task(config, Store(), torch.device("cpu"))
     engine = Engine()
     waiting, running = list(work["trials"]), []
@@ -173,6 +178,7 @@ def search_overhead(trials: int, rounds: int) -> dict[str, Any]:
         "bare_seconds": bares,
         "trials": trials,
         "steps": SEARCH["steps"],
+        "engine_cores": SEARCH["cores"],
         "replica_steps": replica_steps,
         "validation_over_steps": shares,
         "search_overhead": median(s / b for s, b in zip(searches, bares, strict=True)),
@@ -184,6 +190,9 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("--trials", type=int, default=50, help="of the search whose overhead is measured")
     parser.add_argument("--steps", type=int, default=SEARCH["steps"], help="of its trials, which report four times")
+    parser.add_argument(
+        "--cores", type=int, default=CORES, help="that the engine may use, on both sides of search_overhead"
+    )
     parser.add_argument("--seconds", type=float, default=6.0, help="of each measurement of the engine")
     parser.add_argument("--rounds", type=int, default=3, help="of each side, in turn; the median counts")
     parser.add_argument("--only", choices=["rates", "search"], help="one half of the benchmark")
@@ -192,7 +201,7 @@ def main() -> int:
     if options.bare:
         bare(options.bare)
         return 0
-    SEARCH.update(steps=options.steps, report_every=max(1, options.steps // 4))
+    SEARCH.update(steps=options.steps, report_every=max(1, options.steps // 4), cores=min(options.cores, CORES))
     figures: dict[str, Any] = provenance()
     store = Store()
     load_task(CondensationConfig(), store, torch.device("cpu"))  # fills the cache: no side should pay for that
@@ -214,8 +223,8 @@ def main() -> int:
         figures |= search_overhead(options.trials, options.rounds)
         whole, engine = median(figures["search_seconds"]), median(figures["bare_seconds"])
         print(
-            f"\na search of {options.trials} trials x 3 seeds, {options.steps} steps: {whole:.1f} s; "
-            f"the bare engine: {engine:.1f} s; ",
+            f"\na search of {options.trials} trials x 3 seeds, {options.steps} steps, engine on {SEARCH['cores']} cores: "
+            f"{whole:.1f} s; the bare engine: {engine:.1f} s; ",
             end="",
         )
         print(f"search_overhead {figures['search_overhead']:.2f}", end="; ")

@@ -127,10 +127,14 @@ class Engine:
             replica.divergence = Divergence(step, (*TERMS, "total")[column])
         return losses
 
-    def leave(self, replica: Condensation) -> None:
-        """Forgets a replica; its tensors become its own again."""
+    def forget(self, replica: Condensation) -> None:
+        """Of a replica that is of no more use: what there is of it goes. Does nothing on the device."""
         self._history.pop(id(replica), None)
         self._parts.clear()
+
+    def leave(self, replica: Condensation) -> None:
+        """Forgets a replica that is to be kept; its tensors become its own again."""
+        self.forget(replica)
         for tensors in (replica.inputs, replica.velocity, replica.square):
             for name in tensors:
                 tensors[name] = tensors[name].clone()

@@ -98,7 +98,10 @@ class Closing:
         if known.get("seeds") == self.reporting_seeds:
             scores: dict[str, list[float]] = known["scores"]
             return scores
-        per_task = [ray.get(self.seat.engine.baselines.remote(task, self.reporting_seeds)) for task in self.plan.tasks]
+        per_task = []
+        for task in self.plan.tasks:
+            self.seat.renew_if_dead()
+            per_task.append(ray.get(self.seat.engine.baselines.remote(task, self.reporting_seeds)))
         merged = {
             method: [fmean(values) for values in zip(*(result[method] for result in per_task), strict=True)]
             for method in per_task[0]
@@ -122,6 +125,7 @@ class Closing:
                 if step:
                     runner.start(step)
                     state = runner.report()["state"]
+                self.seat.renew_if_dead()  # engines end that have nothing to do for a while
                 ray.get(self.seat.engine.join.remote(name, [task], hyperparameters, [seed], steps, state))
                 yield step, name
         finally:

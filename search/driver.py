@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import logging
 import os
+import signal
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -262,16 +263,20 @@ class Search:
             run_config=tune.RunConfig(
                 name=f"tune-{os.getpid()}",
                 storage_path=str(ledger.output / ".tune"),
-                callbacks=[Following(space, ledger, tracker, display)],
+                callbacks=[Following(space, ledger, tracker, display, {"broker": broker, "ledger": keeper})],
                 failure_config=tune.FailureConfig(max_failures=3),
                 verbose=0,
             ),
         )
         # Tune's closing word on trials that failed for good; the ledger and the report tell of them.
         logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
         try:
             tuner.fit()
         finally:
+            # Tune leaves its own handlers behind, which would swallow the next Ctrl-C.
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
             display.close()
         for (node, gpu), seconds in ray.get(broker.accounts.remote()).items():
             spent = ", ".join(f"{kind} {amount:.1f} s" for kind, amount in seconds.items())

@@ -52,7 +52,7 @@ class EngineActor:
         self.inbox: queue.Queue[tuple[Callable[[], Any], Future[Any]]] = queue.Queue()
         self.started = self.last_used = time.monotonic()
         self.working = False  # on a call
-        threading.Thread(target=self._serve, daemon=True, name="engine").start()
+        threading.Thread(target=self._work, daemon=True, name="engine").start()
 
     # Calls ---------------------------------------------------------------------------------------------------------
 
@@ -193,6 +193,15 @@ class EngineActor:
         self.inbox.put((work, done))
         return done.result()
 
+    def _work(self) -> None:
+        """An engine without its thread would keep its members waiting for ever: it ends, and they go on in another."""
+        try:
+            self._serve()
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
+
     def _serve(self) -> None:
         import torch
 
@@ -212,6 +221,7 @@ class EngineActor:
             try:
                 self.members.step()
             except Exception as error:  # a report that failed: the trials hear of it, and start again
+                end_if_broken(error)
                 for member in busy:
                     self.members.drop(member, error)
 

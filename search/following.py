@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any, TextIO
 
 from ray.exceptions import RayActorError
@@ -14,7 +16,7 @@ from ray.tune import Callback
 from search.ledger import Ledger, TrialRecord
 from search.signatures import ended_metrics, ended_tags
 from search.space import Space
-from search.stopping import check_room, full, says_full
+from search.stopping import check_actors, check_room, full, says_full
 from search.tracking import MlflowTracker
 
 log = logging.getLogger(__name__)
@@ -31,8 +33,11 @@ def trial_tags(record: TrialRecord) -> dict[str, str]:
 class Following(Callback):
     """Runs in the driver. Never blocks on MLflow (the tracker queues)."""
 
-    def __init__(self, space: Space, ledger: Ledger, tracker: MlflowTracker, display: Display) -> None:
-        self.space, self.ledger, self.tracker, self.display = space, ledger, tracker, display
+    def __init__(
+        self, space: Space, ledger: Ledger, tracker: MlflowTracker, display: Display, actors: Mapping[str, Any]
+    ) -> None:
+        """`actors`: name -> handle, of those that all trials need."""
+        self.space, self.ledger, self.tracker, self.display, self.actors = space, ledger, tracker, display, actors
         self.passed_on: dict[int, int] = {}  # trial -> step up to which its reports have been
         self.looked = 0.0  # when races were
 
@@ -86,12 +91,13 @@ class Following(Callback):
             self.passed_on[number] = report.step
 
     def _explain(self, trial: Any) -> None:
-        """A process that died is a line; an exception is a bug, so it is shown whole. A full disk is neither: it ends the
-        search, before trials are counted as failed for it."""
+        """A process that died is a line; an exception is a bug, so it is shown whole. A full disk is neither, nor is the death
+        of what all trials need: they end the search, before trials are counted as failed for it."""
         error = trial.get_pickled_error()
         if says_full(error):
             raise full(self.ledger.output, error)
         check_room(self.ledger.output)
+        check_actors(self.actors)
         record = self.ledger.trial(trial.config["number"])
         if record is None:
             return
@@ -149,7 +155,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """A line of its own."""
-        print(("\r\033[K" if self.live else "") + text, file=self.stream, flush=True)
+        self._print(("\r\033[K" if self.live else "") + text)
 
     def show(self, now: bool = False) -> None:
         """The line, at most once a second on a terminal and every 10 seconds elsewhere."""
@@ -160,14 +166,18 @@ class Display:
         text = self.line(clock - self.since)
         if self.live:
             text = text[: shutil.get_terminal_size().columns - 1]  # a line that wraps could not be rewritten
-            print(f"\r\033[K{text}", end="\n" if now else "", file=self.stream, flush=True)
+            self._print(f"\r\033[K{text}", end="\n" if now else "")
         else:
-            print(text, file=self.stream, flush=True)
+            self._print(text)
 
     def close(self) -> None:
         """Ends the line on a terminal, so that what follows has one of its own."""
         if self.live and self.shown and len(self.ended_records) < self.space.trials:
-            print(file=self.stream, flush=True)
+            self._print("")
+
+    def _print(self, text: str, end: str = "\n") -> None:
+        with contextlib.suppress(OSError):  # a terminal that has gone takes no search with it
+            print(text, end=end, file=self.stream, flush=True)
 
     def line(self, seconds: float) -> str:
         """Trials done / running, how they ended, the best so far, time left."""

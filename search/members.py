@@ -141,7 +141,7 @@ class Members:
         for name in [name for name, other in self.members.items() if other is member]:
             del self.members[name]
         for replica in member.replicas:
-            self.engine.leave(replica)
+            self.engine.forget(replica)
         member.tell(None, error)
 
     @contextmanager

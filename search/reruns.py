@@ -80,14 +80,13 @@ class Reruns:
                     if any(some.device == idle[0] for some in running):
                         idle.popleft()
                 done = first_ready(running)
+                if not self._collect(done, waiting, known[done.key], stage, test):
+                    continue
                 running.remove(done)
-                self._collect(done, waiting, known[done.key], stage, test)
                 if not any(some.device == done.device for some in running):
                     idle.append(done.device)
         finally:
-            for some in running:
-                some.seat.leave()
-            forget([some.seat for some in running], SECONDS_TO_LEAVE)
+            give_up(running, SECONDS_TO_LEAVE)
 
     def _start(
         self, device: Device, waiting: deque[Run], share: int, known: Mapping[str, dict[str, Any]]
@@ -107,9 +106,7 @@ class Reruns:
                 hyperparameters = known[key]["hyperparameters"]
                 seat.join(self.plan.tasks, hyperparameters, seeds, self.plan.steps, lease=LEASE, resumable=False)
         except Exception as error:
-            for some in started:
-                some.seat.leave()
-            forget([some.seat for some in started])  # what they hold is needed for the next attempt
+            give_up(started)  # what they hold is needed for the next attempt
             self._make_room(device, len(wave), error)
             waiting.extendleft(reversed(wave))
             return []
@@ -117,20 +114,21 @@ class Reruns:
             some.seat.start(self.plan.steps)
         return started
 
-    def _collect(self, done: Running, waiting: deque[Run], known: dict[str, Any], stage: str, test: bool) -> None:
-        """Takes in what a member has to report, and keeps it."""
+    def _collect(self, done: Running, waiting: deque[Run], known: dict[str, Any], stage: str, test: bool) -> bool:
+        """Takes in what a member has to report, and keeps it; False if it is under way once more, in another engine."""
         seat = done.seat
         try:
-            report = seat.report()
+            report = seat.report_or_join_again()
+            if report is None:
+                return False
             diverged = report["divergence"]
             final = ray.get(seat.engine.finals.remote(seat.member))["accuracies"] if test and diverged is None else None
         except Exception as error:
+            give_up([done])
             self._make_room(done.device, done.wave, error)
             waiting.extendleft((done.key, seed) for seed in reversed(done.seeds))
-            return
-        finally:
-            seat.leave()
-            forget([seat])
+            return True
+        give_up([done])
         if diverged is not None:
             known["runs"][str(diverged["seed"])] = {"stage": stage, "node": seat.node, "divergence": diverged}
             for run in [run for run in waiting if run[0] == done.key]:  # of no use any more
@@ -143,6 +141,7 @@ class Reruns:
                 own = {name: [task[i] for task in of] for name, of in columns.items()}
                 known["runs"][str(seed)] = {"stage": stage, "node": seat.node, **own}
         write_json(self.folder / f"{done.key}.json", known)
+        return True
 
     def _make_room(self, device: Device, wave: int, error: Exception) -> None:
         """After an error: from now on a device takes half as many. Raises the error if that is no help."""
@@ -179,6 +178,13 @@ def _divergence(known: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, Any
     """Where the first run of a setting on `seeds` that has diverged did so."""
     runs = [known["runs"].get(str(seed), {}) for seed in seeds]
     return next((run["divergence"] for run in runs if "divergence" in run), None)
+
+
+def give_up(running: Sequence[Running], seconds: float | None = None) -> None:
+    """Has members leave their engines, and waits until they have; for so many `seconds` at most, if given."""
+    for some in running:
+        some.seat.leave()
+    forget([some.seat for some in running], seconds)
 
 
 def first_ready(running: Sequence[Running]) -> Running:

@@ -289,7 +289,7 @@ class Results:
 
     def _export(self, config: dict[str, Any]) -> list[dict[str, Any]]:
         """Writes each task's condensed set; the first one's items for the report's gallery, across the steps."""
-        engine, gallery = self.closing.seat.engine, []
+        gallery: list[dict[str, Any]] = []
         stops = sorted({0, *(round(self.space.steps * part) for part in (0.1, 0.3)), self.space.steps})
         for task, described in enumerate(self.tasks):
             condensation, stages = self._condensation(config, task), []
@@ -304,6 +304,7 @@ class Results:
             wanted = stops if task == 0 else stops[-1:]
             own = self.closing.shown(str(task), self.plan.tasks[task], config, condensation["seed"], wanted)
             for step, member in own:
+                engine = self.closing.seat.engine
                 if task == 0:
                     stages.append((step, fetch(engine.previews.remote(member, 0, 2))))
                 if step == self.space.steps:
@@ -313,11 +314,10 @@ class Results:
         return gallery
 
     def _to_mlflow(self, report: dict[str, Any], top: Sequence[TrialRecord]) -> None:
-        engine = self.closing.seat.engine
         for record in top:
             label, seed, end = f"trial {record.number}", self.plan.seeds[0], self.space.steps
             for _, member in self.closing.shown(label, self.plan.tasks[0], record.config, seed, [end]):
-                overview = ray.get(engine.overview.remote(member, 0))
+                overview = ray.get(self.closing.seat.engine.overview.remote(member, 0))
                 self.tracker.log_artifact(record.number, "synthetic_items.png", overview)
         for file in ("report.json", "report.html", "trials.csv", "best.yaml", "condensed/overview.png"):
             self.tracker.log_artifact(None, file, (self.output / file).read_bytes())

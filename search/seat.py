@@ -28,10 +28,8 @@ class Seat:
         self.leaving: Any = None  # what `forget` waits for
         self._resumable = True
         self.step = self._target = 0
-        try:
-            ray.get(self.engine.work_done.remote())
-        except ray.exceptions.RayActorError:  # it died when nobody was looking
-            self.renew()
+        self._deaths = 0
+        self.renew_if_dead()
 
     @staticmethod
     def here(broker: Any, member: str) -> Seat:
@@ -67,20 +65,24 @@ class Seat:
 
         If the engine dies, or has forgotten this member, it joins again where its last report was.
         """
-        for more in reversed(range(ATTEMPTS)):
-            try:
-                report: dict[str, Any] = ray.get(self.pending)
-                self.step, self._state = report["step"], report["state"]
-                return report
-            except (ray.exceptions.ActorUnavailableError, UnknownMember):  # a broken connection: the engine lives
-                if not more:
-                    raise
-            except ray.exceptions.RayActorError:
-                if not more:
-                    raise
-                self.renew()
+        while (report := self.report_or_join_again()) is None:
+            pass
+        return report
+
+    def report_or_join_again(self) -> dict[str, Any] | None:
+        """`report`, or None if it has to be waited for once more, because this member had to join again."""
+        try:
+            report: dict[str, Any] = ray.get(self.pending)
+        except (ray.exceptions.RayActorError, UnknownMember) as error:
+            self._deaths += 1
+            if self._deaths == ATTEMPTS:
+                raise
+            if not isinstance(error, ray.exceptions.ActorUnavailableError | UnknownMember):
+                self.renew()  # else it is a broken connection: the engine lives
             self._again()
-        raise AssertionError("unreachable")
+            return None
+        self.step, self._state, self._deaths = report["step"], report["state"], 0
+        return report
 
     def _again(self) -> None:
         try:
@@ -94,6 +96,15 @@ class Seat:
         more = self._state, self._lease, self._cpus, self._secondary, self._resumable
         joined = self.engine.join.remote(self.member, *self._arguments, *more)
         return int(ray.get(joined))
+
+    def renew_if_dead(self) -> None:
+        """Takes the next engine if this one died when nobody was looking."""
+        try:
+            ray.get(self.engine.work_done.remote())
+        except ray.exceptions.ActorUnavailableError:  # a broken connection
+            pass
+        except ray.exceptions.RayActorError:
+            self.renew()
 
     def renew(self) -> None:
         """After the engine's death: takes the next one. The caller joins again."""

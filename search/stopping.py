@@ -6,12 +6,14 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from condense.errors import is_full_disk
 
 PROBE = 1 << 20  # bytes; less than that is no room for anything
+SECONDS_TO_ANSWER = 30.0  # that a living actor may take, on a busy machine
 GO_ON = "what is done is kept: go on with the same command and --resume"
 LOST = f"the search has ended: its Ray cluster was lost, or its process was killed; {GO_ON}"
 
@@ -71,6 +73,20 @@ def check_room(folder: Path) -> None:
     finally:
         with contextlib.suppress(OSError):
             probe.unlink(missing_ok=True)
+
+
+def check_actors(actors: Mapping[str, Any]) -> None:
+    """Raises Stopped if one of these (name -> handle) has died: without them every trial fails. One that only takes long to
+    answer is alive."""
+    import ray
+
+    for name, actor in actors.items():
+        try:
+            ray.get(actor.__ray_ready__.remote(), timeout=SECONDS_TO_ANSWER)
+        except (ray.exceptions.ActorUnavailableError, ray.exceptions.GetTimeoutError):
+            continue
+        except ray.exceptions.RayActorError:
+            raise Stopped(f"the {name}'s process was killed, on the search's own host; {GO_ON}") from None
 
 
 @contextlib.contextmanager

@@ -17,6 +17,9 @@ LONGEST = ("test_ray_submit.py", "test_resume.py")  # files that would else run 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONGEST)
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(900))  # several searches, on a machine that does something else as well
 
 
 @pytest.fixture(scope="session", autouse=True)

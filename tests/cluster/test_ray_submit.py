@@ -122,7 +122,7 @@ def test_a_search_over_three_hosts_of_which_one_is_lost(hosts: Hosts) -> None:
     assert hosts.run("laptop", ask).returncode != 0
     forward = subprocess.Popen(hosts.command("laptop", f"cd project; {FORWARD}"), stdin=subprocess.DEVNULL)
     try:
-        ends = time.monotonic() + 30
+        ends = time.monotonic() + 120
         while hosts.run("laptop", ask).returncode != 0:
             assert time.monotonic() < ends
             time.sleep(0.5)
@@ -138,7 +138,7 @@ def test_a_search_over_three_hosts_of_which_one_is_lost(hosts: Hosts) -> None:
     # Where a trial ran makes no difference to its result.
     (hosts.home("head") / "again.py").write_text(AGAIN)
     # The best of each host: where a loss grows, as in some that are stopped early, so does rounding, up to 0.04 in 30 steps.
-    by_score = sorted(rows, key=lambda row: float(row["score"]))
+    by_score = sorted(rows, key=lambda row: (row["status"] == "completed", float(row["score"])))
     some = {nodes[0]: row["number"] for row in by_score if len(nodes := ran_on[row["number"]]) == 1}
     printed = hosts.run("head", f"python again.py {' '.join(some.values())}").stdout
     # Sums in another order (there are more threads here, or fewer) differ by rounding, which grows: on one host, one thread

@@ -82,7 +82,7 @@ def test_two_towers_of_a_full_size_checkpoint_load_in_seconds_and_little_memory(
     )
     assert run.returncode == 0, run.stderr
     seconds, extra = map(float, run.stdout.split())
-    assert seconds < 10
+    assert seconds < 60  # a second or two on an idle machine
     assert extra < 1e9
 
 

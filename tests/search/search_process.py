@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 RUN = Path(__file__).parents[2] / "search" / "run.py"
-SECONDS = 240  # that one search of the tests may take on a busy machine; half a minute on an idle one
+SECONDS = 400  # that one search of the tests may take on a busy machine; half a minute on an idle one
 
 
 class SearchProcess:

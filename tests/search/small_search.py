@@ -29,6 +29,7 @@ SMALL: dict[str, Any] = {
     "max_concurrent": 2,
     "confirmation": {"top_k": 2, "seeds": 3, "perturbations": 2, "reported_perturbations": 3, "tuned_rates": 2},
 }
+NO_CONFIRMATION = {"top_k": 1, "seeds": 2, "perturbations": 0, "reported_perturbations": 0, "tuned_rates": 0}
 # Such a search is exactly repeatable; its trials are enough for a surface.
 ONE_AT_A_TIME: dict[str, Any] = {"trials": 10, "max_concurrent": 1}
 

@@ -108,9 +108,9 @@ def test_a_member_goes_on_after_its_engine_died_or_forgot_it(session: str, seat:
 
 
 def test_an_engine_without_members_ends(session: str, seat: Callable[..., Seat]) -> None:
-    broker = ray.remote(Broker).options(num_cpus=0).remote(None, 1.0)
+    broker = ray.remote(Broker).options(num_cpus=0).remote(None, 5.0)
     a = seat(broker, "a")
-    time.sleep(3)
+    time.sleep(7)
     a.start(2)
     a.report()
     assert a.incarnation == 1  # it had a member, though a silent one
@@ -132,10 +132,12 @@ def two_nodes(tmp_path: Path) -> Iterator[tuple[str, str]]:
         yield nodes
 
 
+@pytest.mark.parametrize("broken", ["gpu", "thread"])
 def test_an_engine_whose_gpu_is_broken_ends_and_its_members_go_on(
-    session: str, seat: Callable[..., Seat], tmp_path: Path
+    session: str, seat: Callable[..., Seat], tmp_path: Path, broken: str
 ) -> None:
-    """What follows on a broken CUDA context fails for everybody; a new process has a new one."""
+    """What follows on a broken CUDA context fails for everybody; a new process has a new one. Nor would an engine be of use
+    whose own thread has ended, for whatever reason."""
     once = tmp_path / "broken"
 
     class Fragile(EngineActor):
@@ -148,6 +150,8 @@ def test_an_engine_whose_gpu_is_broken_ends_and_its_members_go_on(
                     import torch
 
                     once.touch()
+                    if broken == "thread":
+                        raise SystemExit
                     raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
                 take()
 

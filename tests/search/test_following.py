@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import itertools
 from pathlib import Path
@@ -190,6 +191,21 @@ def test_a_message_on_a_terminal_takes_the_place_of_the_line(clock: Clock) -> No
     assert stream.getvalue().endswith("\r\033[Ktrial 0: its process died\n")
 
 
+class Gone(Stream):
+    """A terminal whose connection was lost."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+
+def test_a_terminal_that_has_gone_ends_no_search(clock: Clock) -> None:
+    shown = Display(SPACE, [], Gone(True))
+    shown.started(record(0))
+    shown.say("trial 0: its process died")
+    shown.ended(record(0, "completed", 0.5))
+    shown.close()
+
+
 def test_default_trials_are_tagged() -> None:
     assert trial_tags(record(0, name="paper_default")) == {"default": "paper_default"}
     assert trial_tags(record(2)) == {}
@@ -211,7 +227,7 @@ def test_later_stages_of_a_race_are_followed_while_they_run(tmp_path: Path, cloc
     ledger.new_trial(0, None, {}, {}, [0])
     told = Told()
     space = Space.model_validate({**SPACE.model_dump(mode="json"), "seeds": 4, "racing": {"start": 1}})
-    follower = Following(space, ledger, told, display()[0])  # type: ignore[arg-type]
+    follower = Following(space, ledger, told, display()[0], {})  # type: ignore[arg-type]
     trial = SimpleNamespace(config={"number": 0}, status="RUNNING")
 
     def save(step: int) -> None:

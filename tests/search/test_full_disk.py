@@ -141,7 +141,7 @@ def test_a_full_disk_is_told_from_other_trouble(tmp_path: Path, monkeypatch: pyt
         ledger.save(0, 1, {}, None, bytes(10_000))
     assert sorted(path.name for path in (tmp_path / "out/trials/00000").iterdir()) == ["trial.json"]  # not half a file
     trial = SimpleNamespace(config={"number": 0}, get_pickled_error=lambda: in_an_actor.as_instanceof_cause())
-    following = Following(None, ledger, None, None)  # type: ignore[arg-type]  # it gets no further
+    following = Following(None, ledger, None, None, {})  # type: ignore[arg-type]  # it gets no further
     with pytest.raises(Stopped, match="no space is left"):
         following.on_trial_error(0, [], trial)
     ledger.close()

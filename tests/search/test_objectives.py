@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from search_process import SearchProcess, report, table
+from small_search import NO_CONFIRMATION
 
 from search.findings import pareto
 from search.ledger import Report, TrialRecord
@@ -78,7 +79,14 @@ def test_a_search_for_two(
 ) -> None:
     scale = {"frequency_scale": {"low": 0.1, "high": 4, "log": True}}
     searched = {**RANGE, "lambda_joint": RANGE["lambda_cross"], **scale}  # the default lies in it
-    path = write_space(tmp_path, **TWO, search=searched, sampler={"name": "nsga2", "startup_trials": 3}, trials=8)
+    path = write_space(
+        tmp_path,
+        **TWO,
+        search=searched,
+        sampler={"name": "nsga2", "startup_trials": 3},
+        trials=8,
+        confirmation=NO_CONFIRMATION,
+    )
     search = start("--space", path, "--output", tmp_path / "out")
     assert search.finish() == 0, search.said()
     found = report(tmp_path / "out")["pareto"]

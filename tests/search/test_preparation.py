@@ -116,8 +116,8 @@ def prepare(cluster: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> Calla
 def test_another_node_does_some_of_the_batches(
     cluster: tuple[Path, str], prepare: Callable[..., tuple[Preparation, list[str]]], tmp_path: Path
 ) -> None:
-    work, said = prepare(lambda line: (tmp_path / "go").touch() if "does not help" in line else None)
     task = write_task(tmp_path, 0)
+    work, said = prepare(lambda line: (tmp_path / "go").touch() if "does not help" in line else None)
     described = work.describe(task)
     assert work.describe(task) == described  # an engine that was busy for so long has not been idle
     assert described["items"] == {"condense": 240, "validation": 8}
@@ -148,7 +148,8 @@ def test_files_that_are_not_there_are_one_line_and_the_head_goes_on_alone(
         if "does not help" in line:
             (tmp_path / "go").touch()
 
+    task = write_task(tmp_path, 1)
     work, said = prepare(hear)
-    assert work.describe(write_task(tmp_path, 1))["items"]["condense"] == 240
+    assert work.describe(task)["items"]["condense"] == 240
     (line,) = [line for line in said if "does not help" in line]
     assert line.endswith("mine.csv: row 2, column `vision`: 0.png: no such file")

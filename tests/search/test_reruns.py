@@ -9,20 +9,23 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
 import torch
-from small_search import ENCODER
+from small_search import ENCODER, SMALL
 
 from search.broker import Broker
+from search.closing import Closing
 from search.engine_actor import EngineActor
 from search.reruns import Reruns, key_of
-from search.space import Robust
+from search.space import Robust, Space
 from search.trainable import Plan
 
 pytestmark = pytest.mark.slow
+SPACE = Space.model_validate(SMALL)
 STEPS = 3
 H: dict[str, Any] = {"num_frequencies": 8, "frequency_pool": 16, "learning_rate": 0.5}
 SETTINGS = {f"lambda {x}": H | {"lambda_cross": x} for x in (0.1, 1.0, 10.0)}
@@ -156,9 +159,18 @@ def test_a_setting_that_diverges_is_nan_whatever_the_waves(make: Callable[..., R
 
 
 def test_a_setting_goes_on_in_another_engine_when_its_own_dies(make: Callable[..., Reruns], node: str) -> None:
-    reruns = make()
-    expected = make(folder="expected").run(SETTINGS, SEEDS, "choosing")
-    original = Reruns._start
+    def longer(folder: str) -> Reruns:  # so that none is over before all have joined again
+        reruns = make(folder=folder)
+        reruns.plan = dataclasses.replace(reruns.plan, report_steps=[300])
+        return reruns
+
+    reruns = longer("runs")
+    expected = longer("expected").run(SETTINGS, SEEDS, "choosing")
+    original, collect, ended = Reruns._start, reruns._collect, list[bool]()
+
+    def collected(*arguments: Any) -> bool:
+        ended.append(collect(*arguments))
+        return ended[-1]
 
     def start(self: Reruns, *arguments: Any) -> Any:
         running = original(self, *arguments)
@@ -166,6 +178,23 @@ def test_a_setting_goes_on_in_another_engine_when_its_own_dies(make: Callable[..
         return running
 
     reruns._start = start.__get__(reruns)  # type: ignore[method-assign]
+    reruns._collect = collected  # type: ignore[method-assign]
     result = reruns.run(SETTINGS, SEEDS, "choosing")
     for label in SETTINGS:
         assert result[label]["shares"] == pytest.approx(expected[label]["shares"], abs=1e-6)
+    assert ended == [False] * 3 + [True] * 3  # they go on together, not one after the other
+
+
+def test_the_engine_that_shows_items_may_have_ended(make: Callable[..., Reruns], node: str, tmp_path: Path) -> None:
+    """As it does where others do the work, and it has had nothing to do for a while."""
+    reruns = make()
+    closing = Closing(SPACE, SimpleNamespace(output=tmp_path), reruns.broker, reruns.plan)  # type: ignore[arg-type]
+    for _ in range(2):
+        ray.kill(closing.seat.engine)
+        steps = [
+            (step, ray.get(closing.seat.engine.overview.remote(member, 0))[1:4])
+            for step, member in closing.shown("0", reruns.plan.tasks[0], SETTINGS["lambda 0.1"], 5, [0, SPACE.steps])
+        ]
+        assert steps == [(0, b"PNG"), (SPACE.steps, b"PNG")]
+    ray.kill(closing.seat.engine)
+    assert set(closing.baselines()) == {"random", "herding", "k_center", "full_data"}

@@ -14,7 +14,7 @@ import mlflow
 import pytest
 import yaml
 from search_process import SearchProcess, report, results, table
-from small_search import SMALL
+from small_search import NO_CONFIRMATION, SMALL
 
 from condense.config import CondensationConfig, read_yaml, validate
 from condense.export import read_export
@@ -173,7 +173,8 @@ def test_a_loss_that_is_not_finite_fails_its_trial_only(
 ) -> None:
     wide = {**SMALL["search"], "lambda_cross": {"low": 0.01, "high": 1e60, "log": True}}
     output = tmp_path / "out"
-    search = start("--space", write_space(tmp_path, search=wide), "--output", output)
+    space = write_space(tmp_path, search=wide, confirmation=NO_CONFIRMATION)
+    search = start("--space", space, "--output", output)
     assert search.finish() == 0, search.said()
     assert "Traceback" not in search.said()
     rows = table(output)

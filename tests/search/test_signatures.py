@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from small_search import ENCODER, SHAPES
@@ -68,6 +68,7 @@ def test_a_healthy_trial_has_none() -> None:
     assert signatures({}, {}) == []  # of an older search, or of a single modality
 
 
+@settings(derandomize=True)  # a test at 3.6 standard deviations: of very many draws one would be beyond
 @given(seed=st.integers(0, 10**6), noise=st.floats(0, 0.012), end=st.floats(0.3, 1.0))
 def test_noise_of_the_frequencies_is_no_instability(seed: int, noise: float, end: float) -> None:
     """0.012 is the most that was measured at 256 frequencies with a single seed; at `end` 1 nothing moves at all."""

@@ -96,7 +96,7 @@ def test_a_server_killed_in_the_middle_costs_nothing(tmp_path: Path, caplog: pyt
             os.killpg(server.pid, signal.SIGKILL)
             server.wait()
     print(f"{len(took)} calls, the longest {max(took) * 1000:.1f} ms")
-    assert sorted(took)[int(len(took) * 0.99)] < 0.05
+    assert sorted(took)[int(len(took) * 0.99)] < 0.25  # a busy machine's; a request to the server would wait for 10 s
     assert max(took) < 2  # a full garbage collection of a busy machine; waiting for the server would take longer
     assert len([line for line in caplog.messages if "does not answer" in line]) == 1
     assert len([line for line in caplog.messages if "answers again" in line]) == 1

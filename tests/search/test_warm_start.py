@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from search_process import SearchProcess, report, table
+from small_search import NO_CONFIRMATION
 
 from condense.errors import UserError
 from search.ledger import Ledger
@@ -85,7 +86,7 @@ def test_a_search_begins_with_another(
 ) -> None:
 
     other, _ = whole_search
-    space = write_space(tmp_path, trials=9, name="second")
+    space = write_space(tmp_path, trials=9, name="second", confirmation=NO_CONFIRMATION)
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     search = start("--space", space, "--output", tmp_path / "out", "--tracking-uri", uri, "--warm-start", other)
     assert search.finish() == 0, search.said()
