@@ -273,6 +273,10 @@ class Search:
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
         try:
             tuner.fit()
+        except tune.TuneError as error:
+            if isinstance(error.__context__, Stopped):  # raised by a callback
+                raise error.__context__ from None
+            raise
         finally:
             # Tune leaves its own handlers behind, which would swallow the next Ctrl-C.
             for number, handler in handlers.items():

@@ -26,8 +26,9 @@ class SearchProcess:
         """`folder`: where it runs, and where its output is kept."""
         self.out, self.err = folder / "stdout.txt", folder / "stderr.txt"
         with self.out.open("w") as out, self.err.open("w") as err:
+            command = [sys.executable, str(RUN), *arguments]
             self.process = subprocess.Popen(
-                [sys.executable, str(RUN), *arguments], cwd=folder, stdout=out, stderr=err, start_new_session=True
+                command, cwd=folder, stdout=out, stderr=err, start_new_session=True, preexec_fn=heed_signals
             )
 
     def finish(self) -> int:
@@ -73,6 +74,12 @@ class SearchProcess:
                 continue
         self.process.wait(30)
         psutil.wait_procs(tree, timeout=30)
+
+
+def heed_signals() -> None:
+    """As in a terminal, also where the tests run in a shell's background or under nohup."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def results(output: Path) -> dict[str, tuple[bytes, int]]:
