@@ -379,5 +379,6 @@ def verdict_on_test(test: Mapping[str, Any] | None, judged_by: str = "accuracy")
     if baselines:
         best = max(baselines, key=lambda key: baselines[key])
         lead = mean - baselines[best]
-        text += f"; that is {score(abs(lead))} {'above' if lead >= 0 else 'below'} the best baseline, {label(best)}"
+        apart = "level with" if abs(lead) < 0.0005 else f"{score(abs(lead))} {'above' if lead > 0 else 'below'}"
+        text += f"; that is {apart} the best baseline, {label(best)}"
     return text + "."

@@ -129,6 +129,8 @@ def test_test_verdict_names_the_best_baseline() -> None:
     assert "90 % of what full data gives (1.000); that is 0.020 below the best baseline, MMD" in text.verdict_on_test(
         test
     )
+    level = text.verdict_on_test({"recommended": 0.9, "mmd": 0.9002})
+    assert level.endswith("; that is level with the best baseline, MMD.")
     assert text.verdict_on_test({"random": 0.5}) == "" and text.verdict_on_test(None) == ""
 
 
