@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -60,7 +61,9 @@ def test_a_broken_connection_costs_no_engine(session: str, seat: Callable[..., S
     a.start(4)
     a.pending = broken.remote()
     assert {**a.report(), "state": b""} == {**expected, "state": b""}
-    assert a.incarnation == 1
+    engine, a.engine = a.engine, SimpleNamespace(work_done=broken)
+    a.renew_if_dead()
+    assert a.incarnation == 1 and ray.get(broker.get.remote(session, "")) == (1, engine)
 
 
 def test_one_engine_per_device_and_a_new_one_for_a_dead_one(session: str, seat: Callable[..., Seat]) -> None:
