@@ -1,7 +1,7 @@
 # make search   a small real search on the embedded dataset, under 5 minutes on a CPU (ARGS=--resume to go on with it)
 # make test     format, lint, types, all tests
 # make bench    the benchmarks, as tables
-# make lint     only format, lint and types
+# make lint     only format, lint, imports between packages, and types
 # make clean    remove all that these make, but for results/
 #
 # Each sets up what it needs: a virtual environment in .venv, with the versions in constraints.txt.
@@ -41,6 +41,7 @@ bench: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/mypy condense search
 
 clean:

@@ -10,37 +10,36 @@ Test data is opened once, after everything has been chosen and condensed.
 
 from __future__ import annotations
 
-from condense.process import prepare_process
+from condense.system.process import prepare_process
 
 prepare_process()
 
-import argparse  # noqa: E402  (what is above must come before torch)
-import math  # noqa: E402
-import sys  # noqa: E402
-import time  # noqa: E402
-from collections.abc import Callable, Mapping, Sequence  # noqa: E402
-from dataclasses import dataclass  # noqa: E402
-from pathlib import Path  # noqa: E402
-from statistics import fmean, median  # noqa: E402
-from typing import Any  # noqa: E402
+import argparse
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
 
-import torch  # noqa: E402
-from judge import condensed, judge  # noqa: E402
-from provenance import provenance, run  # noqa: E402
+import torch
+from judge import condensed, judge
+from provenance import provenance, run
 
-from condense.baseline_settings import MMD_LEARNING_RATES, PAPER_DEFAULT, avdd, mmd  # noqa: E402
-from condense.comparison import CONVNET_STEPS, Comparison, Sample, as_json, compare, share_of  # noqa: E402
-from condense.condensation import Condensation  # noqa: E402
-from condense.config import CondensationConfig, Hyperparameters  # noqa: E402
-from condense.data.dataset import MemorySplit  # noqa: E402
-from condense.embeddings import Task  # noqa: E402
-from condense.engine import Engine  # noqa: E402
-from condense.errors import UserError  # noqa: E402
-from condense.evaluate import train_probes  # noqa: E402
-from condense.overrides import load_config  # noqa: E402
-from condense.store import Store  # noqa: E402
-from condense.tasks import load_task, task_key  # noqa: E402
-from condense.validation import probe_accuracy, validate  # noqa: E402
+from condense.config.files import load_config
+from condense.config.models import CondensationConfig, Hyperparameters
+from condense.config.published import MMD_LEARNING_RATES, PAPER_DEFAULT, avdd, mmd
+from condense.data.dataset import MemorySplit
+from condense.embeddings.task import Task, load_task, task_key
+from condense.engine.engine import Engine
+from condense.evaluation.comparison import CONVNET_STEPS, Comparison, Sample, as_json, compare, share_of
+from condense.evaluation.linear_probe import train_probes
+from condense.evaluation.replica_scores import probe_accuracy, validate
+from condense.method.condensation import Condensation
+from condense.storage.store import Store
+from condense.system.errors import UserError
 
 ROOT = Path(__file__).resolve().parent
 SETTINGS = [ROOT / "settings" / f"dpc_{dpc}.yaml" for dpc in (1, 5, 10, 20)]

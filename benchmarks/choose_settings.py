@@ -8,27 +8,27 @@ scaling is `relative`, so that one grid of learning rates does for all numbers o
 
 from __future__ import annotations
 
-from condense.process import prepare_process
+from condense.system.process import prepare_process
 
 prepare_process()
 
-import argparse  # noqa: E402  (what is above must come before torch)
-import itertools  # noqa: E402
-import json  # noqa: E402
-import sys  # noqa: E402
-import time  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+import argparse
+import itertools
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
 
-import torch  # noqa: E402
-import yaml  # noqa: E402
-from judge import condensed, judge, probes  # noqa: E402
-from provenance import provenance  # noqa: E402
+import torch
+import yaml
+from judge import condensed, judge, probes
+from provenance import provenance
 
-from condense.comparison import Comparison  # noqa: E402
-from condense.config import CondensationConfig, Hyperparameters  # noqa: E402
-from condense.store import Store  # noqa: E402
-from condense.tasks import load_task  # noqa: E402
+from condense.config.models import CondensationConfig, Hyperparameters
+from condense.embeddings.task import load_task
+from condense.evaluation.comparison import Comparison
+from condense.storage.store import Store
 
 ROOT = Path(__file__).resolve().parent
 RATES = (3.0, 10.0, 30.0, 100.0, 300.0)

@@ -15,34 +15,34 @@ clips of 2 s as log-mel spectrograms).
 
 from __future__ import annotations
 
-from condense.process import cores, prepare_process
+from condense.system.process import cores, prepare_process
 
 prepare_process()
 
-import argparse  # noqa: E402  (what is above must come before torch)
-import csv  # noqa: E402
-import json  # noqa: E402
-import sys  # noqa: E402
-import tempfile  # noqa: E402
-import time  # noqa: E402
-from pathlib import Path  # noqa: E402
-from statistics import median  # noqa: E402
-from typing import Any  # noqa: E402
+import argparse
+import csv
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
 
-import numpy as np  # noqa: E402
-import psutil  # noqa: E402
-import soundfile  # noqa: E402
-import torch  # noqa: E402
-from PIL import Image  # noqa: E402
-from provenance import provenance  # noqa: E402
+import numpy as np
+import psutil
+import soundfile
+import torch
+from PIL import Image
+from provenance import provenance
 
-from condense.config import ImageBindEncoder, ManifestDataset  # noqa: E402
-from condense.data.dataset import Split  # noqa: E402
-from condense.data.manifest import load_manifest  # noqa: E402
-from condense.decoding import CHUNK, cut, decoded, worker_count  # noqa: E402
-from condense.encoders import build_encoder, encoder_specs  # noqa: E402
-from condense.encoders.encoder import Encoder  # noqa: E402
-from condense.encoding import LARGEST_BATCH, Embedder  # noqa: E402
+from condense.config.models import ImageBindEncoder, ManifestDataset
+from condense.data.dataset import Split
+from condense.data.decoding import CHUNK, cut, decoded, worker_count
+from condense.data.manifest import load_manifest
+from condense.embeddings.encoding import LARGEST_BATCH, Embedder
+from condense.encoders import build_encoder, encoder_specs
+from condense.encoders.protocol import Encoder
 
 WAYS = ("threads", "processes")
 

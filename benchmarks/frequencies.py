@@ -19,12 +19,12 @@ from accuracy import parser_of, read_settings
 from judge import condensed
 from provenance import provenance, run
 
-from condense.baseline_settings import PAPER_DEFAULT
-from condense.comparison import Comparison, Sample
-from condense.config import Hyperparameters
-from condense.store import Store
-from condense.tasks import load_task
-from search.intervals import paired_difference
+from condense.config.models import Hyperparameters
+from condense.config.published import PAPER_DEFAULT
+from condense.embeddings.task import load_task
+from condense.evaluation.comparison import Comparison, Sample
+from condense.storage.store import Store
+from search.analysis.statistics import paired_difference
 
 COUNTS = (32, 64, 128, 256)
 POOL = 4  # passes of one step's frequencies

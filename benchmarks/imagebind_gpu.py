@@ -16,32 +16,33 @@ are random.
 
 from __future__ import annotations
 
-from condense.process import prepare_process
+from condense.system.process import prepare_process
 
 prepare_process()
 
-import argparse  # noqa: E402  (what is above must come before torch)
-import json  # noqa: E402
-import sys  # noqa: E402
-import time  # noqa: E402
-from collections.abc import Callable, Sequence  # noqa: E402
-from pathlib import Path  # noqa: E402
-from statistics import median  # noqa: E402
-from typing import Any  # noqa: E402
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
 
-import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
-from noise import Noise  # noqa: E402
-from provenance import provenance  # noqa: E402
-from torch import Tensor  # noqa: E402
-from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+import torch
+import torch.nn.functional as F
+from noise import Noise
+from provenance import provenance
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
-from condense.condensation import Condensation  # noqa: E402
-from condense.config import Hyperparameters, ImageBindEncoder  # noqa: E402
-from condense.data.dataset import Dataset  # noqa: E402
-from condense.embeddings import Embedded, Task  # noqa: E402
-from condense.encoders import build_encoder, encoder_specs  # noqa: E402
-from condense.engine import Engine  # noqa: E402
+from condense.config.models import Hyperparameters, ImageBindEncoder
+from condense.data.dataset import Dataset
+from condense.embeddings.embeddings import Embedded
+from condense.embeddings.task import Task
+from condense.encoders import build_encoder, encoder_specs
+from condense.engine.engine import Engine
+from condense.method.condensation import Condensation
 
 CLASSES, MODALITIES = 10, ("vision", "audio")
 SETTING = Hyperparameters(lambda_cross=0.3, lambda_joint=0.3, frequency_scale=0.5)

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from condense.comparison import Comparison
-from condense.condensation import Condensation
-from condense.config import CondensationConfig, Hyperparameters
+from condense.config.models import CondensationConfig, Hyperparameters
 from condense.data.dataset import MemorySplit
-from condense.embeddings import Task
-from condense.engine import Engine
+from condense.embeddings.task import Task
+from condense.engine.engine import Engine
+from condense.evaluation.comparison import Comparison
+from condense.method.condensation import Condensation
 
 PACK = 48  # replicas at a time
 

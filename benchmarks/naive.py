@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from condense.condensation import initial_inputs
-from condense.config import CondensationConfig
-from condense.store import Store
-from condense.tasks import load_task
+from condense.config.models import CondensationConfig
+from condense.embeddings.task import load_task
+from condense.method.condensation import initial_inputs
+from condense.storage.store import Store
 
 REAL_PER_CLASS = 128
 SECONDS = 8.0  # of steps that are counted

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from condense.data.inputs import InputSpec
+from condense.inputs.spec import InputSpec
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from condense.errors import UserError
+from condense.system.errors import UserError
 
 
 def provenance() -> dict[str, Any]:

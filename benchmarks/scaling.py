@@ -10,32 +10,33 @@ python benchmarks/scaling.py --json scaling.json
 
 from __future__ import annotations
 
-from condense.process import prepare_process
+from condense.system.process import prepare_process
 
 prepare_process()
 
-import argparse  # noqa: E402  (what is above must come before torch)
-import gc  # noqa: E402
-import json  # noqa: E402
-import os  # noqa: E402
-import sys  # noqa: E402
-import tempfile  # noqa: E402
-import time  # noqa: E402
-from pathlib import Path  # noqa: E402
-from statistics import median  # noqa: E402
-from typing import Any  # noqa: E402
+import argparse
+import gc
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
 
-import psutil  # noqa: E402
-import torch  # noqa: E402
-from noise import Noise  # noqa: E402
-from provenance import provenance  # noqa: E402
+import psutil
+import torch
+from noise import Noise
+from provenance import provenance
 
-from condense.condensation import Condensation  # noqa: E402
-from condense.config import Hyperparameters, TinyEncoder  # noqa: E402
-from condense.data.dataset import Dataset  # noqa: E402
-from condense.embeddings import Embedded, Task  # noqa: E402
-from condense.encoders.tiny import build_tiny, tiny_specs  # noqa: E402
-from condense.engine import Engine  # noqa: E402
+from condense.config.models import Hyperparameters, TinyEncoder
+from condense.data.dataset import Dataset
+from condense.embeddings.embeddings import Embedded
+from condense.embeddings.task import Task
+from condense.encoders.tiny import build_tiny, tiny_specs
+from condense.engine.engine import Engine
+from condense.method.condensation import Condensation
 
 CLASSES = 10
 SPECS = {name: spec for name, spec in tiny_specs(TinyEncoder()).items() if name in ("vision", "audio")}
@@ -98,9 +99,9 @@ def memory_per_extra_trial() -> dict[str, float]:
 
 def suggest_ms(trials: int) -> dict[str, float]:
     """Fills a search with `trials` finished trials, then times 20 more proposals."""
-    from search.ledger import Ledger
-    from search.sampling import SpaceSearcher
-    from search.space_file import load_space
+    from search.ledger.ledger import Ledger
+    from search.space.files import load_space
+    from search.tuning.sampler import SpaceSearcher
 
     os.fsync = lambda _: None  # type: ignore[assignment]  # not what is measured, and most of the filling
     space = load_space("quickstart", [f"trials={trials + 20}", "scheduler=none"])

@@ -24,18 +24,18 @@ import torch
 import yaml
 from provenance import provenance, run
 
-from condense.condensation import Condensation
-from condense.config import Hyperparameters
-from condense.engine import Engine
-from condense.store import Store
-from condense.tasks import load_task
-from condense.validation import full_score, validate
-from search.intervals import paired_difference
-from search.ledger import Ledger
-from search.plateau import surface_of
-from search.robust import per_seed_means
-from search.space import Space, fresh_seeds
-from search.steadiness import REPORTING, run_around
+from condense.config.models import Hyperparameters
+from condense.embeddings.task import load_task
+from condense.engine.engine import Engine
+from condense.evaluation.replica_scores import full_score, validate
+from condense.method.condensation import Condensation
+from condense.storage.store import Store
+from search.analysis.robustness import surface_of
+from search.analysis.scores import per_seed_means
+from search.analysis.statistics import paired_difference
+from search.confirmation.perturbation import REPORTING, run_around
+from search.ledger.ledger import Ledger
+from search.space.model import Space, fresh_seeds
 
 ROOT = Path(__file__).resolve().parents[1]
 RECOMMENDED = "recommended"
@@ -59,7 +59,7 @@ def search(space: Space, seed: int, trials: int, output: Path) -> dict[str, Any]
 
 
 class Evaluation:
-    """Runs settings with all tasks of a space in one engine, without Ray; `search.steadiness.Evaluate`."""
+    """Runs settings with all tasks of a space in one engine, without Ray; `search.confirmation.perturbation.Evaluate`."""
 
     def __init__(self, space: Space) -> None:
         device, store = torch.device("cuda" if torch.cuda.is_available() else "cpu"), Store()

@@ -31,10 +31,10 @@ from accuracy import (
 )
 from provenance import provenance, run
 
-from condense.baseline_settings import MMD_LEARNING_RATES, avdd
-from condense.comparison import CONVNET_STEPS, Comparison
-from condense.store import Store
-from condense.tasks import load_task
+from condense.config.published import MMD_LEARNING_RATES, avdd
+from condense.embeddings.task import load_task
+from condense.evaluation.comparison import CONVNET_STEPS, Comparison
+from condense.storage.store import Store
 
 LENGTHS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)  # of the full schedule
 

@@ -13,33 +13,35 @@ python benchmarks/throughput.py --json throughput.json
 
 from __future__ import annotations
 
-from condense.process import prepare_process
+from condense.system.process import prepare_process
 
 prepare_process()
 
-import argparse  # noqa: E402  (what is above must come before torch)
-import functools  # noqa: E402
-import json  # noqa: E402
-import os  # noqa: E402
-import re  # noqa: E402
-import subprocess  # noqa: E402
-import sys  # noqa: E402
-import tempfile  # noqa: E402
-import time  # noqa: E402
-from pathlib import Path  # noqa: E402
-from statistics import median  # noqa: E402
-from typing import Any  # noqa: E402
+import argparse
+import functools
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
 
-import torch  # noqa: E402
-from provenance import provenance  # noqa: E402
+import torch
+from provenance import provenance
 
-from condense.condensation import Condensation  # noqa: E402
-from condense.config import CondensationConfig, Hyperparameters  # noqa: E402
-from condense.embeddings import Task  # noqa: E402
-from condense.engine import Engine  # noqa: E402
-from condense.store import Store  # noqa: E402
-from condense.tasks import load_task  # noqa: E402
-from condense.validation import validate  # noqa: E402
+from condense.config.models import CondensationConfig, Hyperparameters
+from condense.embeddings.task import (
+    Task,
+    load_task,
+)
+from condense.engine.engine import Engine
+from condense.evaluation.replica_scores import validate
+from condense.method.condensation import Condensation
+from condense.storage.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 TRIALS = 8  # at a time

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from condense.arguments import Parser
+from condense.config.arguments import Parser
 
 CONFIG_HELP = (
     "YAML of one condensation: dataset, encoder, dpc, steps, seed, hyperparameters (a search's best.yaml is one)"
@@ -96,13 +96,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     level = logging.INFO if getattr(options, "verbose", False) else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s %(message)s")
-    from condense.errors import UserError, what_ran_out
-    from condense.process import prepare_process
+    from condense.system.errors import UserError, what_ran_out
+    from condense.system.process import prepare_process
 
     prepare_process()
     try:
         if options.command == "download":
-            from condense.download import download
+            from condense.encoders.download import download
 
             print(download(options.name, options.to))
             return 0

@@ -15,24 +15,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from condense.cache_folder import check_writable
-from condense.comparison import PROTOCOLS, Comparison, Sample, as_json, compare, share_of
-from condense.condensation import Condensation
-from condense.config import CondensationConfig, validate
-from condense.convnet import check_shapes
+from condense.config.files import load_config
+from condense.config.models import CondensationConfig, validate
 from condense.data.dataset import MemorySplit
-from condense.embeddings import QUIET, Task
-from condense.engine import Engine
-from condense.errors import UserError
-from condense.export import export, read_export
-from condense.export_folder import RECORD, check_replaceable
-from condense.objective import TERMS
-from condense.overrides import load_config
-from condense.retrieval import alignment_warnings
-from condense.store import Store
-from condense.tasks import load_task, load_test
-from condense.validation import full_score
-from condense.validation import validate as validation_scores
+from condense.embeddings.embeddings import QUIET
+from condense.embeddings.task import Task, load_task, load_test
+from condense.engine.engine import Engine
+from condense.evaluation.comparison import PROTOCOLS, Comparison, Sample, as_json, compare, share_of
+from condense.evaluation.convnet import check_shapes
+from condense.evaluation.replica_scores import full_score
+from condense.evaluation.replica_scores import validate as validation_scores
+from condense.evaluation.retrieval import alignment_warnings
+from condense.export.export import export, read_export
+from condense.method.condensation import Condensation
+from condense.method.objective import TERMS
+from condense.storage.cache_folder import check_writable
+from condense.storage.export_folder import RECORD, check_replaceable
+from condense.storage.store import Store
+from condense.system.errors import UserError
 
 REPORTS = 10  # validations during a run
 

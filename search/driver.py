@@ -17,18 +17,18 @@ from typing import Any
 
 import yaml
 
-from condense.cache_folder import check_writable, default_folder
-from condense.errors import UserError
-from search.checks import check_data, check_learning_rates, check_output, missing_parts, shown
-from search.cluster import awaited_nodes, check_resources, wait_for_nodes
-from search.ledger import Ledger
-from search.mlflow_store import absolute_uri, check_tracking, default_tracking_uri
-from search.output_folder import absolute_folder
-from search.ray_session import check_address, prepare_environment, ray_session
-from search.space import Space, completed, replica_seeds
-from search.space_file import load_space
-from search.stopping import GO_ON, Stopped, heeding_full_disks, last_word, says_full
-from search.warm_start import earlier_settings, recorded, with_first_settings
+from condense.storage.cache_folder import check_writable, default_folder
+from condense.system.errors import UserError
+from search.cluster.nodes import awaited_nodes, check_resources, wait_for_nodes
+from search.cluster.ray_session import check_address, prepare_environment, ray_session
+from search.interruption import GO_ON, Stopped, heeding_full_disks, last_word, says_full
+from search.ledger.ledger import Ledger
+from search.ledger.run_folder import absolute_folder
+from search.preflight import check_data, check_learning_rates, check_output, missing_parts, shown
+from search.space.files import load_space
+from search.space.model import Space, completed, replica_seeds
+from search.tracking.store import absolute_uri, check_tracking, default_tracking_uri
+from search.tuning.warm_start import earlier_settings, recorded, with_first_settings
 
 log = logging.getLogger(__name__)
 ENGINE_DEATHS = 3  # during the confirmation, before the search gives up
@@ -118,9 +118,9 @@ class Search:
             versions=versions,
             complete=completed,
         )
-        with last_word(), contextlib.closing(ledger), ThreadPoolExecutor(1) as pool:
-            checked = pool.submit(check_tracking, request.tracking_uri)  # beside the start of Ray: seconds each
-            loaded = pool.submit(load_tune, after=checked)
+        with last_word(), contextlib.closing(ledger), ThreadPoolExecutor(1) as executor:
+            checked = executor.submit(check_tracking, request.tracking_uri)  # beside the start of Ray: seconds each
+            loaded = executor.submit(load_tune, after=checked)
             with ray_session(request.address) as local, heeding_full_disks(ledger.output):
                 checked.result()
                 self._wait_for_nodes(local)
@@ -141,22 +141,20 @@ class Search:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        from search.broker import Broker
-        from search.devices import find_devices
-        from search.preparation import Preparation
-        from search.seat import Seat
+        from search.engine.client import Client
+        from search.engine.devices import find_devices
+        from search.engine.pool import EnginePool
+        from search.engine.preparation import Preparation
 
         space = self.space
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        broker = ray.remote(Broker).options(num_cpus=0, scheduling_strategy=here).remote()
-        keeper = ray.remote(Ledger).options(num_cpus=0, scheduling_strategy=here).remote(ledger.output)
+        pool = ray.remote(EnginePool).options(num_cpus=0, scheduling_strategy=here).remote()
+        ledger_actor = ray.remote(Ledger).options(num_cpus=0, scheduling_strategy=here).remote(ledger.output)
         configs = [task.model_dump(mode="json") for task in space.tasks]
         self.say(f"{space.name}: {space.trials} trials x {space.seeds} seeds, into {shown(ledger.output)}")
         preparing = time.monotonic()
         own = find_devices(space.resources).own  # the engine of a GPU whose trials need it, too
-        preparation = Preparation(
-            broker, Seat(broker, "preparation", *own), self.say, space.resources.gpus_per_trial > 0
-        )
+        preparation = Preparation(pool, Client(pool, "preparation", *own), self.say, space.resources.gpus_per_trial > 0)
         tasks = [preparation.describe(task) for task in configs]
         check_learning_rates(space, tasks)
         for task in tasks:
@@ -169,8 +167,8 @@ class Search:
                 self.say(f"warning: {warning}")
         self.say(f"data, encoder and embeddings ready after {time.monotonic() - preparing:.0f} s")
         loaded.result()  # two threads that import the same package get in each other's way
-        from search.tracking import MlflowTracker
-        from search.trainable import Plan
+        from search.space.plan import Plan
+        from search.tracking.tracker import MlflowTracker
 
         plan = Plan(
             configs,
@@ -188,9 +186,9 @@ class Search:
         )
         status = "failed"
         try:
-            complete = self.request.ablate or self._trials(ledger, broker, keeper, plan, tracker)
+            complete = self.request.ablate or self._trials(ledger, pool, ledger_actor, plan, tracker)
             if complete:
-                self._close(ledger, broker, plan, tasks, tracker)
+                self._close(ledger, pool, plan, tasks, tracker)
             status = "completed" if complete else "interrupted"
         except KeyboardInterrupt:
             status = "interrupted"
@@ -208,32 +206,32 @@ class Search:
             return 130
         return 0
 
-    def _close(self, ledger: Ledger, broker: Any, plan: Any, tasks: list[dict[str, Any]], tracker: Any) -> None:
+    def _close(self, ledger: Ledger, pool: Any, plan: Any, tasks: list[dict[str, Any]], tracker: Any) -> None:
         """Confirmation and results, or the ablation; begun again in a new engine if one dies (what was run is on disk)."""
         import ray
 
-        from search.results import Results
+        from search.conclusion import Conclusion
 
         for more in reversed(range(ENGINE_DEATHS + 1)):
             try:
-                results = Results(self.space, ledger, broker, plan, tasks, tracker, self.say, self.started)
-                results.ablate() if self.request.ablate else results.write()
+                conclusion = Conclusion(self.space, ledger, pool, plan, tasks, tracker, self.say, self.started)
+                conclusion.ablate() if self.request.ablate else conclusion.write()
                 return
             except (ray.exceptions.RayActorError, ray.exceptions.ActorUnschedulableError):  # the latter: with its node
                 if not more:
                     raise Stopped(f"its Ray cluster was lost, or engines die time and again; {GO_ON}") from None
                 self.say("the engine died; going on in a new one")
 
-    def _trials(self, ledger: Ledger, broker: Any, keeper: Any, plan: Any, tracker: Any) -> bool:
+    def _trials(self, ledger: Ledger, pool: Any, ledger_actor: Any, plan: Any, tracker: Any) -> bool:
         """Runs what is left of the search; True when all trials have ended."""
         import ray
         from ray import tune
 
-        from search.following import Display, Following, trial_tags
-        from search.sampling import SpaceSearcher
-        from search.scheduling import build_scheduler, prefill
-        from search.signatures import ended_metrics
-        from search.trainable import run_trial
+        from search.analysis.failure_signatures import ended_metrics
+        from search.tuning.callbacks import Display, SearchCallback, trial_tags
+        from search.tuning.early_stopping import build_scheduler, prefill
+        from search.tuning.sampler import SpaceSearcher
+        from search.tuning.trainable import run_trial
 
         space = self.space
         past = ledger.trials()
@@ -250,7 +248,7 @@ class Search:
             of.get("CPU", 0.0) for of in nodes
         ]
         resources = space.resources.of_trial(cpus, space.max_concurrent)
-        trainable = tune.with_parameters(run_trial, broker=broker, ledger=keeper, plan=plan)
+        trainable = tune.with_parameters(run_trial, pool=pool, ledger=ledger_actor, plan=plan)
         tuner = tune.Tuner(
             tune.with_resources(trainable, resources),
             tune_config=tune.TuneConfig(
@@ -263,7 +261,7 @@ class Search:
             run_config=tune.RunConfig(
                 name=f"tune-{os.getpid()}",
                 storage_path=str(ledger.output / ".tune"),
-                callbacks=[Following(space, ledger, tracker, display, {"broker": broker, "ledger": keeper})],
+                callbacks=[SearchCallback(space, ledger, tracker, display, {"pool": pool, "ledger": ledger_actor})],
                 failure_config=tune.FailureConfig(max_failures=3),
                 verbose=0,
             ),
@@ -282,7 +280,7 @@ class Search:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
             display.close()
-        for (node, gpu), seconds in ray.get(broker.accounts.remote()).items():
+        for (node, gpu), seconds in ray.get(pool.accounts.remote()).items():
             spent = ", ".join(f"{kind} {amount:.1f} s" for kind, amount in seconds.items())
             log.info("engine on node %s%s: %s", node[:8], f", GPU {gpu}" if gpu else "", spent)
         return left(ledger, space) <= 0
@@ -291,7 +289,7 @@ class Search:
 def load_tune(after: Future[Any]) -> None:
     """Imports Tune and Optuna, which takes seconds, unless what was to be done before has failed."""
     if after.exception() is None:
-        importlib.import_module("search.sampling")
+        importlib.import_module("search.tuning.sampler")
 
 
 def left(ledger: Ledger, space: Space) -> int:

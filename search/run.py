@@ -24,7 +24,7 @@ def folder(text: str) -> Path:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line. Exits with status 2 on a mistake."""
-    from condense.arguments import Parser
+    from condense.config.arguments import Parser
 
     parser = Parser(prog="search/run.py", description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -58,9 +58,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Returns 0 when the search is complete, 2 for a user's mistake, 130 if it was interrupted, 1 if it had to stop."""
     options = parse(arguments)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s %(message)s")
-    from condense.errors import UserError
+    from condense.system.errors import UserError
     from search.driver import Request, Search, describe
-    from search.stopping import Stopped
+    from search.interruption import Stopped
 
     if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # a lost connection is an interruption: --resume goes on
         signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGINT))

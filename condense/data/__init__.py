@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from condense.config import DatasetConfig, ManifestDataset, SpokenDigits
-from condense.errors import UserError
+from condense.config.models import DatasetConfig, ManifestDataset, SpokenDigits
+from condense.system.errors import UserError
 
 if TYPE_CHECKING:
     from condense.data.dataset import Dataset
-    from condense.data.inputs import InputSpec
+    from condense.inputs.spec import InputSpec
 
 
 def load_dataset(config: DatasetConfig, specs: Mapping[str, InputSpec]) -> Dataset:

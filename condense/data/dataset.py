@@ -15,9 +15,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from condense.data.inputs import InputSpec
-from condense.errors import UserError
-from condense.memory import host_memory
+from condense.inputs.spec import InputSpec
+from condense.system.device_memory import host_memory
+from condense.system.errors import UserError
 
 HELD = 1 << 31  # bytes of a split's inputs on a device
 

@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from condense.config import MODALITIES, ManifestDataset
+from condense.config.models import MODALITIES, ManifestDataset
 from condense.data.dataset import Dataset, stratified_holdout
-from condense.data.inputs import InputSpec
-from condense.data.media import check_file, read_item
-from condense.errors import UserError
-from condense.process import cores
+from condense.inputs.media import check_file, read_item
+from condense.inputs.spec import InputSpec
+from condense.system.errors import UserError
+from condense.system.process import cores
 
 SPLITS = ("train", "validation", "test")
 
@@ -45,7 +45,7 @@ class Row:
 @dataclass(frozen=True)
 class ManifestSplit:
     """A split whose items are decoded each time that they are loaded, in parallel threads; in a worker process
-    (`condense/decoding.py`) one after the other."""
+    (`condense/data/decoding.py`) one after the other."""
 
     csv_path: Path
     specs: Mapping[str, InputSpec]  # in the order of each row's cells

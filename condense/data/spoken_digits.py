@@ -24,11 +24,11 @@ from safetensors.torch import load_file, save_file
 from scipy.signal import firwin, resample_poly
 from torch import Tensor
 
-from condense.config import SpokenDigits
+from condense.config.models import SpokenDigits
 from condense.data.dataset import Dataset, MemorySplit
-from condense.data.inputs import ImageSpec, InputSpec, WaveSpec
-from condense.errors import UserError
-from condense.store import Store, hash_of
+from condense.inputs.spec import ImageSpec, InputSpec, WaveSpec
+from condense.storage.store import Store, hash_of
+from condense.system.errors import UserError
 
 if TYPE_CHECKING:
     from condense.data.speech import Speaker

@@ -27,11 +27,11 @@ import safetensors
 import torch
 from torch import Tensor
 
-from condense.config import MODALITIES, TensorsDataset
+from condense.config.models import MODALITIES, TensorsDataset
 from condense.data.dataset import Dataset, without_missing
-from condense.data.inputs import ArraySpec, InputSpec
 from condense.data.manifest import hold_out
-from condense.errors import UserError
+from condense.inputs.spec import ArraySpec, InputSpec
+from condense.system.errors import UserError
 
 SCALES = {torch.uint8: 255.0, torch.uint16: 65535.0, torch.bool: 1.0}  # integer dtype -> what becomes 1.0
 MARGIN = 0.05  # how far `low` and `high` lie beyond train's extremes, as a share of their distance

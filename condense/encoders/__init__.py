@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from condense.config import EncoderConfig, ImageBindEncoder, PythonEncoder, TransformersEncoder
+from condense.config.models import EncoderConfig, ImageBindEncoder, PythonEncoder, TransformersEncoder
 from condense.data.dataset import Dataset
-from condense.data.inputs import InputSpec
-from condense.encoders.encoder import Encoder
-from condense.store import Store
+from condense.encoders.protocol import Encoder
+from condense.inputs.spec import InputSpec
+from condense.storage.store import Store
 
 
 def encoder_specs(config: EncoderConfig) -> Mapping[str, InputSpec]:
@@ -18,7 +18,7 @@ def encoder_specs(config: EncoderConfig) -> Mapping[str, InputSpec]:
 
         return imagebind_specs(config)
     if isinstance(config, TransformersEncoder):
-        from condense.encoders.transformers_inputs import transformers_specs
+        from condense.inputs.transformers import transformers_specs
 
         return transformers_specs(config)
     if isinstance(config, PythonEncoder):
@@ -40,7 +40,7 @@ def build_encoder(config: EncoderConfig, dataset: Dataset, store: Store | None =
 
         return build_imagebind(config, dataset)
     if isinstance(config, TransformersEncoder):
-        from condense.encoders.transformers_encoders import build_transformers
+        from condense.encoders.transformers import build_transformers
 
         return build_transformers(config, dataset)
     if isinstance(config, PythonEncoder):

@@ -7,7 +7,7 @@ Inputs, per item:
 
 - vision (3, 224, 224); audio (1, 128, 204), a clip of 2 s, or (clips, 1, 128, 204): then the mean over the clips' unit
   embeddings, made a unit vector again; depth and thermal (1, 224, 224); imu (6, 2000)
-- text (77, width): the embeddings of its tokens (`condense.data.tokens`), not the tokens
+- text (77, width): the embeddings of its tokens (`condense.inputs.tokens`), not the tokens
 - videos (several frames per item) are not expressed: an item of vision is one image
 """
 
@@ -22,15 +22,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from condense.config import MODALITIES, ImageBindEncoder
+from condense.config.models import MODALITIES, ImageBindEncoder
 from condense.data.dataset import Dataset
-from condense.data.inputs import InputSpec
-from condense.data.preprocess_imagebind import file_specs
-from condense.data.tokens import TokenSpec, end_positions
 from condense.encoders.imagebind_checkpoint import PARTS, identity, read_checkpoint, select_towers
 from condense.encoders.imagebind_package import model_module, tokenizer
-from condense.errors import UserError
-from condense.store import hash_of
+from condense.inputs.imagebind import file_specs
+from condense.inputs.spec import InputSpec
+from condense.inputs.tokens import TokenSpec, end_positions
+from condense.storage.store import hash_of
+from condense.system.errors import UserError
 
 VERSION = 1
 TOKENS, START, END, PADDING = 77, 49406, 49407, 0  # of CLIP's byte-pair vocabulary

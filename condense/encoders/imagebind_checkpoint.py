@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from condense.config import MODALITIES
-from condense.errors import UserError
+from condense.config.models import MODALITIES
+from condense.system.errors import UserError
 
 PARTS = ("preprocessors", "trunks", "heads", "postprocessors")  # what a tower consists of
 CHUNK = 1 << 20  # bytes

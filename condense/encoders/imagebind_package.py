@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from condense.errors import UserError
+from condense.system.errors import UserError
 
 log = logging.getLogger(__name__)
 LICENCE = "ImageBind's code and weights are under CC-BY-NC-SA 4.0: for non-commercial use only"

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from condense.config import MODALITIES, PythonEncoder
+from condense.config.models import MODALITIES, PythonEncoder
 from condense.data.dataset import Dataset
-from condense.data.inputs import InputSpec
 from condense.data.manifest import digest_file
-from condense.encoders.encoder import Encoder
-from condense.errors import UserError
-from condense.store import hash_of
+from condense.encoders.protocol import Encoder
+from condense.inputs.spec import InputSpec
+from condense.storage.store import hash_of
+from condense.system.errors import UserError
 
 VERSION = 1
 

@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from condense.config import TinyEncoder
+from condense.config.models import TinyEncoder
 from condense.data.dataset import Dataset, held
-from condense.data.inputs import ArraySpec, ImageSpec, InputSpec, LogMelSpec, TextSpec
 from condense.encoders.first_conv import FirstConv2d
-from condense.store import Store, checksum, hash_of
+from condense.inputs.spec import ArraySpec, ImageSpec, InputSpec, LogMelSpec, TextSpec
+from condense.storage.store import Store, checksum, hash_of
 
 log = logging.getLogger(__name__)
 VERSION = 1

@@ -1,10 +1,10 @@
 """report.html: one file that answers "which lambdas should I use?", offline, on a phone, in a talk and in print.
 
-A module per section: `confirmation.py` (what to use, test), `straying.py`, `response.py`, `parallel.py`, `importance.py`,
-`pareto.py`, `tasks.py`, `signatures.py`, `gallery.py`; the look of figures: `figures.py`; blocks of HTML: `html.py`; tables:
-`tables.py`; words and numbers: `text.py`; style and script: `template.html`. What a search has not
-produced (no confirmation yet, no robust range, ...) is said, or its section left out. Labels, errors and names are
-a user's data: whatever reaches the page is escaped.
+A module per section: `confirmation.py` (what to use, test), `robustness.py`, `response.py`, `parallel.py`, `importance.py`,
+`pareto.py`, `tasks.py`, `failure_signatures.py`, `gallery.py`; the look of figures: `figures.py`; blocks of HTML: `html.py`;
+tables: `tables.py`; words and numbers: `text.py`; style and script: `template.html`. What a search has not produced (no
+confirmation yet, no robust range, ...) is said, or its section left out. Labels, errors and names are a user's data: whatever
+reaches the page is escaped.
 """
 
 from __future__ import annotations
@@ -22,8 +22,18 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
-from search.report import confirmation, figures, html, importance, links, pareto, response, straying, text
-from search.report import signatures as failure_signatures
+from search.report import (
+    confirmation,
+    failure_signatures,
+    figures,
+    html,
+    importance,
+    links,
+    pareto,
+    response,
+    robustness,
+    text,
+)
 from search.report import tasks as task_sections
 from search.report.figures import Trial
 from search.report.gallery import gallery_cards
@@ -32,7 +42,7 @@ from search.report.tables import trials_table
 
 MENU = {  # section: its name in the menu, which is shorter than its title
     "use": "What to use",
-    "straying": "How far one may stray",
+    "robustness": "How far one may stray",
     "test": "Test",
     "response": "Response",
     "parallel": "Parallel coordinates",
@@ -64,7 +74,7 @@ def write_html(
     signatures = failure_signatures.of_trials(report)
     sections = [
         confirmation.what_to_use(report, trials),
-        straying.section(report, trials),
+        robustness.section(report, trials),
         confirmation.on_test(report),
         response.section(report, trials),
         _parallel(report, trials),

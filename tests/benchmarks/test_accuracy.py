@@ -95,8 +95,8 @@ def test_claims_are_read_off_the_figures() -> None:
         import accuracy
     finally:
         sys.path.remove(str(SCRIPT.parent))
-    from condense.comparison import Sample
-    from condense.config import Hyperparameters
+    from condense.config.models import Hyperparameters
+    from condense.evaluation.comparison import Sample
 
     def run(*points: tuple[float, float]) -> accuracy.Run:
         curve = [{"step": float(i), "seconds": s, "accuracy": a} for i, (s, a) in enumerate(points)]

@@ -9,10 +9,10 @@ import torch
 import yaml
 from test_accuracy import ROOT, write_problem
 
-from condense.comparison import Comparison
-from condense.config import CondensationConfig
-from condense.store import Store
-from condense.tasks import load_task
+from condense.config.models import CondensationConfig
+from condense.embeddings.task import load_task
+from condense.evaluation.comparison import Comparison
+from condense.storage.store import Store
 
 
 def test_what_both_protocols_judge_best_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,12 +34,12 @@ print("RUNS", json.dumps([[r.data.tags.get("trial_number"), r.info.status] for r
 """
 AGAIN = """
 import json, pathlib, sys, torch
-from condense.condensation import Condensation
-from condense.config import Hyperparameters, TaskConfig
-from condense.engine import Engine
-from condense.store import Store
-from condense.tasks import load_task
-from condense.validation import validate
+from condense.method.condensation import Condensation
+from condense.config.models import Hyperparameters, TaskConfig
+from condense.engine.engine import Engine
+from condense.storage.store import Store
+from condense.embeddings.task import load_task
+from condense.evaluation.replica_scores import validate
 folder = pathlib.Path("results/cluster_check")
 space = json.loads((folder / "search.json").read_text())["space"]
 of = TaskConfig.model_validate(space["tasks"][0])

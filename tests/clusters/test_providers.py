@@ -12,7 +12,7 @@ import yaml
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from search.cluster import expected_nodes
+from search.cluster.nodes import expected_nodes
 
 ROOT = Path(__file__).resolve().parents[2]
 MAIN = yaml.safe_load((ROOT / "cluster.yaml").read_text())

@@ -46,7 +46,7 @@ exec {python} "$@"
 """
 SEARCH = """
 import os, sys, time, ray
-from search.cluster import awaited_nodes, wait_for_nodes
+from search.cluster.nodes import awaited_nodes, wait_for_nodes
 address = sys.argv[sys.argv.index("--address") + 1]
 ray.init(address=address, log_to_driver=False, logging_level=40)
 print("NODES", wait_for_nodes(ray.nodes, awaited_nodes(address), print), len(ray.nodes()), flush=True)

@@ -10,12 +10,12 @@ import pytest
 import torch
 from small_problem import make_dataset, make_task
 
-from condense.config import SpokenDigits, TinyEncoder
+from condense.config.models import SpokenDigits, TinyEncoder
 from condense.data.dataset import Dataset
 from condense.data.spoken_digits import load_spoken_digits
-from condense.embeddings import Task
+from condense.embeddings.task import Task
 from condense.encoders.tiny import tiny_specs
-from condense.store import Store
+from condense.storage.store import Store
 
 torch.set_num_threads(1)  # tensors are tiny here: threads would only wait for each other, and for other processes
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from condense.config import MODALITIES, ImageBindEncoder
+from condense.config.models import MODALITIES, ImageBindEncoder
 from condense.data.dataset import Dataset, MemorySplit
 from condense.encoders import build_encoder, encoder_specs
 

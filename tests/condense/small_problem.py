@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from condense.config import TinyEncoder
+from condense.config.models import TinyEncoder
 from condense.data.dataset import Dataset, MemorySplit
-from condense.embeddings import Task, embed_split
+from condense.embeddings.embeddings import embed_split
+from condense.embeddings.task import Task
 from condense.encoders.tiny import build_tiny, tiny_specs
 
 CLASSES = 3

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from condense.config import TransformersEncoder
+from condense.config.models import TransformersEncoder
 from condense.data.dataset import Dataset
-from condense.data.inputs import InputSpec
 from condense.encoders import build_encoder, encoder_specs
-from condense.encoders.encoder import Encoder
-from condense.store import Store
+from condense.encoders.protocol import Encoder
+from condense.inputs.spec import InputSpec
+from condense.storage.store import Store
 
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")

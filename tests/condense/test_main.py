@@ -21,10 +21,10 @@ from PIL import Image
 
 from condense import commands
 from condense.__main__ import main
-from condense.comparison import Comparison, Sample, as_json, share_of
-from condense.errors import UserError
-from condense.export import read_export
-from condense.overrides import load_config
+from condense.config.files import load_config
+from condense.evaluation.comparison import Comparison, Sample, as_json, share_of
+from condense.export.export import read_export
+from condense.system.errors import UserError
 
 ENCODER = {"name": "tiny", "pretraining": "none", "dim": 8, "width": 4, "image_size": 8}
 HYPERPARAMETERS = {"num_frequencies": 16, "frequency_pool": 32, "learning_rate": 3}
@@ -181,7 +181,7 @@ def test_inputs_that_no_convnet_takes_are_told_before_the_work(
         content[f"{split}/vision"] = torch.rand(20, 6, generator=generator)
     safetensors.torch.save_file(content, folder / "flat.safetensors")
     (folder / "flat.py").write_text(
-        "import torch\nfrom condense.data.inputs import ArraySpec\n\n"
+        "import torch\nfrom condense.inputs.spec import ArraySpec\n\n"
         "class Flat(torch.nn.Module):\n"
         "    specs, dim, output_scale, fingerprint = {}, 6, {'vision': 1.0}, 'flat'\n"
         "    def embed(self, modality, x): return torch.nn.functional.normalize(x, dim=1)\n\n"

@@ -16,9 +16,9 @@ from PIL import Image
 
 from condense import commands
 from condense.__main__ import main
-from condense.comparison import Comparison
-from condense.config import MODALITIES
-from condense.export import read_export
+from condense.config.models import MODALITIES
+from condense.evaluation.comparison import Comparison
+from condense.export.export import read_export
 
 COUNTS = {"train": 6, "validation": 2, "test": 3}
 WORDS = ("cat", "dog", "cow")

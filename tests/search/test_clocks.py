@@ -13,20 +13,24 @@ from ray.cluster_utils import Cluster
 from search_process import SearchProcess, table
 from test_search import check_mlflow
 
-from search.ledger import Ledger
+from search.ledger.ledger import Ledger
 
 ROOT = Path(__file__).resolve().parents[2]
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)  # Debian's package libfaketime
 CLOCK = re.compile(r"\btime\.time\(|\bdatetime\b|\bctime\(|\blocaltime\(|\bgmtime\(")
-ON_THE_HEAD = {"search/ledger.py", "search/tracking.py"}  # an actor that is pinned there, and the driver
+ON_THE_HEAD = {
+    "search/report/page.py",
+    "search/ledger/ledger.py",
+    "search/tracking/tracker.py",
+}  # an actor that is pinned there, and the driver
 
 
 def test_only_the_head_looks_at_a_clock() -> None:
-    """Trials, engines and brokers measure durations (`time.monotonic`); what happened when is noted where it is recorded."""
-    files = [*ROOT.glob("search/*.py"), *ROOT.glob("condense/**/*.py")]
+    """Trials, engines and pool measure durations (`time.monotonic`); what happened when is noted where it is recorded."""
+    files = [*ROOT.glob("search/**/*.py"), *ROOT.glob("condense/**/*.py")]
     assert {str(file.relative_to(ROOT)) for file in files if CLOCK.search(file.read_text())} == ON_THE_HEAD
     driver = (ROOT / "search" / "driver.py").read_text()
-    assert "keeper = ray.remote(Ledger).options(num_cpus=0, scheduling_strategy=here)" in driver
+    assert "ledger_actor = ray.remote(Ledger).options(num_cpus=0, scheduling_strategy=here)" in driver
 
 
 def test_a_clock_that_is_set_back_changes_no_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

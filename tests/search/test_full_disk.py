@@ -17,10 +17,10 @@ from ray.cluster_utils import Cluster
 from search_process import SearchProcess, report, reports, results, table
 from test_search import check_mlflow
 
-from search.following import Following
-from search.ledger import Ledger
-from search.mlflow_writer import verdict
-from search.stopping import Stopped, check_room, heeding_full_disks, says_full
+from search.interruption import Stopped, check_room, heeding_full_disks, says_full
+from search.ledger.ledger import Ledger
+from search.tracking.writer import verdict
+from search.tuning.callbacks import SearchCallback
 
 
 def fill(folder: Path) -> Path:
@@ -141,7 +141,7 @@ def test_a_full_disk_is_told_from_other_trouble(tmp_path: Path, monkeypatch: pyt
         ledger.save(0, 1, {}, None, bytes(10_000))
     assert sorted(path.name for path in (tmp_path / "out/trials/00000").iterdir()) == ["trial.json"]  # not half a file
     trial = SimpleNamespace(config={"number": 0}, get_pickled_error=lambda: in_an_actor.as_instanceof_cause())
-    following = Following(None, ledger, None, None, {})  # type: ignore[arg-type]  # it gets no further
+    following = SearchCallback(None, ledger, None, None, {})  # type: ignore[arg-type]  # it gets no further
     with pytest.raises(Stopped, match="no space is left"):
         following.on_trial_error(0, [], trial)
     ledger.close()

@@ -21,12 +21,12 @@ import yaml
 from safetensors.torch import load_file, save_file
 from search_process import RUN, SearchProcess, report
 
-from condense.errors import UserError
-from search.checks import check_learning_rates
-from search.ledger import Ledger
+from condense.system.errors import UserError
+from search.ledger.ledger import Ledger
+from search.preflight import check_learning_rates
 from search.run import main
-from search.space import Space
-from search.space_file import load_space
+from search.space.files import load_space
+from search.space.model import Space
 
 MARK = "STARTED_BY_A_TEST_OF_RUN"  # in the environment of everything that a test starts, at any depth
 LOG = {"low": 0.01, "high": 100, "log": True}

@@ -16,11 +16,11 @@ import yaml
 from search_process import SearchProcess, report, results, table
 from small_search import NO_CONFIRMATION, SMALL
 
-from condense.config import CondensationConfig, read_yaml, validate
-from condense.export import read_export
-from search.ledger import Ledger
-from search.mlflow_store import connect
-from search.signatures import MEANING
+from condense.config.models import CondensationConfig, read_yaml, validate
+from condense.export.export import read_export
+from search.analysis.failure_signatures import MEANING
+from search.ledger.ledger import Ledger
+from search.tracking.store import connect
 
 STATUS = {"completed": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 LOSSES = ("loss", "loss/uni", "loss/cross", "loss/joint")

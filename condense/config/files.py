@@ -1,0 +1,52 @@
+"""A condensation's configuration from a YAML file and `key=value` overrides."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from condense.config.models import CondensationConfig, parse_yaml, read_yaml, validate
+from condense.system.errors import UserError
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> CondensationConfig:
+    """`path` with `key=value` overrides (`dpc=5`, `hyperparameters.learning_rate=3`; values are YAML).
+
+    Paths of a dataset and of a checkpoint are relative to the YAML's folder, in an override to the current one.
+    Raises UserError, one line, for anything wrong in the file or in an override.
+    """
+    content = read_yaml(path)
+    make_paths_absolute(content, path.parent)
+    for override in overrides:
+        _apply(content, override)
+    make_paths_absolute(content, Path.cwd())
+    return validate(CondensationConfig, content, " ".join([str(path), *(["with", *overrides] if overrides else [])]))
+
+
+def make_paths_absolute(content: dict[str, Any], folder: Path) -> None:
+    """In place, of a task: what of its dataset and its encoder is a path. A model's name is one if there is such a folder."""
+    for part, key in (("dataset", "path"), ("encoder", "checkpoint"), ("encoder", "path"), ("encoder", "model")):
+        node = content.get(part)
+        if isinstance(node, dict) and isinstance(node.get(key), str):
+            path = Path(node[key])
+            # Not resolved: what a manifest names is beside where the user sees it, though that may be a link.
+            path = Path(os.path.abspath(folder / (path.expanduser() if path.parts[:1] == ("~",) else path)))
+            if key != "model" or path.is_dir():
+                node[key] = str(path)
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    *parents, last = key.strip().split(".")
+    if not equals or not last:
+        raise UserError(f"override {override!r}: must be key=value, for example dpc=5")
+    node: Any = content
+    for depth, part in enumerate(parents):
+        if node.get(part) is None:
+            node[part] = {}
+        node = node[part]
+        if not isinstance(node, dict):
+            raise UserError(f"override {override!r}: `{'.'.join(parents[: depth + 1])}` is {node!r}, which has no keys")
+    node[last] = parse_yaml(text, f"override {override!r}")

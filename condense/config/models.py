@@ -1,0 +1,335 @@
+"""What a user may configure: validated models, and errors in one line.
+
+Every key of a YAML file is a field here; an unknown key is an error, never ignored.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
+
+from condense.system.errors import UserError
+
+MODALITIES = ("vision", "audio", "text", "depth", "thermal", "imu")  # ImageBind's names, in its order
+
+
+class Strict(BaseModel):
+    """Base of every configuration: immutable, no unknown keys, no NaN or infinity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_switches(cls, values: Any) -> Any:
+        """YAML's `true`, `yes` and `on` are no 1."""
+        for name, value in values.items() if isinstance(values, dict) else ():
+            field = cls.model_fields.get(name)
+            if isinstance(value, bool) and field and {int, float} & {field.annotation, *get_args(field.annotation)}:
+                raise ValueError(f"`{name}` must be a number, but got {value}")
+        return values
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**62)]  # some add a little to it, and PyTorch takes 64 bits
+
+
+class SpokenDigits(Strict):
+    """The embedded dataset: handwritten digits (scikit-learn) paired with synthesised speech (espeak-ng)."""
+
+    name: Literal["spoken_digits"] = "spoken_digits"
+    pairs_per_image: int = Field(4, ge=1, le=16, description="pairs made of each handwritten image")
+    seed: Seed = Field(0, description="seed of everything drawn while the dataset is made")
+
+
+class ManifestDataset(Strict):
+    """A CSV of files: columns `split`, `label` and one per modality."""
+
+    name: Literal["manifest"]
+    path: Path = Field(description="the CSV; file paths in it are relative to its folder")
+    validation_fraction: float = Field(
+        0.2, gt=0, lt=1, description="share of train split off if no row is `validation`"
+    )
+
+
+class TensorsDataset(Strict):
+    """Tensors that are already what the encoder takes: one safetensors file, or AVDD's pair of `.pt` files."""
+
+    name: Literal["tensors"]
+    path: Path = Field(description="the file")
+    validation_fraction: float = Field(0.2, gt=0, lt=1, description="share of train split off if the file has none")
+
+
+DatasetConfig = Annotated[SpokenDigits | ManifestDataset | TensorsDataset, Field(discriminator="name")]
+
+
+class TinyEncoder(Strict):
+    """Small convolutional towers, one per modality, into one space; the CPU default."""
+
+    name: Literal["tiny"] = "tiny"
+    pretraining: Literal["contrastive", "none"] = Field(
+        "contrastive", description="`contrastive`: InfoNCE on the pairs of the condense split; `none`: random towers"
+    )
+    dim: int = Field(64, ge=2, le=2**16, description="dimension of the unified space")
+    width: int = Field(
+        16, ge=1, le=2**12, description="channels of the first convolution; doubled at each of the next two"
+    )
+    image_size: int = Field(
+        32, ge=8, le=2**12, multiple_of=8, description="side of vision, depth and thermal inputs, pixels"
+    )
+    image_channels: Literal[1, 3] = Field(1, description="channels of a vision input")
+    epochs: int = Field(10, ge=1, description="passes over the condense split in pretraining")
+    seed: Seed = Field(0, description="of the towers' start and of pretraining")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the towers; embeddings and losses are float32 in any case"
+    )
+
+
+class ImageBindEncoder(Strict):
+    """ImageBind (Girdhar et al. 2023): six modalities in one space. Needs the `imagebind` package and its checkpoint."""
+
+    name: Literal["imagebind"] = "imagebind"
+    checkpoint: Path | None = Field(
+        None, description="imagebind_huge.pth; `python -m condense download imagebind --to FILE` fetches it"
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the towers; embeddings and losses are float32 in any case"
+    )
+    audio_clips: int = Field(
+        3, ge=1, le=10, description="clips of 2 s per sound, spread over it; their embeddings are averaged"
+    )
+    size: Literal["huge", "small"] = Field(
+        "huge", description="`small`: a few narrow layers of the same classes, for tests; random without a checkpoint"
+    )
+    random_weights: bool = Field(False, description="no checkpoint, for benchmarks: embeddings mean nothing")
+    seed: Seed = Field(0, description="of random weights")
+
+    @model_validator(mode="after")
+    def _check_checkpoint(self) -> ImageBindEncoder:
+        if self.random_weights and self.checkpoint is not None:
+            raise ValueError("`random_weights` must not be given together with a `checkpoint`")
+        if self.checkpoint is None and self.size == "huge" and not self.random_weights:
+            raise ValueError(
+                "`checkpoint` is missing: the file imagebind_huge.pth, which "
+                "`python -m condense download imagebind --to FILE` fetches"
+            )
+        return self
+
+
+class TransformersEncoder(Strict):
+    """CLIP or SigLIP (vision, text) or CLAP (audio, text) from the transformers library."""
+
+    name: Literal["transformers"]
+    model: str = Field(min_length=1, description="folder of a saved model, or a model's name on the Hugging Face hub")
+    download: bool = Field(False, description="fetch a model that is not in the Hugging Face cache yet")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the towers; embeddings and losses are float32 in any case"
+    )
+
+
+class PythonEncoder(Strict):
+    """An encoder of one's own: a Python file with `specs(options)` and `build(options, dataset)`; see docs/encoders.md."""
+
+    name: Literal["python"]
+    path: Path = Field(description="the file; it is run")
+    options: dict[str, Any] = Field({}, description="handed to both of its functions")
+
+
+def _encoder_name(value: Any) -> Any:
+    """Which encoder a configuration is of: `tiny` where nothing else is said."""
+    return value.get("name", "tiny") if isinstance(value, dict) else getattr(value, "name", None)
+
+
+EncoderConfig = Annotated[
+    Annotated[TinyEncoder, Tag("tiny")]
+    | Annotated[ImageBindEncoder, Tag("imagebind")]
+    | Annotated[TransformersEncoder, Tag("transformers")]
+    | Annotated[PythonEncoder, Tag("python")],
+    Discriminator(
+        _encoder_name,
+        custom_error_type="encoder_name",
+        custom_error_message="`name` must be one of tiny, imagebind, transformers, python",
+    ),
+]
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Hyperparameters(Strict):
+    """Everything that a search may vary. Formulas: `condense/method/objective.py`."""
+
+    lambda_uni: float = Field(1.0, ge=0, description="weight of the uni-modal term")
+    lambda_cross: float = Field(1.0, ge=0, description="weight of the cross-modal term")
+    lambda_joint: float = Field(1.0, ge=0, description="weight of the joint-modal term")
+    frequency_scale: float = Field(1.0, gt=0, description="sigma: standard deviation of the CF frequencies")
+    num_frequencies: int = Field(256, ge=1, le=2**20, description="frequencies in one step's CF estimate")
+    frequency_pool: int = Field(
+        1024, ge=1, le=2**20, description="frequencies drawn once; each step takes the next part of them"
+    )
+    frequency_sampling: Literal["orthogonal", "independent"] = Field(
+        "orthogonal",
+        description="directions of the frequencies: `orthogonal` to each other, which estimates the CF discrepancy with less "
+        "noise, or `independent`, as published",
+    )
+    alpha: float = Field(0.5, ge=0, description="weight of the amplitude part of the CF discrepancy")
+    beta: float = Field(0.5, ge=0, description="weight of its phase part")
+    discrepancy: Literal["cf", "mmd"] = Field(
+        "cf", description="uni-modal term: characteristic functions, or means (MMD)"
+    )
+    scaling: Literal["normalized", "relative", "paper"] = Field(
+        "normalized",
+        description="`normalized`: each term over its size at initialisation; `relative`: cross and joint brought to the size "
+        "of uni at initialisation, which keeps its own, and items share their class's movement, so that learning rates hold "
+        "for several numbers of items per class; `paper`: the published code's",
+    )
+    optimizer: Literal["sgd", "adam"] = Field("sgd", description="what moves the items")
+    momentum: float = Field(0.5, ge=0, lt=1, description="SGD momentum, or Adam's beta1")
+    schedule: Literal["constant", "cosine"] = Field(
+        "cosine", description="learning rates over the steps: as they are, or falling to 0 along half a cosine"
+    )
+    learning_rate: float = Field(1.0, gt=0, description="for every modality without a learning rate of its own")
+    learning_rate_vision: Positive | None = Field(None, description="for vision; left out: `learning_rate`")
+    learning_rate_audio: Positive | None = Field(None, description="for audio; left out: `learning_rate`")
+    learning_rate_text: Positive | None = Field(None, description="for text; left out: `learning_rate`")
+    learning_rate_depth: Positive | None = Field(None, description="for depth; left out: `learning_rate`")
+    learning_rate_thermal: Positive | None = Field(None, description="for thermal; left out: `learning_rate`")
+    learning_rate_imu: Positive | None = Field(None, description="for imu; left out: `learning_rate`")
+
+    def learning_rate_of(self, modality: str) -> float:
+        own: float | None = getattr(self, f"learning_rate_{modality}")
+        return self.learning_rate if own is None else own
+
+
+class TaskConfig(Strict):
+    """What is condensed: a dataset, seen through an encoder, into `dpc` items per class."""
+
+    dataset: DatasetConfig = Field(SpokenDigits(), description="what is condensed, by its `name`")
+    encoder: EncoderConfig = Field(TinyEncoder(), description="what it is seen through, by its `name`")
+    dpc: int = Field(1, ge=1, description="synthetic items per class (data per class)")
+    initialization: Literal["random", "herding", "k_center", "noise"] = Field(
+        "herding", description="where the synthetic items start: chosen real items, or noise"
+    )
+    metric: Literal["accuracy", "retrieval"] = Field(
+        "accuracy",
+        description="what a condensed set is judged by: `accuracy` of a probe on its classes, or `retrieval` of another "
+        "modality after training on its pairs: recall@1 of the class. Data without classes has one label for all, and needs "
+        "`retrieval`: recall@1, 5 and 10 (their mean) of partners",
+    )
+
+
+class CondensationConfig(TaskConfig):
+    """One condensation: what `python -m condense run` takes and a search's `best.yaml` holds."""
+
+    steps: int = Field(100, ge=0, description="optimiser steps")
+    seed: Seed = Field(0, description="of the start, and of the frequencies")
+    hyperparameters: Hyperparameters = Field(
+        Hyperparameters(), description="the same as a space's `search` and `fixed`"
+    )
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def explain(error: ValidationError, source: str) -> str:
+    """The first thing wrong with a configuration, as one line naming file, key, value and rule."""
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    place = first["loc"]  # after `dataset` and `encoder` pydantic puts the name, which is no key of the file
+    parts = [part for i, part in enumerate(place) if i == 0 or place[i - 1] not in ("dataset", "encoder")]
+    key = ".".join(map(str, parts)) or "the file"
+    if first["type"] == "extra_forbidden":
+        text = f"{source}: unknown key `{key}`"
+    elif not parts and isinstance(first["input"], dict):  # a rule that names its keys
+        text = f"{source}: {first['msg'].removeprefix('Value error, ')}"
+    elif first["type"] == "missing":
+        text = f"{source}: `{key}` is missing"
+    else:
+        rule = first["msg"].removeprefix("Value error, ")
+        value = repr(first["input"])
+        shown = "" if isinstance(first["input"], dict | list) or value in rule else f", but got {value}"
+        text = f"{source}: `{key}`: {rule}{shown}"
+    text = " ".join(text.split())  # a key may hold a line break
+    more = len(problems) - 1
+    return text + (f" (and {more} more problem{'s' if more > 1 else ''})" if more else "")
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """The value of a YAML text: `1e-3` is a number, a key given twice an error.
+
+    Raises:
+        UserError: it is not YAML, or holds what YAML's types cannot be; one line that names `source`.
+    """
+    try:
+        value = yaml.load(text, Loader=_Loader)
+        _refuse_loops(value, set(), set())
+        return value
+    # Not only YAMLError: 2001-99-99 is a ValueError, `!!bool maybe` a KeyError, thousands of brackets a RecursionError.
+    except Exception as error:
+        raise UserError(f"{source}: is not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _refuse_loops(value: Any, above: set[int], seen: set[int]) -> None:
+    """Raises ValueError if an alias is of what it stands in (`&a [*a]`). `above`, `seen`: ids of what holds `value`, of all."""
+    if id(value) in above:
+        raise ValueError("an alias refers to what it is a part of")
+    if id(value) in seen or not isinstance(value, dict | list):
+        return
+    seen.add(id(value))
+    for inner in value.values() if isinstance(value, dict) else value:
+        _refuse_loops(inner, above | {id(value)}, seen)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping from a file. Raises UserError if it cannot be read or is no mapping."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not a text file in UTF-8") from None
+    content = parse_yaml(text, str(path))
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: must hold `key: value` pairs, but holds {type(content).__name__}")
+    return content
+
+
+def validate(model: type[Model], content: dict[str, Any], source: str) -> Model:
+    """`content` as `model`. Raises UserError with one line naming `source`."""
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise UserError(explain(error, source)) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """safe_load that reads `1e-3` as a number (YAML 1.1 wants a dot) and refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *anchor`; what it brings may be overridden
+                continue
+            key = self.construct_object(key_node, deep=deep)
+            if not isinstance(key, Hashable):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be one value", key_node.start_mark)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_SCIENTIFIC = re.compile(r"^[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$")
+for _first in "-+.0123456789":
+    _Loader.yaml_implicit_resolvers.setdefault(_first, []).insert(0, ("tag:yaml.org,2002:float", _SCIENTIFIC))

@@ -1,0 +1,86 @@
+"""Embeddings of real data: computed once per dataset and encoder, kept in the store, then held on the device."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from condense.data.dataset import Dataset, Split
+from condense.embeddings.encoding import encode
+from condense.encoders.protocol import Encoder
+from condense.storage.store import Store
+
+log = logging.getLogger(__name__)
+VERSION = 1
+QUIET = 3.0  # seconds that nobody minds to wait for
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """The embeddings of one split: modality -> (n, D) float32 of unit norm; labels (n,) int64.
+
+    `present`: modality -> (n,) bool, which items have it, only of modalities that some item lacks, as in `Split`. The
+    embedding of what an item lacks is zeros; whoever takes means or pairs of embeddings asks `having` for them.
+    """
+
+    embeddings: Mapping[str, Tensor]
+    labels: Tensor
+    present: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def features(self) -> Tensor:
+        """(n, M * D): all modalities side by side, zeros for what an item lacks: what probes and herding see."""
+        return torch.cat(list(self.embeddings.values()), 1)
+
+    def having(self, *modalities: str) -> tuple[list[Tensor], Tensor]:
+        """Of the k items that have all of these modalities: the embeddings of each, (k, D), and the labels (k,)."""
+        masks = [self.present[m] for m in modalities if m in self.present]
+        if not masks:
+            return [self.embeddings[m] for m in modalities], self.labels
+        kept = torch.stack(masks).all(0)
+        return [self.embeddings[m][kept] for m in modalities], self.labels[kept]
+
+    def to(self, device: torch.device) -> Embedded:
+        def moved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: x.to(device) for name, x in tensors.items()}
+
+        return Embedded(moved(self.embeddings), self.labels.to(device), moved(self.present))
+
+
+def embed_split(encoder: Encoder, split: Split, device: torch.device, batch: int | None = None) -> Embedded:
+    """One pass over a split, kept nowhere, in batches of so many items (by default `condense.embeddings.encoding` chooses).
+
+    Raises FloatingPointError if an item's embedding is not finite.
+    """
+    return Embedded(encode(encoder, split, device, batch=batch), split.labels, split.present)
+
+
+def embedding_key(dataset: Dataset, encoder: Encoder, split: str) -> dict[str, object]:
+    """What the embeddings of a split depend on; the address of its entry in the store."""
+    return {"version": VERSION, "dataset": dataset.fingerprint, "encoder": encoder.fingerprint, "split": split}
+
+
+def load_embedded(
+    dataset: Dataset, encoder: Encoder, split: str, store: Store, device: torch.device, quiet: float = QUIET
+) -> Embedded:
+    """Embeddings of `condense`, `validation` or `test`, from the store; computed there first if they are missing.
+
+    `quiet`: seconds that this may take before it shows its progress.
+    """
+    key = embedding_key(dataset, encoder, split)
+
+    def make() -> dict[str, Tensor]:
+        part = dataset.open_test() if split == "test" else getattr(dataset, split)
+        log.info("embedding %d items of %s (%s)", len(part), dataset.name, split)
+        parts = store.parts("embeddings", key)
+        embeddings = encode(encoder, part, device, parts, key, name=f"{dataset.name} ({split})", quiet=quiet)
+        return {**embeddings, "label": part.labels, **{f"present/{name}": has for name, has in part.present.items()}}
+
+    tensors = store.get_or_make("embeddings", key, make)
+    labels = tensors.pop("label")
+    present = {name: tensors[f"present/{name}"] for name in dataset.modalities if f"present/{name}" in tensors}
+    return Embedded({name: tensors[name] for name in dataset.modalities}, labels, present).to(device)

@@ -1,0 +1,91 @@
+"""From a task's configuration to what condensations share on a device."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+import torch
+
+from condense.config.models import TaskConfig
+from condense.data import load_dataset
+from condense.data.dataset import Dataset
+from condense.embeddings.embeddings import QUIET, Embedded, load_embedded
+from condense.embeddings.initialization_cache import InitializationCache
+from condense.embeddings.statistics import RealStatistics
+from condense.encoders import build_encoder, encoder_specs
+from condense.encoders.protocol import Encoder
+from condense.storage.store import Store
+from condense.system.errors import UserError
+
+
+def task_key(config: TaskConfig) -> str:
+    """Equal for tasks that share a dataset and an encoder: dpc and initialisation do not matter."""
+    return json.dumps(config.model_dump(mode="json", include={"dataset", "encoder"}), sort_keys=True)
+
+
+def load_task(config: TaskConfig, store: Store, device: torch.device, quiet: float = QUIET) -> Task:
+    """Dataset, encoder and embeddings; what is missing in the store is made there first, and shows its progress if that
+    takes more than `quiet` seconds.
+
+    Raises:
+        UserError: the data cannot be read, or the encoder does not take it.
+    """
+    return embed_task(*load_parts(config, store, device), store, device, quiet)
+
+
+def load_parts(config: TaskConfig, store: Store, device: torch.device) -> tuple[Dataset, Encoder]:
+    """What `load_task` begins with; raises the same."""
+    dataset = load_dataset(config.dataset, encoder_specs(config.encoder))
+    dataset.check_class_sizes(config.dpc)
+    check_metric(config, dataset)
+    encoder = build_encoder(config.encoder, dataset, store)
+    if isinstance(encoder, torch.nn.Module):
+        encoder.to(device)
+    return dataset, encoder
+
+
+def embed_task(dataset: Dataset, encoder: Encoder, store: Store, device: torch.device, quiet: float = QUIET) -> Task:
+    """What `load_task` ends with."""
+    condense = load_embedded(dataset, encoder, "condense", store, device, quiet)
+    validation = load_embedded(dataset, encoder, "validation", store, device, quiet)
+    return Task(dataset, encoder, condense, validation, device)
+
+
+def check_metric(config: TaskConfig, dataset: Dataset) -> None:
+    """Raises UserError if the data cannot be judged by the task's metric."""
+    if config.metric == "accuracy" and dataset.num_classes < 2:
+        raise UserError(f"{dataset.name}: has a single label: accuracy needs two or more (set `metric: retrieval`)")
+    if config.metric == "retrieval":
+        if len(dataset.modalities) < 2:
+            raise UserError(f"{dataset.name}: has a single modality: `metric: retrieval` needs two or more")
+        dataset.check_pairs()
+
+
+def load_test(task: Task, store: Store, quiet: float = QUIET) -> Embedded:
+    """The embeddings of the test split: for a final evaluation, never for a choice."""
+    return load_embedded(task.dataset, task.encoder, "test", store, task.device, quiet)
+
+
+@dataclass
+class Task:
+    """A dataset seen through an encoder, on a device: what all condensations of it share, once.
+
+    Holds no test data: `dataset.open_test` is called by final evaluations only.
+    """
+
+    dataset: Dataset
+    encoder: Encoder
+    condense: Embedded
+    validation: Embedded
+    device: torch.device
+    statistics: RealStatistics = field(init=False)
+    initialization_cache: InitializationCache = field(default_factory=InitializationCache, repr=False)
+
+    def __post_init__(self) -> None:
+        known = self.condense
+        self.statistics = RealStatistics.of(known.embeddings, known.labels, self.dataset.num_classes, known.present)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return self.dataset.modalities

@@ -1,0 +1,246 @@
+"""A condensed set beside what it must beat: one way to judge any labelled set of items, on test.
+
+Three protocols, each trained on the set and measured on the test split:
+
+- probe: a linear probe on the frozen encoder's embeddings (`condense/evaluation/linear_probe.py`)
+- convnet: a small network trained from scratch on the inputs, which never saw the encoder (`condense/evaluation/convnet.py`);
+  what a real item lacks is zeros there, as in the probe's features
+- retrieval: linear projections trained on the set's pairs; class-level recall@1 (`condense/evaluation/retrieval_metric.py`)
+
+Where all items are of one class, retrieval is of partners, and there is nothing for the other two to tell apart.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any, Literal
+
+import torch
+
+from condense.data.dataset import MemorySplit, Split, held
+from condense.embeddings.embeddings import Embedded, embed_split
+from condense.embeddings.task import Task, load_test
+from condense.evaluation.convnet import ConvNet, convnet_accuracies, train_from_scratch
+from condense.evaluation.coresets import SELECTIONS
+from condense.evaluation.linear_probe import as_share
+from condense.evaluation.replica_scores import probe_accuracy, score_of
+from condense.method.condensation import initial_inputs
+from condense.storage.store import Store
+
+VERSION = 1  # of the ConvNet protocol, besides what its keyword arguments say
+CONVNET_STEPS = 300
+RANDOM_DRAWS = 5  # random choices of items in a comparison, at least
+PROTOCOLS = ("probe", "convnet", "retrieval")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Values of one quantity, each from another seed or choice of items."""
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return fmean(self.values) if self.values else math.nan
+
+    @property
+    def std(self) -> float:
+        """Sample standard deviation; 0 for a single value."""
+        return stdev(self.values) if len(self.values) > 1 else 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """{mean, std, n, values}; None for what is not finite."""
+        values = [value if math.isfinite(value) else None for value in self.values]
+        whole = bool(values) and None not in values
+        return {
+            "mean": self.mean if whole else None,
+            "std": self.std if whole else None,
+            "n": len(values),
+            "values": values,
+        }
+
+
+class Comparison:
+    """The protocols on one task. To make one opens the test split: all choices must have been made.
+
+    Choices themselves are made with one on `validation`; then read validation for test below.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        store: Store,
+        convnet_steps: int = CONVNET_STEPS,
+        held_out: Literal["test", "validation"] = "test",
+    ) -> None:
+        self.task, self.store, self.convnet_steps, self.held_out = task, store, convnet_steps, held_out
+        self.test = load_test(task, store) if held_out == "test" else task.validation
+
+    @functools.cached_property
+    def test_items(self) -> Split:
+        """The test split; on the device, unless it is too large."""
+        dataset = self.task.dataset
+        split = dataset.open_test() if self.held_out == "test" else dataset.validation
+        return held(split, dataset.specs, self.task.device)
+
+    def embed(self, items: MemorySplit) -> Embedded:
+        """What `probe` and `retrieval` take. Raises FloatingPointError if an item is not finite."""
+        return embed_split(self.task.encoder, items, self.task.device).to(self.task.device)
+
+    def probe(self, embedded: Embedded) -> float:
+        """Test accuracy of a linear probe, 0 .. 1."""
+        return probe_accuracy(embedded, self.test, self.task.dataset.num_classes)
+
+    def retrieval(self, embedded: Embedded) -> float | None:
+        """The metric `retrieval` on test, 0 .. 1, mean over pairs of modalities and directions; None without any pair."""
+        pairs = itertools.combinations(self.task.modalities, 2)
+        if not any(len(embedded.having(a, b)[1]) and len(self.test.having(a, b)[1]) for a, b in pairs):
+            return None
+        return score_of(embedded, self.test, self.task.dataset.num_classes, "retrieval")
+
+    def convnet(self, trainings: Sequence[tuple[Split, int]]) -> list[float]:
+        """Test accuracy of a ConvNet for each (items, seed), 0 .. 1; NaN for items that are not finite."""
+        classes, device = self.task.dataset.num_classes, self.task.device
+
+        def train(training: tuple[Split, int]) -> ConvNet:
+            items, seed = training
+            return train_from_scratch(items, classes, seed, device, steps=self.convnet_steps)
+
+        finite = [not isinstance(items, MemorySplit) or _is_finite(items) for items, _ in trainings]
+        usable = [training for training, fine in zip(trainings, finite, strict=True) if fine]
+        if not usable:
+            return [math.nan] * len(trainings)
+        with _side_by_side(device) as each:
+            models = list(each(train, usable))
+            found = iter(convnet_accuracies(models, self.test_items, device, each=each))
+        return [next(found) if fine else math.nan for fine in finite]
+
+    def full_convnet(self, seeds: Iterable[int]) -> list[float]:
+        """`convnet` on the full condense split, per seed. Slow, so kept in the store."""
+        keys = {
+            seed: {
+                "version": VERSION,
+                "dataset": self.task.dataset.fingerprint,
+                "specs": {m: spec.describe() for m, spec in self.task.dataset.specs.items()},
+                "protocol": {**_convnet_defaults(), "steps": self.convnet_steps},
+                "seed": seed,
+                **({} if self.held_out == "test" else {"held_out": self.held_out}),
+            }
+            for seed in seeds
+        }
+        kept = {seed: self.store.get("convnet_full", key) for seed, key in keys.items()}
+        missing = [seed for seed, found in kept.items() if found is None]
+        known = {seed: float(found["accuracy"]) for seed, found in kept.items() if found is not None}
+        if missing:
+            for seed, value in zip(missing, self.convnet([(self._full_items, seed) for seed in missing]), strict=True):
+                self.store.put("convnet_full", keys[seed], {"accuracy": torch.tensor([value], dtype=torch.float64)})
+                known[seed] = value
+        return [known[seed] for seed in keys]
+
+    @functools.cached_property
+    def _full_items(self) -> Split:
+        return held(self.task.dataset.condense, self.task.dataset.specs, self.task.device)
+
+
+def chosen_items(task: Task, method: str, dpc: int, seed: int) -> MemorySplit:
+    """`dpc` real items per class of the condense split, chosen by `random`, `herding` or `k_center`."""
+    inputs = initial_inputs(task, dpc, method, torch.Generator().manual_seed(seed))
+    return MemorySplit(inputs, torch.arange(task.dataset.num_classes).repeat_interleave(dpc))
+
+
+def compare(
+    comparison: Comparison,
+    sets: Mapping[str, Sequence[MemorySplit]],
+    dpc: int,
+    convnet_seeds: Sequence[int],
+    *,
+    draws: int = RANDOM_DRAWS,
+    retrieval: bool = True,
+) -> dict[str, dict[str, Sample]]:
+    """method -> protocol -> values, of the given sets, of real items chosen at `dpc` per class, and of `full_data`.
+
+    `sets[method]` are the results of one method, one or more (seeds). Each has a probe, and the ConvNets take them in
+    turn. `random` counts as `draws` sets, at least as many as there are ConvNets. Sets that are not finite have NaN.
+    With one class there are neither probes nor ConvNets.
+    """
+    task = comparison.task
+    classes = task.dataset.num_classes > 1
+    convnet_seeds = convnet_seeds if classes else ()
+    everything = {name: list(given) for name, given in sets.items()}
+    for method in SELECTIONS:
+        seeds = range(max(draws, len(convnet_seeds)) if method == "random" else 1)
+        everything[method] = [chosen_items(task, method, dpc, seed) for seed in seeds]
+    trained_on: dict[str, list[Embedded | None]] = {
+        name: [comparison.embed(items) if _is_finite(items) else None for items in members]
+        for name, members in everything.items()
+    }
+    trained_on["full_data"] = [task.condense]
+    results: dict[str, dict[str, Sample]] = {}
+    for name, embedded in trained_on.items():
+        accuracies = [math.nan if each is None else comparison.probe(each) for each in embedded] if classes else []
+        recalls = [comparison.retrieval(each) for each in embedded if each is not None] if retrieval else []
+        found = tuple(recall for recall in recalls if recall is not None)
+        results[name] = {"probe": Sample(tuple(accuracies)), "retrieval": Sample(found)}
+    trainings = [
+        (members[turn % len(members)], seed)
+        for members in everything.values()
+        for turn, seed in enumerate(convnet_seeds)
+    ]
+    values = iter(comparison.convnet(trainings))
+    for name in everything:
+        results[name]["convnet"] = Sample(tuple(itertools.islice(values, len(convnet_seeds))))
+    results["full_data"]["convnet"] = Sample(tuple(comparison.full_convnet(convnet_seeds)))
+    return results
+
+
+def as_json(results: Mapping[str, Mapping[str, Sample]]) -> dict[str, Any]:
+    """method -> protocol -> {mean, std, n, values, share}; None for a protocol that was left out."""
+    full = results["full_data"]
+    return {
+        method: {
+            protocol: {**of[protocol].as_json(), "share": share_of(of[protocol].mean, full[protocol].mean)}
+            if of[protocol].values
+            else None
+            for protocol in PROTOCOLS
+        }
+        for method, of in results.items()
+    }
+
+
+def share_of(value: float, full: float) -> float | None:
+    """`value` over what the full data reaches; None where that is 0, or `value` is not a number."""
+    return as_share(value, full) if full > 0 and math.isfinite(value) else None
+
+
+def _is_finite(items: MemorySplit) -> bool:
+    return all(bool(x.isfinite().all()) for x in items.inputs.values())
+
+
+def _convnet_defaults() -> dict[str, Any]:
+    """Every choice that `train_from_scratch` makes for us, so that a change of one is a change of the protocol."""
+    parameters = inspect.signature(train_from_scratch).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+@contextmanager
+def _side_by_side(device: torch.device) -> Iterator[Callable[..., Iterable[Any]]]:
+    """`map`; on a CPU, a pool's, with PyTorch at one thread per operation. Layers as small as the ConvNet's gain little from a
+    second core, networks side by side gain all of it."""
+    if device.type != "cpu":
+        yield map
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            yield pool.map
+    finally:
+        torch.set_num_threads(threads)

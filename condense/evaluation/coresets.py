@@ -1,0 +1,42 @@
+"""What a condensation must beat at an equal budget of `dpc` items per class: chosen real items.
+
+Other ways to match distributions are settings of the same objective: `condense/config/published.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from condense.embeddings.embeddings import Embedded
+from condense.embeddings.task import Task
+from condense.evaluation.replica_scores import score_of
+from condense.method.initialization import choose_items
+
+SELECTIONS = ("random", "herding", "k_center")
+
+
+def select(task: Task, method: str, dpc: int, seed: int) -> Embedded:
+    """The embeddings of `dpc` real items per class chosen by `method`, completed as `initial_inputs` does."""
+    generator = torch.Generator().manual_seed(seed)
+    chosen, sources = choose_items(method, task.condense, task.dataset.num_classes, dpc, generator)
+    rows = {m: sources.get(m, chosen).to(task.device) for m in task.modalities}
+    embeddings = {m: task.condense.embeddings[m][row] for m, row in rows.items()}
+    return Embedded(embeddings, task.condense.labels[chosen.to(task.device)])
+
+
+def selection_scores(
+    task: Task, held_out: Embedded, dpc: int, seeds: Sequence[int], metric: str = "accuracy"
+) -> dict[str, list[float]]:
+    """Accuracy (or another metric) on `held_out` per method: of `random` for each seed; of herding, k-center and the full
+    data once."""
+    classes = task.dataset.num_classes
+    result = {
+        method: [
+            score_of(select(task, method, dpc, seed), held_out, classes, metric)
+            for seed in (seeds if method == "random" else seeds[:1])
+        ]
+        for method in SELECTIONS
+    }
+    return {**result, "full_data": [score_of(task.condense, held_out, classes, metric)]}

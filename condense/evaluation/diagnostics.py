@@ -1,0 +1,245 @@
+"""What goes wrong inside a condensation, beside its score: the replicas' signs of modality collapse and poor alignment.
+
+From the embeddings that a validation has made anyway, of all replicas together, without another pass through the encoder.
+How figures become signatures of failure is for `search/analysis/failure_signatures.py`; here, per replica:
+
+    gradient_share/<modality>  ||dL/dS_m|| over its sum over modalities, 0 .. 1
+    alone/<modality>           what the items teach with this modality only, from chance (0) to full data (1)
+    alignment                  how often an item's nearest one of another modality is of its class, mean over ordered pairs,
+                               from chance (0) to as often as among as many real items (1)
+
+Both shares are counted from chance: with 2 classes half is right by luck, so that no threshold on the plain share would
+serve every dataset. They may be below 0 or above 1. A figure that means nothing is left out: of a single modality; of a
+modality that even full data tells hardly anything of; of towers whose modalities real data does not align.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+
+import torch
+from torch import Tensor
+
+from condense.embeddings.embeddings import Embedded
+from condense.embeddings.task import Task
+from condense.engine.replica_batch import Group
+from condense.evaluation.linear_probe import Probes, accuracy, train_probes
+from condense.evaluation.replica_scores import probe_accuracy
+from condense.method.condensation import Condensation
+from condense.system import device_memory as memory
+
+log = logging.getLogger(__name__)
+# Where full data is not above chance by so much of the way to always, and by so many standard errors of the validation
+# items, nothing can be said to be lost.
+LEAST_TO_LOSE, CERTAIN = 0.1, 4.0
+SMALL = 300  # items; of larger sets the probes of single modalities, which cost most, wait for a replica's last step
+AT_ONCE = 32  # replicas whose gradients are one computation: their frequencies are copied side by side
+REAL_QUERIES = 2000  # about so many queries decide how well real items are aligned: a standard error of 0.01
+
+
+@dataclass
+class Diagnostics:
+    """Figures of replicas, and what they are compared with: that of full data, once per task."""
+
+    _alone: dict[int, tuple[Task, dict[str, tuple[float, float]]]] = field(default_factory=dict)
+    _aligned: dict[tuple[int, int], tuple[Task, dict[tuple[str, str], tuple[float, float]]]] = field(
+        default_factory=dict
+    )
+
+    def of(self, replicas: Sequence[Condensation], features: Sequence[Tensor]) -> list[dict[str, float]]:
+        """Of each replica, from its embeddings (C * dpc, M * D) of `synthetic_features`; {} for one that has diverged.
+
+        Changes no result: a replica's next frequencies are drawn here already, and its next step gets the same. Nor is a lack
+        of memory for this an error: the figures are left out.
+        """
+        try:
+            return self._of(replicas, features)
+        except Exception as error:
+            if not memory.is_out_of_memory(error):
+                raise
+            log.warning("no diagnostics at this report: %s", error)
+            return [{} for _ in replicas]
+
+    def _of(self, replicas: Sequence[Condensation], features: Sequence[Tensor]) -> list[dict[str, float]]:
+        figures: list[dict[str, float]] = [{} for _ in replicas]
+        sound = [
+            i
+            for i, (replica, x) in enumerate(zip(replicas, features, strict=True))
+            if replica.step > 0 and replica.divergence is None and len(replica.inputs) > 1 and bool(x.isfinite().all())
+        ]
+        own = {i: _by_modality(replicas[i], features[i]) for i in sound}
+        for members in _alike(sound, lambda i: Group.kind(replicas[i])):
+            for some in _parts(members, AT_ONCE):
+                synthetic = {m: torch.stack([own[i][m] for i in some]) for m in own[some[0]]}
+                for i, found in zip(some, gradient_shares([replicas[i] for i in some], synthetic), strict=True):
+                    figures[i] |= found
+        for members in _alike(sound, lambda i: (id(replicas[i].task), replicas[i].dpc)):
+            task, dpc = replicas[members[0]].task, replicas[members[0]].dpc
+            synthetic = {m: torch.stack([own[i][m] for i in members]).flatten(1, 2) for m in task.modalities}
+            for i, value in zip(members, self._alignment(task, dpc, synthetic), strict=True):
+                if math.isfinite(value):
+                    figures[i]["alignment"] = value
+            small = dpc * task.dataset.num_classes <= SMALL
+            last = [k for k, i in enumerate(members) if small or replicas[i].step >= replicas[i].total_steps]
+            if last and task.dataset.num_classes > 1:
+                items = {m: x[last] for m, x in synthetic.items()}
+                for k, found in zip(last, self._shares_alone(task, dpc, items), strict=True):
+                    figures[members[k]] |= found
+        return figures
+
+    def _alignment(self, task: Task, dpc: int, synthetic: Mapping[str, Tensor]) -> list[float]:
+        """modality -> (Q, C * dpc, D) to one value per replica."""
+        key = (id(task), dpc)
+        if key not in self._aligned:
+            self._aligned[key] = (
+                task,
+                {
+                    pair: real_recall(task.validation, *pair, task.dataset.num_classes, dpc)
+                    for pair in itertools.combinations(task.modalities, 2)
+                },
+            )
+        values = []
+        for (a, b), (real, chance) in self._aligned[key][1].items():
+            if real - chance >= LEAST_TO_LOSE * (1 - chance):
+                found = class_recall(synthetic[a], synthetic[b], _labels(task, dpc))
+                values.append((found - chance) / (real - chance))
+        return torch.stack(values).mean(0).tolist() if values else [math.nan] * len(synthetic[task.modalities[0]])
+
+    def _shares_alone(self, task: Task, dpc: int, synthetic: Mapping[str, Tensor]) -> list[dict[str, float]]:
+        """modality -> (Q, C * dpc, D) to `alone/<modality>` of each replica."""
+        found: list[dict[str, float]] = [{} for _ in synthetic[task.modalities[0]]]
+        if id(task) not in self._alone:
+            full_data = {m: full_alone(task, m) for m in task.modalities}
+            self._alone[id(task)] = task, {m: of for m, of in full_data.items() if _tells(task, of, m)}
+        known = self._alone[id(task)][1]
+        if not known:
+            return found
+        x = torch.cat([synthetic[m] for m in known])  # (M * Q, N, D)
+        probes = train_probes(x, _labels(task, dpc).expand(len(x), -1), None, task.dataset.num_classes)
+        for (m, (full, chance)), part in zip(known.items(), _split(probes, len(found)), strict=True):
+            (held_out,), labels = task.validation.having(m)
+            for own, value in zip(found, accuracy(part, held_out, labels).overall.mean(1).tolist(), strict=True):
+                own[f"alone/{m}"] = (value - chance) / (full - chance)
+        return found
+
+
+def gradient_shares(replicas: list[Condensation], synthetic: Mapping[str, Tensor]) -> list[dict[str, float]]:
+    """Of replicas of one `Group.kind` that have taken a step; synthetic: modality -> (Q, C, s, D), unit embeddings.
+
+    The gradient is that of the coming step, along the unit sphere: embeddings are normalised, so what points away from it
+    never reaches an item. {} where no modality has any.
+    """
+    leaves = {m: x.detach().clone().requires_grad_() for m, x in synthetic.items()}
+    with torch.enable_grad():
+        Group.of(replicas).backward(leaves)
+    norms = []
+    for x in leaves.values():
+        gradient = torch.zeros_like(x) if x.grad is None else x.grad
+        s = torch.nn.functional.normalize(x.detach(), dim=3)
+        along = gradient - s * (s * gradient).sum(3, keepdim=True)
+        norms.append(along.flatten(1).norm(dim=1))
+    size = torch.stack(norms, 1)  # (Q, M)
+    shares = size / size.sum(1, keepdim=True)
+    return [
+        {f"gradient_share/{m}": v for m, v in zip(leaves, row, strict=True)} if all(map(math.isfinite, row)) else {}
+        for row in shares.tolist()
+    ]
+
+
+@torch.no_grad()
+def class_recall(
+    a: Tensor,  # (Q, N, D) unit embeddings of one modality
+    b: Tensor,  # (Q, N, D) of the other
+    labels: Tensor,  # (N,) int64, or (Q, N)
+) -> Tensor:
+    """(Q,): recall@1 of the class, mean of both directions; equal similarities as if in random order."""
+    same = labels.unsqueeze(-1) == labels.unsqueeze(-2)  # (N, N) or (Q, N, N)
+    similarity = a @ b.mT  # (Q, N, N)
+    recalls = []
+    for direction in (2, 1):
+        nearest = similarity == similarity.amax(direction, keepdim=True)
+        right = (nearest & same).sum(direction) / nearest.sum(direction)  # (Q, N)
+        recalls.append(right.mean(1))
+    return torch.stack(recalls).mean(0)
+
+
+def real_recall(held_out: Embedded, a: str, b: str, num_classes: int, dpc: int) -> tuple[float, float]:
+    """(`class_recall` among as many real items per class as there are synthetic ones, mean over draws; that of chance).
+
+    Of the items that have both modalities; a class with fewer than dpc of them gives what it has. Without classes every item
+    is one of its own. (0, 0) if there are none.
+    """
+    (of_a, of_b), labels = held_out.having(a, b)
+    if not len(labels):
+        return 0.0, 0.0
+    generator = torch.Generator().manual_seed(0)
+    by_class = [(labels == c).nonzero().squeeze(1).cpu() for c in range(num_classes)]
+    count = sum(min(dpc, len(items)) for items in by_class)
+    recalls = []
+    for _ in range(max(1, REAL_QUERIES // count)):
+        drawn = torch.cat([items[torch.randperm(len(items), generator=generator)[:dpc]] for items in by_class])
+        drawn = drawn.to(labels.device)
+        own = labels[drawn] if num_classes > 1 else torch.arange(count, device=labels.device)
+        recalls.append(class_recall(of_a[drawn][None], of_b[drawn][None], own).item())
+    sizes = [min(dpc, len(items)) for items in by_class] if num_classes > 1 else [1] * count
+    return fmean(recalls), sum(size * size for size in sizes) / count**2
+
+
+def full_alone(task: Task, modality: str) -> tuple[float, float]:
+    """(Validation accuracy of a probe on one modality of the whole condense split; that of naming the commonest class.)
+
+    Of the items that have the modality. (0, 0) if none of the validation split has.
+    """
+    (x,), y = task.condense.having(modality)
+    (held_out,), labels = task.validation.having(modality)
+    if not len(labels):
+        return 0.0, 0.0
+    full = probe_accuracy(Embedded({modality: x}, y), Embedded({modality: held_out}, labels), task.dataset.num_classes)
+    return full, labels.bincount().max().item() / len(labels)
+
+
+def _tells(task: Task, measured: tuple[float, float], *modalities: str) -> bool:
+    """Whether (a figure of real data, that of chance) leaves something to lose; of the items that have these modalities."""
+    value, chance = measured
+    count = max(1, len(task.validation.having(*modalities)[1]))
+    error = math.sqrt(chance * (1 - chance) / count)
+    return value > chance and value - chance >= max(LEAST_TO_LOSE * (1 - chance), CERTAIN * error)
+
+
+def _by_modality(replica: Condensation, features: Tensor) -> dict[str, Tensor]:
+    """(N, M * D) -> modality -> (C, dpc, D)."""
+    parts = features.split(replica.task.encoder.dim, 1)
+    return {m: x.reshape(-1, replica.dpc, x.shape[1]) for m, x in zip(replica.task.modalities, parts, strict=True)}
+
+
+def _labels(task: Task, dpc: int) -> Tensor:
+    """(C * dpc,) int64; without classes every item is one of its own."""
+    classes = task.dataset.num_classes
+    labels = torch.arange(classes, device=task.device).repeat_interleave(dpc)
+    return labels if classes > 1 else torch.arange(dpc, device=task.device)
+
+
+def _split(probes: Probes, size: int) -> list[Probes]:
+    return [
+        Probes(weight, bias, probes.steps, converged)
+        for weight, bias, converged in zip(
+            probes.weight.split(size), probes.bias.split(size), probes.converged.split(size), strict=True
+        )
+    ]
+
+
+def _alike(positions: Sequence[int], key: Callable[[int], object]) -> list[list[int]]:
+    """Positions of the same key together."""
+    groups: dict[object, list[int]] = {}
+    for i in positions:
+        groups.setdefault(key(i), []).append(i)
+    return list(groups.values())
+
+
+def _parts(positions: Sequence[int], most: int) -> Iterator[Sequence[int]]:
+    return (positions[first : first + most] for first in range(0, len(positions), most))

@@ -1,0 +1,136 @@
+"""How good the replicas' items are: linear probes on their embeddings, or projections for retrieval; those of all
+replicas are trained together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from condense.embeddings.embeddings import Embedded
+from condense.embeddings.task import Task
+from condense.encoders.protocol import Encoder
+from condense.evaluation.linear_probe import accuracy, pad, train_probes
+from condense.evaluation.retrieval_metric import retrieval_scores
+from condense.method.condensation import Condensation, Divergence
+from condense.method.objective import TERMS
+from condense.system.device_memory import is_out_of_memory
+
+AT_ONCE = 256  # items in one pass of the encoder: more of them are not faster
+
+
+@torch.no_grad()
+def synthetic_features(replicas: Sequence[Condensation]) -> list[Tensor]:
+    """Embeddings of each replica's items, all modalities side by side: (C * dpc, M * D) each. Small replicas go through the
+    encoder together, large ones in parts, and in smaller ones where memory is short."""
+    features: list[list[Tensor]] = [[] for _ in replicas]
+    by_encoder: dict[tuple[int, str], list[int]] = {}
+    for i, replica in enumerate(replicas):
+        for m in replica.inputs:
+            by_encoder.setdefault((id(replica.task.encoder), m), []).append(i)
+    for (_, m), members in by_encoder.items():
+        inputs = [replicas[i].inputs[m] for i in members]
+        embedded = _embedded(replicas[members[0]].task.encoder, m, inputs)
+        for i, part in zip(members, embedded.split([len(x) for x in inputs]), strict=True):
+            features[i].append(part)
+    return [torch.cat(parts, 1) for parts in features]
+
+
+def _embedded(encoder: Encoder, m: str, inputs: Sequence[Tensor]) -> Tensor:
+    """The embeddings of all of `inputs`, one after the other."""
+    at_once = AT_ONCE
+    while True:
+        try:
+            return torch.cat([encoder.embed(m, batch) for batch in _batches(inputs, at_once)])
+        except Exception as error:
+            if at_once == 1 or not is_out_of_memory(error):
+                raise
+        # Here the frames that the exception held are gone, and with them what they had allocated.
+        at_once = (at_once + 1) // 2
+        if inputs[0].is_cuda:
+            torch.cuda.empty_cache()
+
+
+def _batches(inputs: Sequence[Tensor], at_once: int) -> Iterator[Tensor]:
+    """All items of `inputs` in order, at most `at_once` at a time."""
+    waiting: list[Tensor] = []
+    for piece in (piece for x in inputs for piece in x.split(at_once)):
+        if sum(map(len, waiting)) + len(piece) > at_once:
+            yield torch.cat(waiting)
+            waiting = []
+        waiting.append(piece)
+    yield torch.cat(waiting)
+
+
+def validate(
+    replicas: Sequence[Condensation], head_seeds: Sequence[int] = (0,), features: Sequence[Tensor] | None = None
+) -> list[float]:
+    """Validation score of each replica's items, by its metric: accuracy of a probe trained on them (mean over heads), or
+    retrieval (`retrieval_scores`). All are trained together. `features`: their `synthetic_features`, where these are known.
+
+    NaN where an embedding is not finite: such a replica has diverged (in its last step, if no loss has shown it yet).
+    """
+    scores = [float("nan")] * len(replicas)
+    features = synthetic_features(replicas) if features is None else features
+    by_task: dict[int, list[int]] = {}
+    by_retrieval: dict[int, list[int]] = {}
+    for i, replica in enumerate(replicas):
+        if bool(features[i].isfinite().all()):
+            if replica.metric == "retrieval":
+                by_retrieval.setdefault(id(replica.task), []).append(i)
+            else:
+                by_task.setdefault(id(replica.task), []).append(i)
+        elif replica.divergence is None:
+            replica.divergence = Divergence(replica.step + 1, TERMS[0])
+    for members in by_task.values():
+        task: Task = replicas[members[0]].task
+        x, y, w = pad([features[i] for i in members], [replicas[i].labels for i in members])
+        probes = train_probes(x, y, w, task.dataset.num_classes, head_seeds)
+        right = accuracy(probes, task.validation.features, task.validation.labels).overall.mean(1)
+        for i, value in zip(members, right.tolist(), strict=True):
+            scores[i] = value
+    for members in by_retrieval.values():
+        task = replicas[members[0]].task
+        sets = [as_embedded(features[i], replicas[i]) for i in members]
+        recalls = retrieval_scores(sets, task.validation, task.dataset.num_classes, final=False)
+        for i, value in zip(members, recalls, strict=True):
+            scores[i] = value
+    return scores
+
+
+def as_embedded(features: Tensor, replica: Condensation) -> Embedded:
+    """A replica's items, from their features (N, M * D)."""
+    parts = features.split(replica.task.encoder.dim, 1)
+    return Embedded(dict(zip(replica.task.modalities, parts, strict=True)), replica.labels)
+
+
+def full_score(task: Task, metric: str) -> float:
+    """What all of the condense split teaches, measured as `validate` does: its scores are shares of this."""
+    if metric == "retrieval":
+        return retrieval_scores([task.condense], task.validation, task.dataset.num_classes, final=False)[0]
+    return probe_accuracy(task.condense, task.validation, task.dataset.num_classes)
+
+
+def score_of(train: Embedded, held_out: Embedded, num_classes: int, metric: str = "accuracy") -> float:
+    """What `train` teaches, measured on `held_out` by a task's metric, 0 .. 1: for a final figure."""
+    if metric == "retrieval":
+        return retrieval_scores([train], held_out, num_classes)[0]
+    return probe_accuracy(train, held_out, num_classes)
+
+
+def probe_accuracy(train: Embedded, held_out: Embedded, num_classes: int, head_seeds: Sequence[int] = (0,)) -> float:
+    """Accuracy on `held_out` of a probe trained on all of `train`."""
+    probes = train_probes(train.features[None], train.labels[None], None, num_classes, head_seeds)
+    return accuracy(probes, held_out.features, held_out.labels).overall.mean().item()
+
+
+def held_out_scores(replicas: Sequence[Condensation], held_out: Sequence[Embedded]) -> list[float]:
+    """Final figures (`score_of`), on other data than validation: `held_out[i]` for `replicas[i]`. NaN as in `validate`."""
+    features = synthetic_features(replicas)
+    return [
+        score_of(as_embedded(x, r), data, r.task.dataset.num_classes, r.metric)
+        if bool(x.isfinite().all())
+        else float("nan")
+        for x, r, data in zip(features, replicas, held_out, strict=True)
+    ]

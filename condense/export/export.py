@@ -1,0 +1,299 @@
+"""A condensed dataset as a folder: tensors for programs, previews and an overview for people.
+
+- `condensed.safetensors`: one key per modality, (n, *shape) float32 in the encoder's units, and `label`, (n,) int64
+- `condensed.json`: how it was made, class names, what each modality's items are
+- `manifest.csv`: index, label, and per modality the file that shows the item (relative to the CSV)
+- `previews/`: 003_seven_vision.png, 003_seven_audio.png, 003_seven_audio.wav
+- `overview.png`: a contact sheet, a row per class
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+import re
+import shutil
+import unicodedata
+import uuid
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from condense.data.dataset import Dataset
+from condense.inputs.media import decode_text, picture, preview
+from condense.inputs.spec import InputSpec, WrittenSpec
+from condense.storage.export_folder import RECORD, check_replaceable
+from condense.storage.tensor_files import write_tensors
+from condense.system.errors import UserError
+
+TENSORS = "condensed.safetensors"
+
+THUMBNAIL = 84  # pixels: height of every item in the overview, and the width of a square one
+OVERVIEW_ITEMS = 10  # items of a class in the overview
+OVERVIEW_CLASSES = 100
+PAPER, INK, FAINT, LINE, TILE = "#ffffff", "#1f2328", "#6e7781", "#e4e7eb", "#f3f4f6"
+
+
+def export(
+    directory: Path,
+    inputs: Mapping[str, Tensor],
+    labels: Tensor,
+    *,
+    dataset: Dataset,
+    record: Mapping[str, Any],
+    max_previews: int = 200,
+) -> None:
+    """Write the synthetic items `inputs[modality]` (n, *shape) of the classes `labels` (n,) into `directory`.
+
+    `record` (JSON-able: config, fingerprints, steps, seed) goes into condensed.json. At most `max_previews` items get
+    previews, taken from all classes in turn. The folder appears whole or not at all: it is written beside its place and
+    then renamed; an earlier export there is replaced.
+
+    Raises UserError if `directory` holds anything but an earlier export, or cannot be written.
+    Raises ValueError if `inputs` and `labels` do not fit `dataset`.
+    """
+    inputs = {modality: tensor.detach().float().cpu().clone() for modality, tensor in inputs.items()}
+    inputs = {modality: tensor.contiguous() for modality, tensor in inputs.items()}  # safetensors writes no views
+    labels = labels.detach().long().cpu().clone()
+    _check_items(inputs, labels, dataset.specs, dataset.num_classes)
+    content = {
+        **record,
+        "class_names": list(dataset.class_names),
+        "modalities": list(dataset.specs),
+        "specs": {modality: spec.describe() for modality, spec in dataset.specs.items()},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "numpy", "safetensors", "pillow")},
+        },
+    }
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    directory = directory.resolve()
+    check_replaceable(directory)
+    work = directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        work.mkdir(parents=True)
+        write_tensors(work / TENSORS, {**inputs, "label": labels})
+        (work / RECORD).write_text(text + "\n", encoding="utf-8")
+        shown = _write_previews(work, inputs, labels, dataset, max_previews)
+        _write_manifest(work / "manifest.csv", labels, dataset, shown)
+        draw_overview(inputs, labels, dataset).save(work / "overview.png")
+        _move_into_place(work, directory)
+    except OSError as error:
+        raise UserError(f"{directory}: cannot be written: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def read_export(directory: Path) -> tuple[dict[str, Tensor], Tensor, dict[str, Any]]:
+    """`inputs` (modality -> (n, *shape)), `labels` (n,) and the record that `export` wrote into `directory`.
+
+    Raises UserError, naming the file, if one is missing, damaged or does not fit the other.
+    """
+    path = directory / RECORD
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file: {directory} is not a condensed dataset") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:  # covers broken JSON and broken UTF-8
+        raise UserError(f"{path}: is not valid JSON: {error}") from None
+    try:
+        shapes = {modality: tuple(record["specs"][modality]["shape"]) for modality in record["modalities"]}
+        num_classes = len(record["class_names"])
+    except (KeyError, TypeError):
+        raise UserError(f"{path}: must hold `modalities`, `specs` and `class_names`") from None
+
+    path = directory / TENSORS
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        tensors = safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read as safetensors: {' '.join(str(error).split())}") from None
+    if set(tensors) != {*shapes, "label"}:
+        raise UserError(f"{path}: must hold {', '.join([*shapes, 'label'])}, but holds {', '.join(sorted(tensors))}")
+    labels = tensors["label"]
+    if labels.dtype != torch.int64 or labels.ndim != 1:
+        got = f"{str(labels.dtype).removeprefix('torch.')} of shape {tuple(labels.shape)}"
+        raise UserError(f"{path}: label: must be integers of shape (n,), but got {got}")
+    for label in labels.tolist():
+        if not 0 <= label < num_classes:
+            raise UserError(f"{path}: label: must be in 0 .. {num_classes - 1}, but has {label}")
+    for modality, shape in shapes.items():
+        expected = (len(labels), *shape)
+        if tensors[modality].shape != expected:
+            raise UserError(f"{path}: {modality}: shape must be {expected}, but got {tuple(tensors[modality].shape)}")
+        if not torch.isfinite(tensors[modality]).all():
+            raise UserError(f"{path}: {modality}: holds NaN or infinity")
+    return {modality: tensors[modality] for modality in shapes}, labels, record
+
+
+def _check_items(
+    inputs: Mapping[str, Tensor], labels: Tensor, specs: Mapping[str, InputSpec], num_classes: int
+) -> None:
+    if set(inputs) != set(specs):
+        raise ValueError(f"inputs must be of {list(specs)}, but are of {list(inputs)}")
+    if labels.ndim != 1 or (len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes):
+        raise ValueError(f"labels must be of shape (n,) and in 0 .. {num_classes - 1}")
+    for modality, spec in specs.items():
+        if tuple(inputs[modality].shape) != (len(labels), *spec.shape):
+            raise ValueError(f"{modality} must be {(len(labels), *spec.shape)}, but is {tuple(inputs[modality].shape)}")
+        if not torch.isfinite(inputs[modality]).all():
+            raise ValueError(f"{modality} holds NaN or infinity")
+
+
+def _move_into_place(work: Path, directory: Path) -> None:
+    """Two renames: whoever looks in between finds no folder, never a half-written one."""
+    if directory.exists():
+        earlier = work.with_name(work.name + ".old")
+        directory.rename(earlier)
+        try:
+            work.rename(directory)
+        except OSError:
+            earlier.rename(directory)
+            raise
+        shutil.rmtree(earlier, ignore_errors=True)
+    else:
+        work.rename(directory)
+
+
+def _write_previews(
+    work: Path, inputs: Mapping[str, Tensor], labels: Tensor, dataset: Dataset, max_previews: int
+) -> dict[tuple[int, str], str]:
+    """(index, modality) -> path in `work` of the preview that says most: sound rather than its spectrogram."""
+    (work / "previews").mkdir()
+    members = [torch.nonzero(labels == label).flatten().tolist() for label in range(dataset.num_classes)]
+    turns = sorted((turn, index) for indices in members for turn, index in enumerate(indices))
+    digits = max(3, len(str(len(labels) - 1)))
+    shown = {}
+
+    def write(index: int) -> None:
+        name = f"{index:0{digits}}_{_slug(dataset.class_names[int(labels[index])])}"
+        for modality, spec in dataset.specs.items():
+            files = preview(spec, inputs[modality][index])
+            for suffix, content in files.items():
+                (work / "previews" / f"{name}_{modality}{suffix}").write_bytes(content)
+            best = ".wav" if ".wav" in files else next(iter(files))
+            shown[index, modality] = f"previews/{name}_{modality}{best}"
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        list(pool.map(write, [index for _, index in turns[:max_previews]]))
+    return shown
+
+
+def _slug(name: str) -> str:
+    """A class name as a part of a file name on any system: ASCII letters, digits and hyphens."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:40] or "class"
+
+
+def _write_manifest(path: Path, labels: Tensor, dataset: Dataset, shown: Mapping[tuple[int, str], str]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["index", "label", *dataset.specs])
+        for index, label in enumerate(labels.tolist()):
+            files = [shown.get((index, modality), "") for modality in dataset.specs]
+            writer.writerow([index, dataset.class_names[label], *files])
+
+
+def draw_overview(inputs: Mapping[str, Tensor], labels: Tensor, dataset: Dataset) -> Image.Image:
+    """A contact sheet: a row per class, its items side by side, the modalities of an item close together.
+
+    Shows the first `OVERVIEW_ITEMS` items of the first `OVERVIEW_CLASSES` classes, and says so if there are more.
+    """
+    font, small = ImageFont.load_default(15), ImageFont.load_default(12)
+    members = [torch.nonzero(labels == label).flatten().tolist() for label in range(dataset.num_classes)]
+    columns = max(1, min(OVERVIEW_ITEMS, max(map(len, members), default=0)))
+    rows = min(OVERVIEW_CLASSES, dataset.num_classes)
+    names = [_shorten(_drawable(name), font, 180) for name in dataset.class_names[:rows]]
+    widths = {modality: _thumbnail_width(spec) for modality, spec in dataset.specs.items()}
+
+    margin, near, apart, row_gap = 28, 6, 22, 14
+    gutter = max(int(font.getlength(name)) for name in names) + 20
+    item_width = sum(widths.values()) + near * (len(widths) - 1)
+    title = f"{_drawable(dataset.name)}, condensed: {len(labels)} items of {dataset.num_classes} classes"
+    cut = [f"first {columns} items of each class"] if columns < max(map(len, members), default=0) else []
+    cut += [f"first {rows} classes"] if rows < dataset.num_classes else []
+    title += f" ({' and '.join(cut)} shown)" if cut else ""
+    top = margin + 22 + 28  # title, then modality names
+    width = 2 * margin + max(gutter + columns * item_width + (columns - 1) * apart, int(font.getlength(title)))
+    height = top + rows * (THUMBNAIL + row_gap) + margin - row_gap
+
+    sheet = Image.new("RGB", (width, height), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((margin, margin), title, fill=INK, font=font, anchor="lm")
+    for column in range(columns):
+        x = margin + gutter + column * (item_width + apart)
+        for modality, thumbnail_width in widths.items():
+            draw.text((x, top - 14), _shorten(modality, small, thumbnail_width), fill=FAINT, font=small, anchor="lm")
+            x += thumbnail_width + near
+    for row, name in enumerate(names):
+        y = top + row * (THUMBNAIL + row_gap)
+        if row:
+            draw.line((margin, y - row_gap // 2, width - margin, y - row_gap // 2), fill=LINE)
+        draw.text((margin, y + THUMBNAIL // 2), name, fill=INK, font=font, anchor="lm")
+        for column, index in enumerate(members[row][:columns]):
+            x = margin + gutter + column * (item_width + apart)
+            for modality, spec in dataset.specs.items():
+                sheet.paste(_thumbnail(spec, inputs[modality][index], widths[modality]), (x, y))
+                x += widths[modality] + near
+    return sheet
+
+
+def _thumbnail_width(spec: InputSpec) -> int:
+    if len(spec.shape) != 3:
+        return 2 * THUMBNAIL
+    return round(THUMBNAIL * min(2.5, max(0.5, spec.shape[2] / spec.shape[1])))
+
+
+def _thumbnail(spec: InputSpec, item: Tensor, width: int) -> Image.Image:
+    """An image filling (width, THUMBNAIL); text as wrapped lines; other numbers as lines over their last dimension."""
+    image = picture(spec, item)
+    if image is not None:
+        resampling = Image.Resampling.BOX if image.height > THUMBNAIL else Image.Resampling.NEAREST
+        return image.convert("RGB").resize((width, THUMBNAIL), resampling)
+    tile = Image.new("RGB", (width, THUMBNAIL), TILE)
+    draw = ImageDraw.Draw(tile)
+    if isinstance(spec, WrittenSpec):
+        font = ImageFont.load_default(11)
+        text = _drawable(decode_text(spec, item))
+        for line in range((THUMBNAIL - 8) // 14):
+            shown = _shorten(text, font, width - 12, ellipsis="")
+            if len(shown) < len(text) and " " in shown:
+                shown = shown[: shown.rindex(" ") + 1]
+            draw.text((6, 5 + 14 * line), shown, fill=INK, font=font)
+            text = text[len(shown) :].lstrip()
+        return tile
+    series = item.reshape(-1, item.shape[-1])[:6]
+    shades = ("#3b6ea8", "#c8553d", "#5b8c5a", "#8e6bbf", "#b08b2e", "#4a9aa5")
+    heights = (1 - (series - spec.low) / (spec.high - spec.low)).clamp(0, 1) * (THUMBNAIL - 9) + 4
+    across = torch.linspace(4, width - 5, series.shape[1]).tolist()
+    for line, shade in zip(heights.tolist(), shades, strict=False):
+        draw.line(list(zip(across, line, strict=True)), fill=shade, width=1)
+    return tile
+
+
+def _drawable(text: str) -> str:
+    """`text` in one line of ASCII, which is all that Pillow's own font has: accents are left out, the rest is `?`."""
+    letters = (letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
+    return "".join(letter if " " <= letter <= "~" else " " if letter.isspace() else "?" for letter in letters)
+
+
+def _shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float, ellipsis: str = "...") -> str:
+    """`text` without the end that does not fit into `width` pixels."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + ellipsis) > width:
+        text = text[:-1]
+    return text + ellipsis

@@ -1,0 +1,232 @@
+"""What one item of a modality looks like to an encoder: its shape, its range, how it is read and shown.
+
+An encoder names one `InputSpec` per modality; datasets read files through it, condensations keep synthetic
+items inside its range, exports turn items back into what a person can look at or listen to.
+All tensors here are float32 and hold one item, without a batch dimension.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from condense.system.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+BILINEAR, BICUBIC = 2, 3  # Pillow's numbers of its resampling filters
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """Base: an array of `shape` with values in [`low`, `high`] (in the encoder's own units)."""
+
+    modality: str
+    shape: tuple[int, ...]
+    low: float
+    high: float
+    source_digest: ClassVar[str] = (
+        ""  # of the user's own file that defines the class: how it reads is part of what is read
+    )
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-able; part of the fingerprint of all that is cached of what was read through it."""
+        own = {"source": self.source_digest} if self.source_digest else {}
+        return {"kind": type(self).__name__, **asdict(self), **own}
+
+
+@dataclass(frozen=True)
+class FileSpec(InputSpec, ABC):
+    """Base of inputs that bring their own reading and showing; `condense/inputs/media.py` does the rest."""
+
+    kind: ClassVar[str]  # of the files that it reads, for messages: "WAV or FLAC"
+
+    @abstractmethod
+    def read(self, path: Path) -> Tensor:
+        """The item in a file: (*shape) float32. Raises anything, UserError with a message without the file's name."""
+
+    def picture(self, item: Tensor) -> Image | None:
+        """`item` (*shape) as an image, one pixel per value; None if it is not one."""
+        return None
+
+    def preview(self, item: Tensor) -> dict[str, bytes]:
+        """File suffix -> content of what is shown besides the picture, or in its place."""
+        return {}
+
+
+class WaveSpec(InputSpec, ABC):
+    """Base of inputs that are made from a mono clip of sound."""
+
+    sample_rate: int  # Hz
+
+    @property
+    @abstractmethod
+    def num_samples(self) -> int:
+        """Length of the clip that `from_wave` takes."""
+
+    @abstractmethod
+    def from_wave(self, wave: Tensor) -> Tensor:
+        """(..., num_samples) in [-1, 1] at `sample_rate` -> (..., *shape)."""
+
+
+class WrittenSpec(InputSpec, ABC):
+    """Base of inputs that are text in a continuous space."""
+
+    @abstractmethod
+    def encode(self, text: str) -> Tensor:
+        """(*shape) float32. Raises UserError for a text that it cannot take."""
+
+    @abstractmethod
+    def decode(self, item: Tensor) -> str:
+        """The text that is nearest to `item` (*shape)."""
+
+
+@dataclass(frozen=True)
+class ArraySpec(InputSpec):
+    """Numbers as they are: NPY files of depth, thermal or IMU readings, or tensors that are already prepared."""
+
+
+@dataclass(frozen=True)
+class ImageSpec(InputSpec):
+    """An image: short side resized (bicubic), centre crop, (pixel / 255 - mean) / std. shape = (channels, side, side)."""
+
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.5,)
+
+    @staticmethod
+    def of(modality: str, channels: int, side: int, mean: tuple[float, ...], std: tuple[float, ...]) -> ImageSpec:
+        low = min((0.0 - m) / s for m, s in zip(mean, std, strict=True))
+        high = max((1.0 - m) / s for m, s in zip(mean, std, strict=True))
+        return ImageSpec(modality, (channels, side, side), low, high, mean, std)
+
+    def fit(self, image: Image) -> Image:
+        """Any size -> (side, side). Short side to `side` (bicubic), then the centre square."""
+        return resized_centre(image, self.shape[1], BICUBIC)
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """(..., channels, side, side) in [0, 1] -> model units."""
+        mean = torch.tensor(self.mean)[:, None, None]
+        std = torch.tensor(self.std)[:, None, None]
+        return (pixels - mean) / std
+
+    def pixels(self, item: Tensor) -> Tensor:
+        """Inverse of `normalize`, clamped to [0, 1]."""
+        mean = torch.tensor(self.mean)[:, None, None]
+        std = torch.tensor(self.std)[:, None, None]
+        return (item * std + mean).clamp(0, 1)
+
+
+def resized_centre(image: Image, side: int, resampling: int) -> Image:
+    """Short side to `side`, then the centre square; the roundings are torchvision's. `resampling` is Pillow's number."""
+    short = min(image.size)
+    width, height = (side if length == short else int(side * length / short) for length in image.size)
+    image = image.resize((width, height), resampling)
+    left, top = round((width - side) / 2), round((height - side) / 2)
+    return image.crop((left, top, left + side, top + side))
+
+
+@dataclass(frozen=True)
+class LogMelSpec(WaveSpec):
+    """Log-mel spectrogram of a mono clip, standardised. shape = (1, num_mels, num_frames), time running right.
+
+    Power of a Hann-windowed short-time Fourier transform, triangular filters on the mel scale
+    (2595 log10(1 + f / 700)), natural log with a floor, then (x - mean) / std.
+    """
+
+    sample_rate: int = 16_000  # Hz
+    window: int = 800  # samples (50 ms)
+    hop: int = 400  # samples (25 ms)
+    n_fft: int = 1024
+    low_hz: float = 60.0
+    high_hz: float = 7600.0
+    floor: float = 1e-5  # of mel power; 1.0 would be a full-scale signal
+    mean: float = -9.5
+    std: float = 1.7
+
+    @staticmethod
+    def of(num_mels: int, num_frames: int) -> LogMelSpec:
+        low = (math.log(1e-5) + 9.5) / 1.7
+        return LogMelSpec("audio", (1, num_mels, num_frames), low, 6.0)
+
+    @property
+    def num_samples(self) -> int:
+        """Length of the clip that fills `num_frames`: shorter ones are zero-padded, longer ones cut."""
+        return self.hop * (self.shape[2] - 1)
+
+    def from_wave(self, wave: Tensor) -> Tensor:
+        """(..., num_samples) in [-1, 1] at `sample_rate` -> (..., 1, num_mels, num_frames)."""
+        stft = torch.stft(
+            wave.reshape(-1, wave.shape[-1]),
+            self.n_fft,
+            self.hop,
+            self.window,
+            torch.hann_window(self.window),
+            center=True,
+            pad_mode="constant",
+            return_complex=True,
+        )
+        power = stft.abs().square() / (self.window / 4) ** 2  # a full-scale sine has power 1 in its bin
+        mel = mel_filters(self.shape[1], self.n_fft, self.sample_rate, self.low_hz, self.high_hz) @ power
+        logmel = (mel + self.floor).log()
+        return ((logmel - self.mean) / self.std).clamp(self.low, self.high).reshape(*wave.shape[:-1], *self.shape)
+
+
+@functools.lru_cache(maxsize=8)
+def mel_filters(num_mels: int, n_fft: int, sample_rate: int, low_hz: float, high_hz: float) -> Tensor:
+    """(num_mels, n_fft // 2 + 1) triangular filters, peak 1, equally spaced on the mel scale."""
+
+    def to_mel(hz: float | np.ndarray) -> Any:
+        return 2595.0 * np.log10(1.0 + np.asarray(hz) / 700.0)
+
+    edges = 700.0 * (10.0 ** (np.linspace(to_mel(low_hz), to_mel(high_hz), num_mels + 2) / 2595.0) - 1.0)
+    bins = np.arange(n_fft // 2 + 1) * sample_rate / n_fft
+    rise = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    fall = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
+    return torch.from_numpy(np.maximum(0.0, np.minimum(rise, fall))).float()
+
+
+@dataclass(frozen=True)
+class TextSpec(WrittenSpec):
+    """Text as embedded bytes: shape = (length, dim). Synthetic text lives in this continuous space.
+
+    Byte b at a position is row b of a fixed random codebook; text ends with END and is padded with zeros.
+    """
+
+    seed: int = 0
+    END = 0
+
+    @staticmethod
+    def of(length: int, dim: int) -> TextSpec:
+        return TextSpec("text", (length, dim), -3.0, 3.0)
+
+    @property
+    def codebook(self) -> Tensor:
+        """(256, dim) embeddings of the byte values."""
+        generator = torch.Generator().manual_seed(self.seed)
+        return torch.randn(256, self.shape[1], generator=generator).clamp(self.low, self.high)
+
+    def encode(self, text: str) -> Tensor:
+        """UTF-8 bytes through the codebook, then END, then zeros; a long text loses whole characters before END."""
+        if "\0" in text:
+            raise UserError("the text holds a NUL character, which marks the end of a text")
+        length, dim = self.shape
+        encoded = text.encode()[: length - 1].decode(errors="ignore").encode() + bytes([self.END])
+        item = torch.zeros(length, dim)
+        item[: len(encoded)] = self.codebook[torch.tensor(list(encoded))]
+        return item
+
+    def decode(self, item: Tensor) -> str:
+        """The nearest codebook byte of each position, up to END; what is no UTF-8 becomes U+FFFD."""
+        nearest = torch.cdist(item.float(), self.codebook).argmin(dim=1).tolist()
+        if self.END in nearest:
+            nearest = nearest[: nearest.index(self.END)]
+        return bytes(nearest).decode(errors="replace")

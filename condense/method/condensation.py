@@ -1,0 +1,194 @@
+"""ONE condensation (a replica): its synthetic items, its optimiser state, its frequencies, its randomness.
+
+A replica is plain state. `condense/engine/engine.py` steps replicas, one or many in a pass; nothing here depends on company.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from condense.config.models import Hyperparameters
+from condense.embeddings.task import Task
+from condense.method.initialization import choose_items
+from condense.method.objective import class_characteristic_function, draw_frequencies, pass_over
+
+STATE_VERSION = 2
+DETERMINISTIC = ("herding", "k_center")  # draw nothing, unless an item lacks a modality
+
+
+@dataclass
+class Divergence:
+    """Why a replica cannot go on."""
+
+    step: int  # the first step with a loss that is not finite, counted from 1
+    term: str  # uni, cross, joint or total
+
+    def __str__(self) -> str:
+        return f"the {self.term} loss is not finite at step {self.step}"
+
+
+class Condensation:
+    """`dpc` synthetic items per class of one task, class-major: item i is of class i // dpc.
+
+    The result depends on the task, dpc, initialisation, hyperparameters and seed; on nothing else.
+
+    Attributes:
+        inputs: modality -> (C * dpc, *shape), the synthetic items in the encoder's units.
+        velocity: modality -> same shape: SGD's momentum buffer or Adam's first moment.
+        square: modality -> same shape: Adam's second moment (empty for SGD).
+        step: optimiser steps taken.
+        normalizer: (3,) float32 on the device: what each term is divided by; NaN before the first step.
+        frequencies: modality -> (P, D), the pool. phi_real: modality -> (2, C, P), the real CF at the pool.
+        divergence: set when a loss was not finite; such a replica takes no more steps.
+    """
+
+    def __init__(
+        self, task: Task, dpc: int, initialization: str, hyperparameters: Hyperparameters, seed: int, total_steps: int
+    ) -> None:
+        """`total_steps`: how many are planned; a cosine schedule ends there."""
+        h = hyperparameters
+        self.task, self.dpc, self.initialization, self.hyperparameters, self.seed = task, dpc, initialization, h, seed
+        self.total_steps = total_steps
+        self.generator = torch.Generator().manual_seed(seed)
+        device = task.device
+        task.dataset.check_class_sizes(dpc)
+        task.dataset.check_modalities()
+        drawn_from = self.generator.get_state().numpy().tobytes()
+        if initialization in DETERMINISTIC and not task.condense.present:
+            key: tuple[object, ...] = (initialization, dpc)
+        else:
+            key = (initialization, dpc, drawn_from)
+        make = functools.partial(initial_inputs, task, dpc, initialization, self.generator)
+        start = task.initialization_cache.get_or_make(key, self.generator, make)
+        self.inputs = {name: x.to(device, copy=True) for name, x in start.items()}
+        self.velocity = {name: torch.zeros_like(x) for name, x in self.inputs.items()}
+        adam = h.optimizer == "adam"
+        self.square = {name: torch.zeros_like(x) for name, x in self.inputs.items()} if adam else {}
+        self.step = 0
+        self.normalizer = torch.full((3,), torch.nan, device=device)
+        self.divergence: Divergence | None = None
+        self.key = ""  # which task, for whoever keeps several
+        self.metric = "accuracy"  # what its items are judged by (`TaskConfig.metric`); no step depends on it
+        self.frequencies: dict[str, Tensor] = {}
+        self.phi_real: dict[str, Tensor] = {}
+        if h.discrepancy == "cf":
+            pool = max(h.frequency_pool, h.num_frequencies)
+            for name in task.modalities:
+                drawn = draw_frequencies(
+                    pool, task.encoder.dim, h.frequency_scale, self.generator, h.frequency_sampling, device
+                )
+                self.frequencies[name] = drawn
+                (real,), labels = task.condense.having(name)
+                self.phi_real[name] = class_characteristic_function(real, labels, task.dataset.num_classes, drawn)
+        self._order = torch.empty(0, dtype=torch.int64)
+        self._position = 0
+        self._chosen: tuple[int, Tensor] | None = None  # step, what `next_frequencies` gave for it
+
+    @property
+    def labels(self) -> Tensor:
+        """(C * dpc,) int64."""
+        return torch.arange(self.task.dataset.num_classes, device=self.task.device).repeat_interleave(self.dpc)
+
+    @property
+    def schedule_factor(self) -> float:
+        """What the learning rates are multiplied by in the coming step."""
+        if self.hyperparameters.schedule == "constant":
+            return 1.0
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, self.step / self.total_steps)))
+
+    def next_frequencies(self) -> Tensor:
+        """(F,) int64, on the CPU: the part of the pool for the coming step. Each pass over the pool has a new order.
+
+        Asked again before the step is taken (an engine that ran out of memory tries again), it is the same.
+        """
+        if self._chosen is not None and self._chosen[0] == self.step:
+            return self._chosen[1]
+        h = self.hyperparameters
+        count = h.num_frequencies
+        if self._position + count > len(self._order):
+            pool = max(h.frequency_pool, count)
+            block = self.task.encoder.dim if h.frequency_sampling == "orthogonal" else pool
+            self._order, self._position = pass_over(pool, count, block, self.generator), 0
+        chosen = self._order[self._position : self._position + count]
+        self._position += count
+        self._chosen = self.step, chosen
+        return chosen
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that is needed to go on as if nothing had happened; tensors on the CPU, copied."""
+
+        def kept(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: x.detach().to("cpu", copy=True) for name, x in tensors.items()}
+
+        return {
+            "version": STATE_VERSION,
+            "inputs": kept(self.inputs),
+            "velocity": kept(self.velocity),
+            "square": kept(self.square),
+            "step": self.step,
+            "normalizer": self.normalizer.detach().to("cpu", copy=True),
+            "generator": self.generator.get_state(),
+            "order": self._order.clone(),
+            "position": self._position,
+            "chosen": None if self._chosen is None or self._chosen[0] < self.step else self._chosen[1].clone(),
+            "divergence": None if self.divergence is None else [self.divergence.step, self.divergence.term],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()` of a replica with the same configuration and seed.
+
+        Raises:
+            ValueError: the state is of another version, or of other shapes.
+        """
+        if state["version"] != STATE_VERSION:
+            raise ValueError(f"a checkpoint of version {state['version']} cannot be continued (need {STATE_VERSION})")
+        for own, given in (
+            (self.inputs, state["inputs"]),
+            (self.velocity, state["velocity"]),
+            (self.square, state["square"]),
+        ):
+            if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in given.items()}:
+                raise ValueError("the checkpoint is of a condensation of another shape or optimiser")
+            for name, tensor in given.items():
+                own[name].copy_(tensor)  # in place: an engine may hold views of it
+        self.step = state["step"]
+        self.normalizer = state["normalizer"].to(self.task.device, copy=True)
+        self.generator.set_state(state["generator"])
+        self._order, self._position = state["order"].clone(), state["position"]
+        chosen = state.get("chosen")  # what was drawn for the coming step; not every checkpoint has it
+        self._chosen = None if chosen is None else (self.step, chosen.clone())
+        self.divergence = None if state["divergence"] is None else Divergence(*state["divergence"])
+
+
+def initial_inputs(task: Task, dpc: int, initialization: str, generator: torch.Generator) -> dict[str, Tensor]:
+    """modality -> (C * dpc, *shape): real items chosen per class, or Gaussian noise with the real items' mean and std.
+
+    Items that lack a modality are chosen only where a class has fewer than dpc complete ones. What they lack is taken
+    from another item of their class, drawn from `generator`.
+    """
+    condense = task.dataset.condense
+    if initialization == "noise":
+        sample = condense.load(torch.randperm(len(condense), generator=generator)[:256])
+        for name, has in condense.present.items():
+            having = torch.nonzero(has).squeeze(1)
+            sample[name] = condense.load(having[torch.randperm(len(having), generator=generator)[:256]])[name]
+        count = task.dataset.num_classes * dpc
+        noise = {}
+        for name, x in sample.items():
+            spec = task.dataset.specs[name]
+            drawn = x.mean() + x.std() * torch.randn(count, *spec.shape, generator=generator)
+            noise[name] = drawn.clamp(spec.low, spec.high)
+        return noise
+    chosen, sources = choose_items(initialization, task.condense, task.dataset.num_classes, dpc, generator)
+    items = condense.load(chosen)
+    for name, source in sources.items():
+        replaced = source != chosen
+        items[name][replaced] = condense.load(source[replaced])[name]
+    return {name: x.float() for name, x in items.items()}

@@ -1,0 +1,74 @@
+"""A report of an engine as the metrics of a trial: what Tune, the ledger and MLflow get, and how to read them back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+from search.analysis.failure_signatures import diagnostic_means
+from search.analysis.scores import per_task, robust_score
+from search.space.plan import Plan
+
+
+def summarize(
+    report: dict[str, Any],
+    plan: Plan,
+    seconds: float,
+    before: dict[str, float] | None = None,
+    within: bool = False,
+) -> dict[str, float]:
+    """The metrics of one report, as Tune, the ledger and MLflow get them.
+
+    `before`: the metrics of the stage before, whose seeds count too; `within` a further stage, whose seeds are not through
+    yet, nothing else counts: the score and the number of seeds are still those of the stage before.
+    """
+    tasks = len(plan.tasks)
+    here = len(report["shares"]) // tasks
+    earlier = before or {"seeds": 0.0, "step": 0.0, "replica_steps": 0.0}
+    progress = {
+        "step": earlier["step"] + report["step"],
+        "seconds": seconds,
+        "replica_steps": earlier["replica_steps"] + report["step"] * here * tasks,
+        **{name: report["curve"][name][-1] for name in ("loss", "loss/uni", "loss/cross", "loss/joint")},
+    }
+    if before is not None and within:
+        return {**before, **progress}
+    shares, values = list(report["shares"]), list(report["accuracies"])
+    if before is not None:
+        shares = _joined(replica_values(before, plan, "share"), shares, tasks)
+        values = _joined(replica_values(before, plan, "judged"), values, tasks)
+    score, mean, std = robust_score(shares, tasks, plan.robust)
+    seeds = int(earlier["seeds"]) + here
+    metrics = {"score": score, "score_mean": mean, "score_std": std, "seeds": float(seeds), **progress}
+    if len(set(plan.judged)) == 1:
+        metrics[plan.judged[0]] = fmean(values)
+    for i, own in enumerate(per_task(shares, tasks)):
+        if tasks > 1:
+            metrics[f"share/task_{i}"] = fmean(own)
+    for name, found in report.get("secondary", {}).items():
+        metrics[f"objective/{name}"] = robust_score(found, tasks, plan.robust)[0]
+    for key, found in (("judged", values), ("share", shares)):
+        metrics |= dict(zip(_names(plan, key, seeds), found, strict=True))
+    return metrics | diagnostic_means(report.get("diagnostics", ()), before or {}, earlier["seeds"] / seeds)
+
+
+def replica_values(metrics: dict[str, float], plan: Plan, key: str = "share") -> list[float]:
+    """The replicas' values, task-major, that `summarize` has put into `metrics`: `share`, or what they are `judged` by."""
+    return [metrics[name] for name in _names(plan, key, int(metrics.get("seeds", len(plan.seeds))))]
+
+
+def _names(plan: Plan, key: str, seeds: int) -> list[str]:
+    """Task-major."""
+    several = len(plan.tasks) > 1
+    return [
+        f"{judged if key == 'judged' else key}/{f'task_{task}/' if several else ''}seed_{seed}"
+        for task, judged in enumerate(plan.judged)
+        for seed in range(seeds)
+    ]
+
+
+def _joined(before: Sequence[float], more: Sequence[float], tasks: int) -> list[float]:
+    """Task-major values of further seeds after those of earlier ones."""
+    both = zip(per_task(before, tasks), per_task(more, tasks), strict=True)
+    return [value for own, further in both for value in (*own, *further)]

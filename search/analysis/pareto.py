@@ -1,0 +1,32 @@
+"""Several objectives: which trials no other one beats in all of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from search.analysis.ranking import score_of
+from search.ledger.ledger import TrialRecord
+from search.space.model import Space
+
+
+def pareto(space: Space, records: Sequence[TrialRecord]) -> dict[str, Any] | None:
+    """The completed trials' objectives, and which of them no other trial beats in all. None for a single objective."""
+    if len(space.objectives) < 2:
+        return None
+    known = []
+    for r in records:
+        if r.status == "completed" and r.name != "paper_default":
+            values = [score_of(r), *(r.metrics.get(f"objective/{name}", math.nan) for name in space.objectives[1:])]
+            if all(map(math.isfinite, values)):
+                known.append((r.number, values))
+
+    def beaten(values: Sequence[float]) -> bool:
+        return any(
+            all(a >= b for a, b in zip(other, values, strict=True)) and list(other) != list(values)
+            for _, other in known
+        )
+
+    trials = [{"number": number, "values": values, "front": not beaten(values)} for number, values in known]
+    return {"objectives": list(space.objectives), "trials": trials}

@@ -1,0 +1,44 @@
+"""Which of a search's trials are best, by its own scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from search.analysis.metrics import replica_values
+from search.analysis.scores import per_seed_means
+from search.analysis.surrogate import seeds_of
+from search.ledger.ledger import TrialRecord
+from search.space.plan import Plan
+
+
+def best_trials(records: Sequence[TrialRecord], top_k: int) -> list[TrialRecord]:
+    """The trials worth confirming, best first: completed ones with the most seeds, then, where those are too few, those that
+    were stopped latest (a confirmation takes all steps). The paper's default is out: its lambdas mean something else.
+    """
+    inside = [r for r in records if r.status in ("completed", "pruned") and r.name != "paper_default" and r.reports]
+    return sorted(inside, key=lambda r: (r.status != "completed", -seeds_of(r), -r.steps, -score_of(r)))[:top_k]
+
+
+def score_of(record: TrialRecord) -> float:
+    """A trial's robust score."""
+    return record.metrics["score"] if record.score is None else record.score
+
+
+def contenders(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Completed trials with the most seeds, in the search's own scaling."""
+    completed = [r for r in records if r.status == "completed" and r.name != "paper_default" and r.reports]
+    most = max(map(seeds_of, completed), default=0)
+    return [r for r in completed if seeds_of(r) == most]
+
+
+def best_by_single_seed(records: Sequence[TrialRecord], plan: Plan) -> list[TrialRecord]:
+    """What one would have chosen with one run per setting: for each seed that all completed trials have (where they race,
+    mostly the first alone), the trial with the highest mean over tasks."""
+    known = [r for r in records if r.status == "completed" and r.name != "paper_default" and r.reports]
+    by_seed = [per_seed_means(replica_values(r.metrics, plan), len(plan.tasks)) for r in known]
+    return [known[max(range(len(known)), key=of.__getitem__)] for of in zip(*by_seed, strict=False)]
+
+
+def best_trial(records: Sequence[TrialRecord]) -> TrialRecord | None:
+    """The trial with the best robust score, in the search's own scaling: the luckiest one."""
+    return max(contenders(records), key=score_of, default=None)

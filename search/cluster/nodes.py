@@ -1,0 +1,142 @@
+"""A cluster that `ray up` made, seen from its head: which nodes there will be, where MLflow is, what to type at home."""
+
+from __future__ import annotations
+
+import os
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from condense.system.errors import UserError
+from search.space.model import A_LITTLE, Resources
+
+PATIENCE = 180.0  # seconds that a search waits for nodes which are still starting
+EVERY = 10.0  # seconds between two lines about it
+MLFLOW_PORT = 5000  # clusters/start_mlflow.sh
+
+
+def bootstrap_file() -> Path:
+    """Where `ray up` leaves the cluster's configuration on its head."""
+    return Path("~/ray_bootstrap_config.yaml").expanduser()
+
+
+def bootstrap_config() -> dict[str, Any] | None:
+    """That configuration; None anywhere else than on a head."""
+    try:
+        content = yaml.safe_load(bootstrap_file().read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def expected_nodes(config: Mapping[str, Any]) -> int:
+    """How many nodes the cluster starts with, the head included: what an autoscaler may add later is not waited for."""
+    provider = config.get("provider") or {}
+    if provider.get("type") == "local":
+        return 1 + len(provider.get("worker_ips") or [])
+    types = config.get("available_node_types") or {}
+    head = config.get("head_node_type")
+    return 1 + sum(int(of.get("min_workers") or 0) for name, of in types.items() if name != head)
+
+
+def awaited_nodes(address: str | None) -> int | None:
+    """How many nodes a search waits for: $CONDENSE_NODES, or those of the cluster whose head this is; None: for none.
+
+    `address`: as given on the command line. Raises UserError if the variable is no number.
+    """
+    if count := os.environ.get("CONDENSE_NODES"):
+        if not count.isdecimal():
+            raise UserError(f"CONDENSE_NODES: must be a number of nodes, but got {count!r}")
+        return int(count)
+    config = bootstrap_config()
+    return expected_nodes(config) if config is not None and address in (None, "auto") else None
+
+
+def wait_for_nodes(
+    nodes: Callable[[], list[dict[str, Any]]], expected: int, say: Callable[[str], None], patience: float = PATIENCE
+) -> int:
+    """Waits until `expected` hosts have joined (`nodes`: `ray.nodes`), and says so; returns how many are alive.
+
+    `ray up` returns half a minute before the workers have joined. One that has been there and was lost is not waited for,
+    and one that is broken keeps nobody waiting for ever.
+    """
+    started = said = time.monotonic()
+    alive, lost = _hosts(nodes())
+    there = len(alive) + len(lost)
+    if there < expected:
+        say(f"waiting for nodes: {there} of {expected} are there")
+    while there < expected and time.monotonic() - started < patience:
+        time.sleep(min(0.5, patience / 10))
+        alive, lost = _hosts(nodes())
+        before, there = there, len(alive) + len(lost)
+        if there != before or time.monotonic() - said > EVERY:
+            said = time.monotonic()
+            say(f"waiting for nodes: {there} of {expected} are there after {said - started:.0f} s")
+    if there < expected:
+        say(f"warning: only {there} of {expected} nodes came in {patience:.0f} s; going on (later ones will be used)")
+    for host in sorted(lost):
+        say(f"warning: {host} is lost; going on without it (it will be used when it is back)")
+    return len(alive)
+
+
+def _hosts(nodes: list[dict[str, Any]]) -> tuple[set[str], set[str]]:
+    """Addresses that a living node has, and those that only had one: a host that comes back is a new node to Ray."""
+    alive = {node["NodeManagerAddress"] for node in nodes if node["Alive"]}
+    return alive, {node["NodeManagerAddress"] for node in nodes} - alive
+
+
+def check_resources(nodes: list[dict[str, Any]], here: str, wanted: Resources, local: bool) -> list[str]:
+    """Warnings where trials will wait for a node that has what they want, or this one (`here`) lacks it.
+
+    Raises UserError if they would wait for ever: on a `local` machine, to which nothing is added.
+    """
+    alive = {node["NodeID"]: node["Resources"] for node in nodes if node["Alive"]}
+    warnings, fits = [], list(alive.values())
+    for key, kind, share in (
+        ("node_kind", wanted.node_kind, A_LITTLE),
+        ("gpus_per_trial", "GPU", wanted.gpus_per_trial),
+        ("cpus_per_trial", "CPU", wanted.cpus_per_trial),
+    ):
+        if kind is None or not share:
+            continue
+        most = max((resources.get(kind, 0.0) for resources in fits), default=0.0)
+        fits = [resources for resources in fits if resources.get(kind, 0.0) >= share]
+        if fits:
+            continue
+        what = f"resources.{key} is {kind if key == 'node_kind' else f'{share:g}'}"
+        if local:
+            has = "is no such node" if key == "node_kind" else f"has {f'{most:g} {kind}s' if most else f'no {kind}'}"
+            raise UserError(f"{what}, but this machine {has}")
+        warnings.append(f"{what}, but no node has that with the rest of `resources` yet: trials wait for one that has")
+        break
+    if wanted.gpus_per_trial and not alive.get(here, {}).get("GPU"):
+        warnings.append("this node has no GPU: embeddings will be computed on its CPU")
+    return warnings
+
+
+def head_tracking_uri(port: int = MLFLOW_PORT) -> str | None:
+    """The MLflow server that `clusters/start_mlflow.sh` runs on this head; None where there is none."""
+    if not bootstrap_file().exists():
+        return None
+    uri = f"http://127.0.0.1:{port}"
+    try:
+        with urllib.request.urlopen(f"{uri}/health", timeout=5):
+            return uri
+    except (OSError, ValueError):
+        return None
+
+
+def from_home(output: Path, served: bool) -> list[str]:
+    """What a search on a cluster's head ends with: commands for the machine that `ray submit` was typed on."""
+    home = Path.home()
+    there = f"~/{output.relative_to(home)}" if output.is_relative_to(home) else str(output)
+    provider = ((bootstrap_config() or {}).get("provider") or {}).get("type", "local")
+    file = "cluster.yaml" if provider == "local" else f"clusters/{provider}.yaml"
+    lines = [f"fetch it   ray rsync-down {file} '{there}/' {output.name}/"]
+    if served:
+        lines.append(f"forward    ray exec -p {MLFLOW_PORT} {file} 'sleep infinity'   and open the link above")
+    return lines

@@ -1,0 +1,377 @@
+"""What a complete search leaves: report.json, report.html, trials.csv, best.yaml, condensed/, and the same in MLflow."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+import ray
+import yaml
+
+from condense.config.models import Hyperparameters
+from condense.system.errors import UserError
+from search.analysis.cost import race, replica_steps
+from search.analysis.failure_regions import regions
+from search.analysis.importance import importances
+from search.analysis.pareto import pareto
+from search.analysis.ranking import best_by_single_seed, best_trial, best_trials
+from search.analysis.robustness import QUANTILE, response_pairs, responses, robust_region, sensitivity, surface_of
+from search.analysis.scores import per_seed_means, per_task, robust_score
+from search.analysis.statistics import paired_difference
+from search.analysis.surrogate import Surface, of_space, scored
+from search.analysis.transfer import task_names, transfer
+from search.confirmation.ablation import FULL, ablation_table, ablations, lines, write_csv
+from search.confirmation.perturbation import REPORTING, run_around
+from search.confirmation.selection import Choice, choose, measured
+from search.confirmation.stages import Confirmation, summary
+from search.confirmation.trials_csv import write_trials_csv
+from search.engine.preparation import fetch
+from search.ledger.atomic_files import write_json
+from search.ledger.ledger import Ledger, TrialRecord
+from search.ledger.run_folder import condensed_folder, task_suffix
+from search.report.page import write_html
+from search.space.model import Space
+from search.space.plan import Plan
+from search.summary import say_results
+from search.tracking.tracker import MlflowTracker
+from search.tuning.sampler import open_study
+
+SINGLE_SEED = "best_single_seed"
+PREVIEW_TRIALS = 3  # trials whose synthetic items are shown in MLflow
+Say = Callable[[str], None]
+
+
+class Conclusion:
+    """Confirmation, final evaluation and everything that is written from them. Can be run again after a kill."""
+
+    def __init__(
+        self,
+        space: Space,
+        ledger: Ledger,
+        pool: Any,
+        plan: Plan,
+        tasks: list[dict[str, Any]],
+        tracker: MlflowTracker,
+        say: Say,
+        started: float,
+    ) -> None:
+        self.space, self.ledger, self.plan, self.tracker, self.say = space, ledger, plan, tracker, say
+        self.tasks = [{**task, "name": name} for task, name in zip(tasks, task_names(tasks), strict=True)]
+        self.started = started
+        self.output = ledger.output
+        self.confirmation = Confirmation(space, ledger, pool, plan)
+
+    def write(self) -> dict[str, Any]:
+        """Raises UserError if no trial of the search completed."""
+        records = self.ledger.trials()
+        write_trials_csv(self.output / "trials.csv", records)
+        confirmation, count = self.confirmation, len(self.confirmation.choosing_seeds)
+        self.say(f"choosing among the best trials and the plateau's setting on {count} fresh seeds")
+        surface = surface_of(self.space, records)
+        choice = choose(self.space, records, surface, confirmation.shares, confirmation.choosing_seeds)
+        if choice is None:
+            raise UserError(f"{self.output}: every trial of the search failed, so nothing can be recommended")
+        settings = self._settings(records, choice, surface)
+        self.say(f"confirming {choice.chosen.label} against the defaults on {count} other seeds")
+        confirmation.baselines()  # opens test on this node, whose embeddings then reach the others
+        results = confirmation.run(settings, confirmation.reporting_seeds, "reporting", test=True)
+        report = self._report(records, choice, surface, results)
+        write_json(self.output / "report.json", report)
+        self._best_yaml(choice.chosen.config)
+        gallery = self._export(choice.chosen.config)
+        write_html(self.output, report, [row(r) for r in records], gallery)
+        self._to_mlflow(report, best_trials(records, PREVIEW_TRIALS))
+        say_results(report, self.output, self.tracker, self.ledger.search_id, self.say)
+        return report
+
+    def ablate(self) -> list[dict[str, Any]]:
+        """Each loss term alone and left out, on the reporting seeds; added to what `write` has left."""
+        report = json.loads((self.output / "report.json").read_text())
+        config = Hyperparameters.model_validate(
+            yaml.safe_load((self.output / "best.yaml").read_text())["hyperparameters"]
+        )
+        settings = ablations(config.model_dump(mode="json"))
+        self.say(f"ablation: {len(settings)} sets of loss terms on {len(self.confirmation.reporting_seeds)} seeds")
+        results = self.confirmation.run(settings, self.confirmation.reporting_seeds, "ablation", test=True)
+        values, test = (
+            {k: self.confirmation.per_seed(r, key) for k, r in results.items()} for key in ("shares", "test")
+        )
+        report["ablation"] = _finite(ablation_table(values, test))
+        write_csv(self.output / "ablation.csv", report["ablation"])
+        write_json(self.output / "report.json", report)
+        gallery = self._export(settings[FULL])
+        write_html(self.output, report, [row(r) for r in self.ledger.trials()], gallery)
+        for file in ("report.json", "report.html", "ablation.csv"):
+            self.tracker.log_artifact(None, file, (self.output / file).read_bytes())
+        for line in lines(report["ablation"]):
+            self.say(line)
+        self.say(f"in {self.output / 'ablation.csv'} and report.html")
+        rows: list[dict[str, Any]] = report["ablation"]
+        return rows
+
+    def _settings(
+        self, records: Sequence[TrialRecord], choice: Choice, surface: Surface | None
+    ) -> dict[str, dict[str, Any]]:
+        """label -> all hyperparameters of what is measured on the reporting seeds."""
+        settings = {"recommended": choice.chosen.config}
+        settings["best"] = (best_trial(records) or best_trials(records, 1)[0]).config
+        settings |= {f"{SINGLE_SEED}/{r.number}": r.config for r in best_by_single_seed(records, self.plan)}
+        settings |= {d.name: d.hyperparameters.model_dump(mode="json") for d in self.space.default_trials()}
+        tuned = self.confirmation.tuned_rates(surface, choice.chosen.params)
+        if tuned is not None:
+            settings["tuned_rates"] = tuned
+        return {**settings, "mmd": self.confirmation.tuned_mmd()}
+
+    def _report(
+        self,
+        records: Sequence[TrialRecord],
+        choice: Choice,
+        surface: Surface | None,
+        results: dict[str, dict[str, Any]],
+    ) -> dict[str, Any]:
+        space, confirmation, chosen = self.space, self.confirmation, choice.chosen
+        # What is told of the score's course rests on the candidates' runs as well: the model may have been wrong about them.
+        informed = (
+            None
+            if surface is None
+            else Surface(space, scored(of_space(space, records), space.robust) + measured(choice, space))
+        )
+        confirmed = self._confirmation(records, choice, results)
+        baselines = confirmation.baselines()
+        test: dict[str, dict[str, Any]] = {
+            label: summary(confirmation.per_seed(results[label], "test"))
+            for label in ("recommended", "default", "paper_default", "tuned_rates")
+            if label in results
+        }
+        test |= {method: summary(values) for method, values in baselines.items() if method != "full_data"}
+        test["mmd"] = summary(confirmation.per_seed(results["mmd"], "test"))
+        test["full_data"] = summary(baselines["full_data"])
+        statuses = [r.status for r in records]
+        steps = replica_steps(space, records)
+        wall = self.ledger.earlier_seconds() + time.monotonic() - self.started
+        default = {k: results["default"]["hyperparameters"][k] for k in space.search}
+        importance = importances(open_study(self.output))
+        report = {
+            "name": space.name,
+            "metric": metric_of(space),
+            "space": space.model_dump(mode="json"),
+            "seeds": {
+                "search": self.plan.seeds,
+                "choosing": confirmation.choosing_seeds,
+                "reporting": confirmation.reporting_seeds,
+            },
+            "search_id": self.ledger.search_id,
+            "created": self.ledger.search["created"],
+            "versions": self.ledger.search["versions"],
+            "tasks": self.tasks,
+            "trials": {status: statuses.count(status) for status in ("completed", "pruned", "failed")},
+            "recommended": chosen.params,
+            "default": default,
+            "paper_default": {k: results["paper_default"]["hyperparameters"][k] for k in space.search},
+            "candidates": choice.as_json(len(space.tasks)),
+            "confirmation": confirmed,
+            "shrinkage": confirmed["shrinkage"],
+            "perturbation": self._perturbation(records, choice, surface),
+            "robust_region": robust_region(informed, chosen.params),
+            "response": responses(informed, chosen.params),
+            "response_pairs": response_pairs(informed, chosen.params),
+            "importance": importance["ped_anova"],
+            "importance_fanova": importance["fanova"],
+            "sensitivity": sensitivity(informed, chosen.params, default),
+            "transfer": transfer(records, self.plan, [task["name"] for task in self.tasks], self._on_choosing_seeds),
+            "racing": race(space, records),
+            "pareto": pareto(space, records),
+            "diagnostics": regions(space, records),
+            "test": test,
+            "cost": {
+                "seconds": wall,
+                "trial_seconds": sum(r.seconds for r in records),
+                "replica_steps": steps,
+                "replica_steps_per_second": steps / wall,
+            },
+            "mlflow": {
+                "tracking_uri": self.tracker.where,
+                "experiment": self.tracker.experiment,
+                "run_id": self.tracker.run_id,
+            },
+        }
+        return dict(_finite(report))
+
+    def _on_choosing_seeds(self, settings: Mapping[str, dict[str, Any]]) -> dict[str, list[float]]:
+        return self.confirmation.shares(settings, self.confirmation.choosing_seeds, "choosing")
+
+    def _confirmation(
+        self, records: Sequence[TrialRecord], choice: Choice, results: dict[str, dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Scores on the reporting seeds, and paired differences of the recommended setting to each other one."""
+        best, single = best_trial(records), [r.number for r in best_by_single_seed(records, self.plan)]
+        trials = {"recommended": choice.chosen.trial, "best": None if best is None else best.number}
+        # A row of the report is one run per fresh seed, or their mean over the trials that single seeds would have chosen.
+        rows = {label: [result] for label, result in results.items() if not label.startswith(SINGLE_SEED)}
+        if single:
+            rows[SINGLE_SEED] = [results[f"{SINGLE_SEED}/{number}"] for number in single]
+        shares = {
+            label: [fmean(of) for of in zip(*(r["shares"] for r in row), strict=True)] for label, row in rows.items()
+        }
+        per_seed = {label: per_seed_means(values, len(self.tasks)) for label, values in shares.items()}
+        confirmation: dict[str, Any] = {}
+        for label, row in rows.items():
+            score = fmean(robust_score(result["shares"], len(self.tasks), self.space.robust)[0] for result in row)
+            confirmation[label] = {**summary(per_seed[label]), "score": score, "trial": trials.get(label)}
+            if len(self.tasks) > 1:
+                confirmation[label]["tasks"] = [_spread(own) for own in per_task(shares[label], len(self.tasks))]
+        if single:
+            confirmation[SINGLE_SEED]["trials"] = single
+        own = results["recommended"]["hyperparameters"]
+        differences = {
+            label: paired_difference(per_seed["recommended"], per_seed[label]).as_json()
+            for label, row in rows.items()
+            if label not in ("recommended", "mmd") and any(result["hyperparameters"] != own for result in row)
+        }
+        confirmation["mmd"]["difference"] = paired_difference(per_seed["recommended"], per_seed["mmd"]).as_json()
+        against_default = paired_difference(per_seed["recommended"], per_seed["default"])  # 0 where that is recommended
+        confirmation["difference"] = {**against_default.as_json(), "against": "default"}
+        confirmation["differences"] = differences
+        searched = best or best_trials(records, 1)[0]
+        confirmation["shrinkage"] = searched.metrics["score_mean"] - confirmation["best"]["mean"]
+        return confirmation
+
+    def _perturbation(
+        self, records: Sequence[TrialRecord], choice: Choice, surface: Surface | None
+    ) -> dict[str, Any] | None:
+        """Real runs around the recommended setting, and around the search's best trial, with moves and seeds that had no part
+        in the choice."""
+        confirmation, chosen, best = self.space.confirmation, choice.chosen, best_trial(records)
+        if surface is None or not confirmation.reported_perturbations:
+            return None
+        settings = {"recommended": chosen.config}
+        if best is not None and best.number != chosen.trial:
+            settings["best"] = best.config
+        found = run_around(
+            self.space,
+            surface,
+            settings,
+            self.confirmation.shares,
+            self.confirmation.reporting_seeds,
+            confirmation.reported_perturbations,
+            REPORTING,
+        )
+        return {
+            "decades": confirmation.perturbed_decades,
+            "quantile": QUANTILE,
+            "seeds": min(confirmation.perturbed_seeds, confirmation.seeds),
+            "predicted": choice.predicted if chosen.trial is None else None,
+            "recommended": found["recommended"].as_json(),
+            "best": found["best"].as_json() if "best" in found else None,
+        }
+
+    def _best_yaml(self, config: dict[str, Any]) -> None:
+        """What `python -m condense run` takes, a file for each task."""
+        for task in range(len(self.tasks)):
+            (self.output / f"best{task_suffix(task)}.yaml").write_text(
+                f"# The recommended setting of the search {self.space.name}: python -m condense run THIS --output DIR\n"
+                + yaml.safe_dump(self._condensation(config, task), sort_keys=False)
+            )
+
+    def _condensation(self, config: dict[str, Any], task: int) -> dict[str, Any]:
+        """`condense.config.models.CondensationConfig` as JSON."""
+        return {
+            **self.plan.tasks[task],
+            "steps": self.space.steps,
+            "seed": self.confirmation.reporting_seeds[0],
+            "hyperparameters": {k: v for k, v in config.items() if v is not None},
+        }
+
+    def _export(self, config: dict[str, Any]) -> list[dict[str, Any]]:
+        """Writes each task's condensed set; the first one's items for the report's gallery, across the steps."""
+        gallery: list[dict[str, Any]] = []
+        stops = sorted({0, *(round(self.space.steps * part) for part in (0.1, 0.3)), self.space.steps})
+        for task, described in enumerate(self.tasks):
+            condensation, stages = self._condensation(config, task), []
+            record = {
+                "config": condensation,
+                "steps": self.space.steps,
+                "seed": condensation["seed"],
+                "search_id": self.ledger.search_id,
+                "fingerprints": described["fingerprints"],
+            }
+            folder = str(condensed_folder(self.output, task))
+            wanted = stops if task == 0 else stops[-1:]
+            own = self.confirmation.shown(str(task), self.plan.tasks[task], config, condensation["seed"], wanted)
+            for step, tenant in own:
+                engine = self.confirmation.client.engine
+                if task == 0:
+                    stages.append((step, fetch(engine.previews.remote(tenant, 0, 2))))
+                if step == self.space.steps:
+                    fetch(engine.export.remote(tenant, 0, folder, record))
+            if task == 0:
+                gallery = _across_steps(stages)
+        return gallery
+
+    def _to_mlflow(self, report: dict[str, Any], top: Sequence[TrialRecord]) -> None:
+        for record in top:
+            label, seed, end = f"trial {record.number}", self.plan.seeds[0], self.space.steps
+            for _, tenant in self.confirmation.shown(label, self.plan.tasks[0], record.config, seed, [end]):
+                overview = ray.get(self.confirmation.client.engine.overview.remote(tenant, 0))
+                self.tracker.log_artifact(record.number, "synthetic_items.png", overview)
+        for file in ("report.json", "report.html", "trials.csv", "best.yaml", "condensed/overview.png"):
+            self.tracker.log_artifact(None, file, (self.output / file).read_bytes())
+        confirmed, test = report["confirmation"], report["test"]
+        metrics = {f"confirmed/{k}": v["mean"] for k, v in confirmed.items() if isinstance(v, dict) and "values" in v}
+        metrics |= {f"test/{k}": v["mean"] for k, v in test.items()}
+        metrics |= {f"confirmed/gain_over_{k}": v["mean"] for k, v in confirmed["differences"].items()}
+        metrics["score"] = confirmed["recommended"]["score"]
+        self.tracker.log_parent(
+            {k: v for k, v in metrics.items() if v is not None},
+            {},
+            {
+                f"recommended/{k}": f"{v:.4g}" if isinstance(v, float) else str(v)
+                for k, v in report["recommended"].items()
+            },
+        )
+
+
+def metric_of(space: Space) -> str:
+    """What the tasks are judged by; `score` if not all by the same."""
+    metrics = {task.metric for task in space.tasks}
+    return metrics.pop() if len(metrics) == 1 else "score"
+
+
+def row(record: TrialRecord) -> dict[str, Any]:
+    """A trial as the report's page wants it."""
+    return {
+        "number": record.number,
+        "name": record.name,
+        "status": record.status,
+        "error": record.error,
+        "params": record.params,
+        "score": record.score,
+        "score_mean": record.metrics.get("score_mean"),
+        "score_std": record.metrics.get("score_std"),
+        "steps": record.steps,
+        "seconds": record.seconds,
+        "accuracies": [v for k, v in record.metrics.items() if k.startswith(("accuracy/", "retrieval/"))],
+        "progress": [{"step": r.step, "score": r.metrics["score"]} for r in record.reports],
+    }
+
+
+def _across_steps(stages: Sequence[tuple[int, list[dict[str, Any]]]]) -> list[dict[str, Any]]:
+    """The last stage's cards, each with what it was like before: `start`, and `steps` in between."""
+    cards = [dict(card) for card in stages[-1][1]]
+    for i, card in enumerate(cards):
+        card["start"] = stages[0][1][i]["items"]
+        card["steps"] = [{"step": step, "items": earlier[i]["items"]} for step, earlier in stages]
+    return cards
+
+
+def _spread(values: Sequence[float]) -> dict[str, Any]:
+    return {key: value for key, value in summary(values).items() if key != "values"}
+
+
+def _finite(content: Any) -> Any:
+    """NaN and infinity as None: JSON has neither."""
+    text = json.dumps(content)
+    return json.loads(text, parse_constant=lambda _: None)

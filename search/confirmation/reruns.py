@@ -1,0 +1,195 @@
+"""Settings that are run on fresh seeds: over all devices, as many at a time as there is memory for, each kept on disk.
+
+A run is of one setting with one seed, on all tasks. What it gives depends on these and on nothing else, so whoever asks for
+one that has been run gets it from disk: under another label, after a kill, or with more seeds than before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from search.analysis.scores import per_task
+from search.engine.client import SECONDS_TO_LEAVE, Client, forget
+from search.engine.pool import Device
+from search.ledger.atomic_files import read_json, write_json
+from search.space.plan import Plan
+
+LEASE = 86_400.0
+"""Seconds that a setting may be silent: it waits with its result until it is asked for it."""
+
+Run = tuple[str, int]  # a setting's key, a seed
+
+
+@dataclass
+class Running:
+    """Runs of one setting that are one tenant of a device's engine."""
+
+    key: str
+    seeds: list[int]
+    device: Device
+    client: Client
+    wave: int  # runs that have begun together on this device
+
+
+class Reruns:
+    """Runs settings on seeds: each once, also if the process is killed and comes back."""
+
+    def __init__(self, folder: Path, pool: Any, plan: Plan, devices: Sequence[Device]) -> None:
+        """`folder`: where results are kept; made if it is not there."""
+        self.folder, self.pool, self.plan, self.devices = folder, pool, plan, list(devices)
+        self.room: dict[Device, int] = {}  # runs that a device has memory for
+        folder.mkdir(exist_ok=True)
+
+    def run(
+        self, settings: Mapping[str, dict[str, Any]], seeds: Sequence[int], stage: str, test: bool = False
+    ) -> dict[str, dict[str, Any]]:
+        """label -> {hyperparameters, seeds, accuracies, shares, test (if asked)} of each setting on `seeds`, task-major.
+
+        All of a setting's values are NaN if the loss of one of its runs is not finite.
+        """
+        keys = {label: key_of(hyperparameters) for label, hyperparameters in settings.items()}
+        by_key = {keys[label]: hyperparameters for label, hyperparameters in settings.items()}
+        known = {key: self._read(key, hyperparameters) for key, hyperparameters in by_key.items()}
+
+        def lacks(key: str, seed: int) -> bool:
+            run = known[key]["runs"].get(str(seed))
+            return run is None or (test and "test" not in run)
+
+        settled = {key for key in by_key if _divergence(known[key], seeds) is not None}
+        waiting = deque((key, seed) for key in by_key if key not in settled for seed in seeds if lacks(key, seed))
+        self._run(waiting, known, stage, test)
+        return {label: self._result(known[key], seeds, test) for label, key in keys.items()}
+
+    def _run(self, waiting: deque[Run], known: dict[str, dict[str, Any]], stage: str, test: bool) -> None:
+        share = math.ceil(len(waiting) / len(self.devices))
+        idle, running = deque(self.devices), list[Running]()
+        try:
+            while waiting or running:
+                while waiting and idle:
+                    running += self._start(idle[0], waiting, share, known)
+                    if any(some.device == idle[0] for some in running):
+                        idle.popleft()
+                done = first_ready(running)
+                if not self._collect(done, waiting, known[done.key], stage, test):
+                    continue
+                running.remove(done)
+                if not any(some.device == done.device for some in running):
+                    idle.append(done.device)
+        finally:
+            give_up(running, SECONDS_TO_LEAVE)
+
+    def _start(
+        self, device: Device, waiting: deque[Run], share: int, known: Mapping[str, dict[str, Any]]
+    ) -> list[Running]:
+        """Has a device begin with its share of what is waiting, or with as much as it has memory for; nothing if that was too
+        much: then it is waiting again, and the next attempt takes half."""
+        if device not in self.room:
+            engine = Client(self.pool, "reruns", *device).engine
+            self.room[device] = ray.get(engine.room.remote(self.plan.tasks))
+        wave = [waiting.popleft() for _ in range(min(share, self.room[device], len(waiting)))]
+        started: list[Running] = []
+        try:
+            for key, runs in itertools.groupby(wave, key=lambda run: run[0]):
+                seeds = [seed for _, seed in runs]
+                client = Client(self.pool, f"rerun {key} {seeds[0]}", *device)
+                started.append(Running(key, seeds, device, client, len(wave)))
+                hyperparameters = known[key]["hyperparameters"]
+                client.join(self.plan.tasks, hyperparameters, seeds, self.plan.steps, lease=LEASE, resumable=False)
+        except Exception as error:
+            give_up(started)  # what they hold is needed for the next attempt
+            self._make_room(device, len(wave), error)
+            waiting.extendleft(reversed(wave))
+            return []
+        for some in started:
+            some.client.start(self.plan.steps)
+        return started
+
+    def _collect(self, done: Running, waiting: deque[Run], known: dict[str, Any], stage: str, test: bool) -> bool:
+        """Takes in what a tenant has to report, and keeps it; False if it is under way once more, in another engine."""
+        client = done.client
+        try:
+            report = client.report_or_join_again()
+            if report is None:
+                return False
+            diverged = report["divergence"]
+            final = (
+                ray.get(client.engine.finals.remote(client.tenant))["accuracies"] if test and diverged is None else None
+            )
+        except Exception as error:
+            give_up([done])
+            self._make_room(done.device, done.wave, error)
+            waiting.extendleft((done.key, seed) for seed in reversed(done.seeds))
+            return True
+        give_up([done])
+        if diverged is not None:
+            known["runs"][str(diverged["seed"])] = {"stage": stage, "node": client.node, "divergence": diverged}
+            for run in [run for run in waiting if run[0] == done.key]:  # of no use any more
+                waiting.remove(run)
+        else:
+            values = {"accuracies": report["accuracies"], "shares": report["shares"]}
+            values |= {} if final is None else {"test": final}
+            columns = {name: per_task(of, len(self.plan.tasks)) for name, of in values.items()}
+            for i, seed in enumerate(done.seeds):
+                own = {name: [task[i] for task in of] for name, of in columns.items()}
+                known["runs"][str(seed)] = {"stage": stage, "node": client.node, **own}
+        write_json(self.folder / f"{done.key}.json", known)
+        return True
+
+    def _make_room(self, device: Device, wave: int, error: Exception) -> None:
+        """After an error: from now on a device takes half as many. Raises the error if that is no help."""
+        from condense.system.device_memory import is_out_of_memory
+
+        cause = getattr(error, "cause", None) or error
+        if wave < 2 or not is_out_of_memory(cause):
+            raise error
+        self.room[device] = min(self.room[device], wave // 2)
+
+    def _result(self, known: Mapping[str, Any], seeds: Sequence[int], test: bool) -> dict[str, Any]:
+        result: dict[str, Any] = {"seeds": list(seeds), "hyperparameters": known["hyperparameters"]}
+        runs, diverged = known["runs"], _divergence(known, seeds)
+        names = ("accuracies", "shares", "test") if test else ("accuracies", "shares")
+        tasks = range(len(self.plan.tasks))
+        if diverged is not None:
+            return result | {name: [math.nan] * (len(tasks) * len(seeds)) for name in names} | {"divergence": diverged}
+        return result | {name: [runs[str(seed)][name][task] for task in tasks for seed in seeds] for name in names}
+
+    def _read(self, key: str, hyperparameters: dict[str, Any]) -> dict[str, Any]:
+        """What is known of a setting: {hyperparameters, runs: seed -> {stage, node, accuracies, shares, test: by task}}."""
+        known = read_json(self.folder / f"{key}.json")
+        if known is not None and known.get("hyperparameters") == hyperparameters and "runs" in known:
+            return known
+        return {"hyperparameters": hyperparameters, "runs": {}}
+
+
+def key_of(hyperparameters: Mapping[str, Any]) -> str:
+    """A setting's name on disk."""
+    return hashlib.sha256(json.dumps(hyperparameters, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _divergence(known: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, Any] | None:
+    """Where the first run of a setting on `seeds` that has diverged did so."""
+    runs = [known["runs"].get(str(seed), {}) for seed in seeds]
+    return next((run["divergence"] for run in runs if "divergence" in run), None)
+
+
+def give_up(running: Sequence[Running], seconds: float | None = None) -> None:
+    """Has tenants leave their engines, and waits until they have; for so many `seconds` at most, if given."""
+    for some in running:
+        some.client.leave()
+    forget([some.client for some in running], seconds)
+
+
+def first_ready(running: Sequence[Running]) -> Running:
+    """Waits for one that has something to report, or whose engine has died."""
+    (ready, *_), _ = ray.wait([some.client.pending for some in running])
+    return next(some for some in running if some.client.pending == ready)

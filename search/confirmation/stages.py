@@ -1,0 +1,140 @@
+"""After the trials: what is run on fresh seeds (`search/confirmation/reruns.py`), for the choice and for the report.
+
+Two sets of fresh seeds, disjoint from each other and from the search's: the candidates are compared on the first, and the
+chosen one is measured against the defaults on the second. So the reported numbers had no part in any choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+import ray
+
+from condense.config.published import MMD_LEARNING_RATES, mmd
+from search.analysis.scores import mean_and_std, per_seed_means, robust_score
+from search.analysis.surrogate import Surface
+from search.confirmation.reruns import Reruns
+from search.confirmation.selection import finite
+from search.engine.client import Client, forget
+from search.engine.devices import find_devices
+from search.ledger.atomic_files import read_json, write_json
+from search.ledger.ledger import Ledger
+from search.space.model import Space, fresh_seeds
+from search.space.plan import Plan
+
+FIRST_SEEDS = 3  # for a first look at settings of which only the best are run on all choosing seeds
+LIKELY = 3  # how many these are
+
+
+class Confirmation:
+    """What a search runs after its trials. Can be begun again: what has been run is kept."""
+
+    def __init__(self, space: Space, ledger: Ledger, pool: Any, plan: Plan) -> None:
+        self.space, self.plan = space, plan
+        devices = find_devices(space.resources)
+        self.pool, self.worker = pool, devices.workers[0]
+        self.client = Client(pool, "confirmation", *devices.own)  # the engine of this node, which has its files
+        self.folder = ledger.output / "confirmation"
+        self.reruns = Reruns(self.folder, pool, plan, devices.workers)
+        self.choosing_seeds, self.reporting_seeds = fresh_seeds(space)
+
+    def shares(
+        self, settings: Mapping[str, dict[str, Any]], seeds: Sequence[int], stage: str
+    ) -> dict[str, list[float]]:
+        """`search.confirmation.selection.Evaluate`."""
+        return {label: result["shares"] for label, result in self.run(settings, seeds, stage).items()}
+
+    def run(
+        self, settings: Mapping[str, dict[str, Any]], seeds: Sequence[int], stage: str, test: bool = False
+    ) -> dict[str, dict[str, Any]]:
+        """`Reruns.run`."""
+        return self.reruns.run(settings, seeds, stage, test)
+
+    def per_seed(self, result: Mapping[str, Any], key: str = "shares") -> list[float]:
+        """A result's values by seed, averaged over tasks."""
+        return per_seed_means(result[key], len(self.space.tasks))
+
+    def score(self, result: Mapping[str, Any]) -> float:
+        """Its robust score; minus infinity where a loss was not finite."""
+        return finite(robust_score(result["shares"], len(self.space.tasks), self.space.robust)[0])
+
+    def tuned_mmd(self) -> dict[str, Any]:
+        """MMD's setting with the learning rate that is best on validation, over the choosing seeds."""
+        settings = {f"{rate:g}": mmd(rate).model_dump(mode="json") for rate in MMD_LEARNING_RATES}
+        results = self.run(settings, self.choosing_seeds[:FIRST_SEEDS], "mmd_rate")
+        best = max(settings, key=lambda label: finite(fmean(self.per_seed(results[label]))))
+        return settings[best]
+
+    def tuned_rates(self, surface: Surface | None, chosen: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The default's lambdas and sigma with the best learning rates found for them, so that what the lambdas gain is told
+        apart. Tried: an even spread over the searched rates, the default's own, and those of the chosen setting; all on three
+        choosing seeds, the best three on all of them. None where no learning rate is searched, or none is to be tried.
+        """
+        names = [name for name in self.space.search if name.startswith("learning_rate")]
+        count = self.space.confirmation.tuned_rates
+        if surface is None or not names or not count:
+            return None
+        numeric = [name for name in names if name in surface.names]  # of `choices`, those of the chosen setting
+        spread = surface.spread(numeric, count) if numeric else []
+        default = next(d for d in self.space.default_trials() if d.name == "default")
+        own = self.space.params_of(default.hyperparameters)
+        rates = [{n: own[n] for n in names}, {n: chosen[n] for n in names}]
+        rates += [rates[1] | some for some in spread]
+        settings = {
+            f"rates {i}": default.hyperparameters.model_copy(update=some).model_dump(mode="json")
+            for i, some in enumerate(rates)
+        }
+        first = self.run(settings, self.choosing_seeds[:FIRST_SEEDS], "rates")
+        likely = sorted(settings, key=lambda label: -self.score(first[label]))[:LIKELY]
+        results = self.run({label: settings[label] for label in likely}, self.choosing_seeds, "rates_all")
+        return settings[max(likely, key=lambda label: self.score(results[label]))]
+
+    def baselines(self) -> dict[str, list[float]]:
+        """method -> test accuracies per seed, averaged over tasks: random, herding, k_center, full_data."""
+        path = self.folder / "baselines.json"
+        known = read_json(path) or {}
+        if known.get("seeds") == self.reporting_seeds:
+            scores: dict[str, list[float]] = known["scores"]
+            return scores
+        per_task = []
+        for task in self.plan.tasks:
+            self.client.renew_if_dead()
+            per_task.append(ray.get(self.client.engine.baselines.remote(task, self.reporting_seeds)))
+        merged = {
+            method: [fmean(values) for values in zip(*(result[method] for result in per_task), strict=True)]
+            for method in per_task[0]
+        }
+        write_json(path, {"seeds": self.reporting_seeds, "scores": merged})
+        return merged
+
+    def shown(
+        self, label: str, task: dict[str, Any], hyperparameters: dict[str, Any], seed: int, stops: Sequence[int]
+    ) -> Iterator[tuple[int, str]]:
+        """One replica for exports: (step, tenant) at each of `stops`, in order.
+
+        It is condensed where trials run, and shown here: `tenant` is one of this node's engine, at that step.
+        """
+        name, steps = f"export {label}", self.space.steps
+        runner = Client(self.pool, f"condense {label}", *self.worker)
+        try:
+            runner.join([task], hyperparameters, [seed], steps)
+            for step in stops:
+                checkpoint = None
+                if step:
+                    runner.start(step)
+                    checkpoint = runner.report()["checkpoint"]
+                self.client.renew_if_dead()  # engines end that have nothing to do for a while
+                ray.get(self.client.engine.join.remote(name, [task], hyperparameters, [seed], steps, checkpoint))
+                yield step, name
+        finally:
+            runner.leave()
+            forget([runner])
+            ray.wait([self.client.engine.leave.remote(name)])  # who is shown next may have the same name
+
+
+def summary(values: Sequence[float]) -> dict[str, Any]:
+    """{mean, std, n, values}."""
+    mean, std = mean_and_std(values)
+    return {"mean": mean, "std": std, "n": len(values), "values": list(values)}

@@ -1,0 +1,256 @@
+"""The engine as one Ray actor per GPU, or per node without one.
+
+All work on the device is done by one thread of the actor; calls are handed to it and wait. Between two steps it takes
+what has arrived: that is when replicas join and leave.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import ray
+
+from condense.system.errors import UserError
+from condense.system.process import prepare_process
+
+LEASE = 120.0  # seconds that a trial may be silent between two reports
+LEASE_CHECK = 5.0  # seconds between two looks at who has been silent
+
+
+class EngineActor:
+    """Runs on the node whose device it uses. See `condense.engine.engine.Engine` for what is shared."""
+
+    def __init__(self, threads: int | None, pool: Any = None, gpu: str = "") -> None:
+        """`pool`: asked for cache entries that this node lacks (`EnginePool.entry`). `gpu`: that Ray has given out, if any."""
+        prepare_process()
+        import torch
+
+        from condense.storage.store import Store
+        from search.engine.tenants import Tenants
+
+        self.threads = threads or default_threads(len(os.sched_getaffinity(0)))
+        fetch = None if pool is None else (lambda kind, name: ray.get(pool.entry.remote(kind, name)))
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.trouble = ""  # why there will be no work here
+        if gpu and device.type != "cuda":
+            host = socket.gethostname()
+            self.trouble = f"Ray counts GPU {gpu} on {host}, but PyTorch {torch.__version__} there cannot use it"
+        self.tenants = Tenants(device, Store(fetch=fetch), self.threads)
+        self.inbox: queue.Queue[tuple[Callable[[], Any], Future[Any]]] = queue.Queue()
+        self.started = self.last_used = time.monotonic()
+        self.working = False  # on a call
+        threading.Thread(target=self._work, daemon=True, name="engine").start()
+
+    # Calls ---------------------------------------------------------------------------------------------------------
+
+    def describe(self, task: dict[str, Any]) -> dict[str, Any]:
+        """Loads a task; what the driver needs to know of it."""
+        return self._do(lambda: self.tenants.describe(task))
+
+    def join(
+        self,
+        tenant: str,
+        tasks: Sequence[dict[str, Any]],
+        hyperparameters: dict[str, Any],
+        seeds: Sequence[int],
+        total_steps: int,
+        checkpoint: bytes | None,
+        lease: float | None = None,
+        cpus: float | None = None,
+        secondary: Sequence[str] = (),
+        resumable: bool = True,
+    ) -> int:
+        """Adds replicas (tasks x seeds), at `checkpoint` if given; returns the step they are at. Joining twice starts anew.
+
+        With a `lease`, a tenant that is silent for so many seconds is dropped; it may join again. `cpus`:
+        what it has been granted; a CPU's engine uses what its tenants have, all cores if one of them does not say.
+        `secondary`: what its reports are to hold beside the score (`condense.evaluation.secondary_scores`). One that is not
+        `resumable` gets reports without a checkpoint, which can be large.
+        """
+        arguments = tenant, tasks, hyperparameters, seeds, total_steps, checkpoint, lease, cpus, secondary, resumable
+        return self._do(lambda: self.tenants.join(*arguments))
+
+    def room(self, tasks: Sequence[dict[str, Any]]) -> int:
+        """For how many seeds (replicas of all `tasks`) at a time there is memory now, at least 1. Loads the tasks."""
+        return self._do(lambda: self.tenants.room(tasks))
+
+    def advance(self, tenant: str, steps: int) -> dict[str, Any]:
+        """Takes `steps` steps and validates; a report with the checkpoint to continue from (`search.tuning.trainable`).
+
+        Raises TenantLost if it has not joined, or was dropped.
+        """
+        waiting: Future[dict[str, Any]] = Future()
+
+        def answer(report: dict[str, Any] | None, error: Exception | None) -> None:
+            if error is not None:
+                end_if_broken(error)
+                waiting.set_exception(error)
+            elif report is not None:
+                waiting.set_result(report)
+
+        self._do(lambda: self.tenants.advance(tenant, steps, answer))
+        return waiting.result()
+
+    def leave(self, tenant: str) -> None:
+        """Drops a tenant; unknown ones are ignored."""
+        self._do(lambda: self.tenants.leave(tenant))
+
+    def finals(self, tenant: str) -> dict[str, Any]:
+        """Opens test: each replica's score by its task's metric. Only the end of a search calls this."""
+        return self._do(lambda: self.tenants.finals(tenant))
+
+    def baselines(self, task: dict[str, Any], seeds: Sequence[int]) -> dict[str, list[float]]:
+        """Opens test: score of choosing real items, and of the full data."""
+        return self._do(lambda: self.tenants.baselines(task, seeds))
+
+    def export(self, tenant: str, position: int, folder: str, record: dict[str, Any]) -> None:
+        """Writes the synthetic items of one replica to `folder` (on this node)."""
+        self._do(lambda: self.tenants.export(tenant, position, folder, record))
+
+    def previews(self, tenant: str, position: int, most: int) -> list[dict[str, Any]]:
+        """The first items of each class of one replica: label, index, modality -> {png, wav, txt}."""
+        return self._do(lambda: self.tenants.previews(tenant, position, most))
+
+    def overview(self, tenant: str, position: int) -> bytes:
+        """A contact sheet of one replica's items, as PNG."""
+        return self._do(lambda: self.tenants.overview(tenant, position))
+
+    def work_done(self) -> int:
+        """Replica-steps taken since the engine started."""
+        return self.tenants.replica_steps
+
+    def account(self) -> dict[str, float]:
+        """Seconds since the engine started (`alive`), and those spent on steps, validation and joins."""
+        return {"alive": time.monotonic() - self.started, **self.tenants.seconds}
+
+    def idle_seconds(self) -> float:
+        """How long there has been neither a tenant nor a call."""
+        return 0.0 if self.working or self.tenants.tenants else time.monotonic() - self.last_used
+
+    # Encoding with others ------------------------------------------------------------------------------------------
+
+    def doing(self) -> dict[str, Any] | None:
+        """The encoding of a split that goes on here, if it has taken long enough to be worth a line; else None.
+
+        `line`: how far it is; `seconds_left`; `key` of the entry and items per `batch`, which `help` needs.
+        """
+        work = self._pass()
+        if work is None or not work.progress.is_due:
+            return None
+        progress = work.progress
+        return {"line": progress.line(), "seconds_left": progress.seconds_left, "key": work.key, "batch": work.batch}
+
+    def help(self, task: dict[str, Any], doing: dict[str, Any], busy: Any) -> int:
+        """Does some batches of what the engine `busy` is `doing`, until there are none; how many items.
+
+        Raises UserError if the task's data cannot be read here, or is not the same here.
+        """
+        key, who = doing["key"], ray.get_runtime_context().get_actor_id()
+
+        def take() -> range | None:
+            return ray.get(busy.take.remote(key, who))  # type: ignore[no-any-return]
+
+        def put(items: range, embedded: dict[str, Any]) -> None:
+            ray.get(busy.put.remote(key, items, embedded))
+
+        return self._do(lambda: self.tenants.help(task, key, doing["batch"], take, put))  # type: ignore[no-any-return]
+
+    def take(self, key: dict[str, Any], who: str) -> range | None:
+        """A batch of the pass for `key` that goes on here, for another engine; None if it is over."""
+        work = self._pass()
+        return work.take(who) if work is not None and work.key == key else None
+
+    def put(self, key: dict[str, Any], items: range, embedded: dict[str, Any]) -> None:
+        """Takes in a batch that another engine has done."""
+        work = self._pass()
+        if work is not None and work.key == key:
+            work.put(items, embedded)
+
+    def _pass(self) -> Any:
+        from condense.embeddings.encoding import Pass
+
+        return Pass.current
+
+    # The engine's thread -------------------------------------------------------------------------------------------
+
+    def _do(self, work: Callable[[], Any]) -> Any:
+        if self.trouble:
+            raise UserError(self.trouble)
+        done: Future[Any] = Future()
+        self.inbox.put((work, done))
+        return done.result()
+
+    def _work(self) -> None:
+        """An engine without its thread would keep its tenants waiting for ever: it ends, and they go on in another."""
+        try:
+            self._serve()
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
+
+    def _serve(self) -> None:
+        import torch
+
+        torch.set_num_threads(self.threads)
+        looked = time.monotonic()
+        while True:
+            self._take_calls()
+            if time.monotonic() - looked > LEASE_CHECK:
+                self.tenants.drop_silent()
+                looked = time.monotonic()
+            busy = self.tenants.busy
+            if not busy:
+                continue
+            if (threads := self.tenants.cores(self.threads)) != torch.get_num_threads():
+                torch.set_num_threads(threads)
+                self.tenants.engine.workers = threads
+            try:
+                self.tenants.step()
+            except Exception as error:  # a report that failed: the trials hear of it, and start again
+                end_if_broken(error)
+                for tenant in busy:
+                    self.tenants.drop(tenant, error)
+
+    def _take_calls(self) -> None:
+        """Does what has been asked for; waits for something if there is nothing else to do."""
+        patience = None if self.tenants.busy else LEASE_CHECK
+        while True:
+            try:
+                work, done = self.inbox.get(block=patience is not None, timeout=patience)
+            except queue.Empty:
+                return
+            patience = None
+            self.working = True
+            try:
+                done.set_result(work())
+            except BaseException as error:
+                end_if_broken(error)
+                done.set_exception(error)
+            self.working, self.last_used = False, time.monotonic()
+
+
+def end_if_broken(error: BaseException) -> None:
+    """Ends this process, without a word to its tenants, if its GPU's context is of no more use: each of them goes on from its
+    last report, in another engine."""
+    from condense.system.device_errors import is_broken
+
+    if is_broken(error):
+        traceback.print_exception(error)
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def default_threads(cores: int) -> int:
+    """Threads of an engine on a CPU with so many cores. They work in step, so that one which has to share its core keeps
+    all others waiting: where there are cores to spare, one is left to the driver, Ray and the trials' own processes."""
+    return cores - 1 if cores > 4 else cores

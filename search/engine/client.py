@@ -1,0 +1,126 @@
+"""A tenant's side of an engine: joining, advancing, and joining again after what happens to engines."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+
+from search.engine.actor import LEASE
+from search.engine.tenant_lost import TenantLost
+
+SECONDS_TO_LEAVE = 2.0
+ATTEMPTS = 5  # engines that may die one after the other before a tenant gives up
+
+
+class Client:
+    """A tenant's place in its device's engine; taken again in a new engine if the old one died."""
+
+    def __init__(self, pool: Any, tenant: str, node: str, gpu: str) -> None:
+        self.pool, self.tenant, self.node, self.gpu = pool, tenant, node, gpu
+        self.incarnation, self.engine = ray.get(pool.get.remote(node, gpu))
+        self._arguments: tuple[Any, ...] = ()
+        self._checkpoint: bytes | None = None  # at step `self.step`
+        self._cpus: float | None = None
+        self._secondary: list[str] = []
+        self.pending: Any = None  # what `report` waits for
+        self.leaving: Any = None  # what `forget` waits for
+        self._resumable = True
+        self.step = self._target = 0
+        self._deaths = 0
+        self.renew_if_dead()
+
+    @staticmethod
+    def here(pool: Any, tenant: str) -> Client:
+        """On this process's node, and on the GPU that Ray gave it, if any."""
+        gpus = ray.get_gpu_ids()
+        return Client(pool, tenant, ray.get_runtime_context().get_node_id(), str(gpus[0]) if gpus else "")
+
+    def join(
+        self,
+        tasks: Sequence[dict[str, Any]],
+        hyperparameters: dict[str, Any],
+        seeds: Sequence[int],
+        total_steps: int,
+        checkpoint: bytes | None = None,
+        cpus: float | None = None,
+        secondary: Sequence[str] = (),
+        lease: float = LEASE,
+        resumable: bool = True,
+    ) -> None:
+        """See `EngineActor.join`."""
+        self._lease, self._resumable = lease, resumable
+        self._arguments, self._checkpoint = (list(tasks), hyperparameters, list(seeds), total_steps), checkpoint
+        self._cpus, self._secondary = cpus, list(secondary)
+        self.step = self._join()
+
+    def start(self, target: int) -> None:
+        """Lets the engine go on to step `target`; `report` waits for it."""
+        self._target = target
+        self.pending = self.engine.advance.remote(self.tenant, target - self.step)
+
+    def report(self) -> dict[str, Any]:
+        """The report at the step that was started for; see `EngineActor.advance`.
+
+        If the engine dies, or has forgotten this tenant, it joins again where its last report was.
+        """
+        while (report := self.report_or_join_again()) is None:
+            pass
+        return report
+
+    def report_or_join_again(self) -> dict[str, Any] | None:
+        """`report`, or None if it has to be waited for once more, because this tenant had to join again."""
+        try:
+            report: dict[str, Any] = ray.get(self.pending)
+        except (ray.exceptions.RayActorError, TenantLost) as error:
+            self._deaths += 1
+            if self._deaths == ATTEMPTS:
+                raise
+            if not isinstance(error, ray.exceptions.ActorUnavailableError | TenantLost):
+                self.renew()  # else it is a broken connection: the engine lives
+            self._again()
+            return None
+        self.step, self._checkpoint, self._deaths = report["step"], report["checkpoint"], 0
+        return report
+
+    def _again(self) -> None:
+        try:
+            self.step = self._join()
+        except ray.exceptions.RayActorError:
+            return  # the next one's `ray.get` meets it, and counts
+        finally:
+            self.start(self._target)
+
+    def _join(self) -> int:
+        more = self._checkpoint, self._lease, self._cpus, self._secondary, self._resumable
+        joined = self.engine.join.remote(self.tenant, *self._arguments, *more)
+        return int(ray.get(joined))
+
+    def renew_if_dead(self) -> None:
+        """Takes the next engine if this one died when nobody was looking."""
+        try:
+            ray.get(self.engine.work_done.remote())
+        except ray.exceptions.ActorUnavailableError:  # a broken connection
+            pass
+        except ray.exceptions.RayActorError:
+            self.renew()
+
+    def renew(self) -> None:
+        """After the engine's death: takes the next one. The caller joins again."""
+        self.incarnation, self.engine = ray.get(self.pool.get.remote(self.node, self.gpu, self.incarnation))
+
+    def leave(self) -> None:
+        """Gives the place up, without waiting: an engine does not take calls in their order, see `forget`."""
+        self.leaving = self.engine.leave.remote(self.tenant)
+
+
+def forget(clients: Sequence[Client], seconds: float | None = None) -> None:
+    """After `leave`: waits until the places are free, and what was started is over; for so many `seconds` at most, if given.
+    Ray prints the errors that nobody has asked for, and these are some."""
+    left = [call for client in clients for call in (client.pending, client.leaving) if call is not None]
+    if left:
+        for done in ray.wait(left, num_returns=len(left), timeout=seconds)[0]:
+            with contextlib.suppress(Exception):
+                ray.get(done)

@@ -1,0 +1,107 @@
+"""What comes before the trials: what an engine says of each task. Where a dataset has to be encoded first, and that takes
+long, the cluster's other devices do some of its batches.
+
+Each batch is a call or two between engines that trials need anyway, and the head's engine keeps shards of whatever it is
+handed (`condense.embeddings.encoding`). Ray Data would start encoders of its own beside them, and needs pyarrow and pandas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from condense.system.errors import UserError
+from search.engine.client import Client
+from search.engine.pool import Device
+
+EVERY = 30.0  # seconds between two lines on a dataset that is being encoded
+WORTHWHILE = 120.0  # seconds that are left: an engine starts and reads its dataset, which takes some of them
+
+
+class Preparation:
+    """Tells what it does, line by line."""
+
+    def __init__(self, pool: Any, client: Client, say: Callable[[str], None], per_gpu: bool) -> None:
+        """`client`: in the engine that prepares, on this node. `per_gpu`: trials take GPUs, so that each has an engine, or else
+        each node."""
+        self.pool, self.engine, self.say, self.per_gpu = pool, client.engine, say, per_gpu
+        self.own = client.node, client.gpu
+        self.troubles: set[str] = set()  # a host with eight GPUs has the same one eight times
+
+    def describe(self, task: dict[str, Any]) -> dict[str, Any]:
+        """See `EngineActor.describe`. Raises UserError if the data cannot be read, or the encoder does not take it."""
+        answer = self.engine.describe.remote(task)
+        helpers: dict[Any, str] = {}  # what waits for another engine's help -> its host
+        asked = None
+        try:
+            while True:
+                ready, _ = ray.wait([answer, *helpers], timeout=EVERY)
+                if answer in ready:
+                    described: dict[str, Any] = fetch(answer)
+                    return described
+                for reference in ready:
+                    self._hear(reference, helpers.pop(reference))
+                doing = None if ready else fetch(self.engine.doing.remote())
+                if doing is not None:
+                    self.say(doing["line"])
+                    if doing["key"] != asked and doing["seconds_left"] > WORTHWHILE:
+                        asked = doing["key"]
+                        helpers |= self._ask(task, doing)
+        finally:
+            for reference in helpers:  # those that still wait for their device, or read files
+                ray.cancel(reference, recursive=False)
+
+    def _ask(self, task: dict[str, Any], doing: dict[str, Any]) -> dict[Any, str]:
+        here = ray.get_runtime_context().get_node_id()
+        found = {}
+        for node in ray.nodes():
+            name, resources = node["NodeID"], node["Resources"]
+            engines = int(resources.get("GPU", 0)) if self.per_gpu else int(name != here)
+            for _ in range(engines if node["Alive"] else 0):
+                options = {"num_gpus": 1} if self.per_gpu else {"num_cpus": 1}
+                where = NodeAffinitySchedulingStrategy(name, soft=False)
+                function = ray.remote(help_out).options(max_retries=0, scheduling_strategy=where, **options)
+                found[function.remote(self.pool, self.engine, self.own, task, doing)] = node["NodeManagerHostname"]
+        if found:
+            self.say(f"help is asked for on {', '.join(sorted(set(found.values())))}")
+        return found
+
+    def _hear(self, reference: Any, host: str) -> None:
+        try:
+            trouble = ray.get(reference)
+        except ray.exceptions.RayError as error:
+            trouble = " ".join(str(error).split("\n")[-1].split()) or type(error).__name__
+        line = f"{host} does not help: {trouble}"
+        if trouble is not None and line not in self.troubles:
+            self.troubles.add(line)
+            self.say(line)
+
+
+def help_out(pool: Any, busy: Any, own: Device, task: dict[str, Any], doing: dict[str, Any]) -> str | None:
+    """Has the engine of this process's device help the engine `busy`, of the device `own`; why it cannot, if so.
+
+    Holds what Ray counts of the device, as a trial does: one that others use is not asked before it is free.
+    """
+    client = Client.here(pool, "encoding")
+    if (client.node, client.gpu) == own:
+        return None  # the busy one's
+    try:
+        ray.get(client.engine.help.remote(task, doing, busy))
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            return str(error.cause)
+        raise
+    return None
+
+
+def fetch(reference: Any) -> Any:
+    """`ray.get`; a UserError that was raised in an actor comes out as itself, without Ray's traceback."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise error.cause from None
+        raise

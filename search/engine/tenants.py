@@ -1,0 +1,363 @@
+"""What an engine does for its tenants: tasks, replicas, steps, reports, exports. No Ray and no threads in here.
+
+A tenant is a trial, or a setting that is being confirmed: replicas for tasks x seeds, which step and report together.
+`search.engine.actor` calls this from one thread.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from condense.config.models import Hyperparameters, TaskConfig
+from condense.data.dataset import Dataset
+from condense.embeddings.embeddings import Embedded, embedding_key
+from condense.embeddings.encoding import embed_batches
+from condense.embeddings.task import Task, check_metric, embed_task, load_parts, load_test, task_key
+from condense.encoders.protocol import Encoder
+from condense.engine.engine import Engine
+from condense.evaluation.coresets import selection_scores
+from condense.evaluation.diagnostics import Diagnostics
+from condense.evaluation.replica_scores import full_score, held_out_scores, synthetic_features, validate
+from condense.evaluation.retrieval import alignment_warnings
+from condense.evaluation.secondary_scores import full_secondary, secondary_scores
+from condense.export.export import draw_overview, export
+from condense.inputs.media import preview
+from condense.method.condensation import Condensation
+from condense.storage.store import Store
+from condense.system import device_memory as memory
+from condense.system.errors import UserError
+from search.engine.checkpoint import pack_checkpoint, unpack_checkpoint
+from search.engine.tenant_lost import TenantLost
+
+PATIENCE = 0.25  # seconds that a call may have to wait for steps that are being taken
+# A replica's items are there as inputs, velocity, square and gradient; while a pack is laid out, inputs and velocity twice.
+COPIES = 6
+ROOM = 0.5  # of the free memory; the rest is for what a pass keeps
+Answer = Callable[[dict[str, Any] | None, Exception | None], None]  # a report, or why there is none
+
+
+@dataclass
+class Tenant:
+    """The replicas of one trial (or of one confirmed setting): tasks x seeds."""
+
+    replicas: list[Condensation]
+    lease: float | None  # seconds that it may be silent; None: for ever
+    heard: float  # when it last called, or was answered
+    cpus: float | None = None  # granted; None: it does not say
+    secondary: Sequence[str] = ()  # what its reports hold beside the score
+    resumable: bool = True  # whether they hold a checkpoint to continue from
+    target: int = 0  # the step to go to
+    answer: Answer | None = None  # for who waits until it is there
+
+    @property
+    def step(self) -> int:
+        return self.replicas[0].step
+
+    @property
+    def diverged(self) -> bool:
+        return any(r.divergence is not None for r in self.replicas)
+
+    def tell(self, report: dict[str, Any] | None, error: Exception | None = None) -> None:
+        """Answers who waits."""
+        if self.answer is not None:
+            answer, self.answer = self.answer, None
+            self.heard = time.monotonic()
+            answer(report, error)
+
+
+class Tenants:
+    """All tenants of one device, over one `condense.engine.engine.Engine`. Times are of `time.monotonic`."""
+
+    def __init__(self, device: torch.device, store: Store, workers: int = 1) -> None:
+        """`workers`: of the engine, on a CPU."""
+        self.device, self.store = device, store
+        self.engine = Engine(workers=workers)
+        self.tenants: dict[str, Tenant] = {}
+        self.replica_steps = 0
+        self._at_a_time = 1  # steps between two looks at what has been asked for
+        # Where the time went.
+        self.seconds: dict[str, float] = dict.fromkeys(("steps", "validation", "joins"), 0.0)
+        self._parts: dict[str, tuple[Dataset, Encoder]] = {}  # of tasks whose embeddings are not there yet
+        self._tasks: dict[str, Task] = {}
+        self._full: dict[tuple[str, str], float] = {}  # task, metric -> validation score of the full data
+        self._tests: dict[str, Embedded] = {}
+        self._diagnostics = Diagnostics()
+
+    # Steps ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def busy(self) -> list[Tenant]:
+        """Those that somebody waits for."""
+        return [m for m in self.tenants.values() if m.answer is not None]
+
+    def step(self) -> None:
+        """Some steps of every busy tenant, and the reports that are due. What fails in one tenant is told to that one."""
+        busy = self.busy
+        if not any(m.step >= m.target or m.diverged for m in busy):
+            steps = min([self._at_a_time, *(m.target - m.step for m in busy)])
+            started = time.perf_counter()
+            failures = self.engine.step([r for m in busy for r in m.replicas], steps)
+            taken = time.perf_counter() - started
+            self.seconds["steps"] += taken
+            self._at_a_time = max(1, min(2 * steps, int(PATIENCE / taken * steps)))
+            self.replica_steps += steps * (sum(len(m.replicas) for m in busy) - len(failures))
+            failed = {id(failure.replica): failure.error for failure in failures}
+            for tenant in busy:
+                error = next((failed[id(r)] for r in tenant.replicas if id(r) in failed), None)
+                if error is not None:  # its replicas may be at different steps now: it has to join again
+                    self.drop(tenant, error)
+        due = [m for m in self.busy if m.step >= m.target or m.diverged]
+        if due:
+            with self._clock("validation"):
+                reports = self._reports(due)
+            for tenant, report in zip(due, reports, strict=True):
+                tenant.tell(report)
+
+    def cores(self, most: int) -> int:
+        """How many cores the tenants have been granted together; `most` if one of them does not say."""
+        granted = [m.cpus for m in self.tenants.values()]
+        known = [cpus for cpus in granted if cpus is not None]
+        return most if len(known) < len(granted) else max(1, min(most, math.ceil(sum(known) - 1e-6)))
+
+    def drop_silent(self) -> None:
+        """Forgets tenants whose lease is over: a process that was killed never says good-bye."""
+        now = time.monotonic()
+        for tenant in list(self.tenants.values()):
+            if tenant.lease is not None and tenant.answer is None and now - tenant.heard > tenant.lease:
+                self.drop(tenant, TenantLost("it was silent for longer than its lease"))
+
+    def drop(self, tenant: Tenant, error: Exception) -> None:
+        """Forgets a tenant, and tells who waits for it why."""
+        for name in [name for name, other in self.tenants.items() if other is tenant]:
+            del self.tenants[name]
+        for replica in tenant.replicas:
+            self.engine.forget(replica)
+        tenant.tell(None, error)
+
+    @contextmanager
+    def _clock(self, kind: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[kind] += time.perf_counter() - started
+
+    # Calls ---------------------------------------------------------------------------------------------------------
+
+    def join(
+        self,
+        name: str,
+        tasks: Sequence[dict[str, Any]],
+        hyperparameters: dict[str, Any],
+        seeds: Sequence[int],
+        total_steps: int,
+        checkpoint: bytes | None,
+        lease: float | None,
+        cpus: float | None = None,
+        secondary: Sequence[str] = (),
+        resumable: bool = True,
+    ) -> int:
+        """See `EngineActor.join`."""
+        self.leave(name)
+        parsed = Hyperparameters.model_validate(hyperparameters)
+        replicas: list[Condensation] = []
+        with self._clock("joins"):
+            for config in tasks:
+                key, of, task = self._task(config)
+                make = functools.partial(Condensation, task, of.dpc, of.initialization, parsed, total_steps=total_steps)
+                made = self.engine.each(make, list(seeds))
+                for replica in made:
+                    replica.key, replica.metric = key, of.metric
+                replicas += made
+            if checkpoint is not None:
+                for replica, own in zip(replicas, unpack_checkpoint(checkpoint), strict=True):
+                    replica.load_state_dict(own)
+        self.tenants[name] = Tenant(replicas, lease, time.monotonic(), cpus, secondary, resumable)
+        return replicas[0].step
+
+    def room(self, tasks: Sequence[dict[str, Any]]) -> int:
+        """See `EngineActor.room`."""
+        needed = 0
+        for config in tasks:
+            _, parsed, task = self._task(config)
+            specs = task.dataset.specs
+            items = task.dataset.num_classes * parsed.dpc
+            needed += 4 * COPIES * items * sum(math.prod(specs[m].shape) for m in task.modalities)
+        return max(1, int(ROOM * memory.budget(self.device) / needed))
+
+    def advance(self, name: str, steps: int, answer: Answer) -> None:
+        """Lets a tenant take `steps` more; `answer` gets its report. Raises TenantLost."""
+        tenant = self.tenants.get(name)
+        if tenant is None:
+            raise TenantLost(name)
+        if tenant.answer is not None:
+            raise RuntimeError(f"{name} is being advanced already")
+        tenant.target, tenant.answer = tenant.step + steps, answer
+
+    def leave(self, name: str) -> None:
+        """See `EngineActor.leave`."""
+        tenant = self.tenants.get(name)
+        if tenant is not None:
+            self.drop(tenant, RuntimeError(f"{name} has left"))
+
+    def help(
+        self,
+        config: dict[str, Any],
+        key: dict[str, Any],
+        batch: int,
+        take: Callable[[], range | None],
+        put: Callable[[range, dict[str, torch.Tensor]], None],
+    ) -> int:
+        """See `EngineActor.help`, and `embed_batches`."""
+        dataset, encoder = self._load_parts(TaskConfig.model_validate(config))
+        split = {"condense": dataset.condense, "validation": dataset.validation}[key["split"]]
+        if embedding_key(dataset, encoder, key["split"]) != key:
+            raise UserError(f"{dataset.name}: the data or the encoder is not the same here")
+        return embed_batches(encoder, split, self.device, batch, take, put)
+
+    def describe(self, config: dict[str, Any]) -> dict[str, Any]:
+        """See `EngineActor.describe`."""
+        key, parsed, task = self._task(config)
+        task.dataset.check_class_sizes(parsed.dpc)
+        return {
+            "dataset": task.dataset.name,
+            "encoder": parsed.encoder.name,
+            "dpc": parsed.dpc,
+            "modalities": list(task.modalities),
+            "class_names": list(task.dataset.class_names),
+            "items": {"condense": len(task.condense.labels), "validation": len(task.validation.labels)},
+            "metric": parsed.metric,
+            "full_score": self._full[key, parsed.metric],
+            "warnings": alignment_warnings(task.validation),
+            "fingerprints": {"dataset": task.dataset.fingerprint, "encoder": task.encoder.fingerprint},
+            "device": str(self.device),
+        }
+
+    def finals(self, name: str) -> dict[str, Any]:
+        """See `EngineActor.finals`."""
+        replicas = self.tenants[name].replicas
+        return {"accuracies": held_out_scores(replicas, [self._test(r.key) for r in replicas])}
+
+    def baselines(self, config: dict[str, Any], seeds: Sequence[int]) -> dict[str, list[float]]:
+        """See `EngineActor.baselines`."""
+        key, parsed, task = self._task(config)
+        return selection_scores(task, self._test(key), parsed.dpc, seeds, parsed.metric)
+
+    def export(self, name: str, position: int, folder: str, record: dict[str, Any]) -> None:
+        """See `EngineActor.export`."""
+        replica, inputs = self._items(name, position)
+        export(Path(folder), inputs, replica.labels.cpu(), dataset=replica.task.dataset, record=record)
+
+    def overview(self, name: str, position: int) -> bytes:
+        """See `EngineActor.overview`."""
+        replica, inputs = self._items(name, position)
+        buffer = io.BytesIO()
+        draw_overview(inputs, replica.labels.cpu(), replica.task.dataset).save(buffer, "png")
+        return buffer.getvalue()
+
+    def previews(self, name: str, position: int, most: int) -> list[dict[str, Any]]:
+        """See `EngineActor.previews`."""
+        replica, inputs = self._items(name, position)
+        dataset = replica.task.dataset
+        cards = []
+        for i, label in enumerate(replica.labels.tolist()):
+            if i % replica.dpc < most:
+                items = {m: preview(dataset.specs[m], x[i]) for m, x in inputs.items()}
+                cards.append(
+                    {
+                        "label": dataset.class_names[label],
+                        "index": i,
+                        "items": {m: {k.lstrip("."): v for k, v in files.items()} for m, files in items.items()},
+                    }
+                )
+        return cards
+
+    # Inside --------------------------------------------------------------------------------------------------------
+
+    def _reports(self, due: list[Tenant]) -> list[dict[str, Any]]:
+        losses = [[self.engine.losses_of(r) for r in m.replicas] for m in due]
+        replicas = [r for m in due for r in m.replicas]
+        features = synthetic_features(replicas)
+        accuracies = iter(validate(replicas, features=features))
+        figures = iter(self._diagnostics.of(replicas, features))
+        reports = []
+        for tenant, own in zip(due, losses, strict=True):
+            values = [next(accuracies) for _ in tenant.replicas]
+            first = next((r for r in tenant.replicas if r.divergence), None)
+            steps = min(len(x) for x in own)
+            mean = torch.stack([x[:steps].double() for x in own]).mean(0)
+            reports.append(
+                {
+                    "step": tenant.step,
+                    "accuracies": values,
+                    "shares": [v / self._full[r.key, r.metric] for v, r in zip(values, tenant.replicas, strict=True)],
+                    "secondary": {name: self._secondary(tenant, name) for name in tenant.secondary},
+                    "diagnostics": [next(figures) for _ in tenant.replicas],
+                    "curve": {
+                        "step": list(range(tenant.step - steps + 1, tenant.step + 1)),
+                        **{
+                            name: mean[:, i].tolist()
+                            for i, name in enumerate(("loss/uni", "loss/cross", "loss/joint", "loss"))
+                        },
+                    },
+                    "divergence": None
+                    if first is None or first.divergence is None
+                    else {"step": first.divergence.step, "term": first.divergence.term, "seed": first.seed},
+                    "checkpoint": pack_checkpoint([r.state_dict() for r in tenant.replicas])
+                    if tenant.resumable
+                    else None,
+                }
+            )
+        return reports
+
+    def _secondary(self, tenant: Tenant, name: str) -> list[float]:
+        """Each replica's, as a share of what full data gives."""
+        for replica in tenant.replicas:
+            if (replica.key, name) not in self._full:
+                self._full[replica.key, name] = full_secondary(replica.task, name)
+        scores = secondary_scores(tenant.replicas, name)
+        full = [self._full[r.key, name] for r in tenant.replicas]
+        return [score / most if most > 0 else 0.0 for score, most in zip(scores, full, strict=True)]
+
+    def _task(self, config: dict[str, Any]) -> tuple[str, TaskConfig, Task]:
+        parsed = TaskConfig.model_validate(config)
+        key = task_key(parsed)
+        if key not in self._tasks:
+            self._tasks[key] = embed_task(*self._load_parts(parsed), self.store, self.device)
+            del self._parts[key]
+        task = self._tasks[key]
+        if (key, parsed.metric) not in self._full:
+            check_metric(parsed, task.dataset)
+            full = full_score(task, parsed.metric)
+            if not full > 0:
+                raise UserError(
+                    f"{task.dataset.name}: the full data's validation {parsed.metric} is 0: no score without"
+                )
+            self._full[key, parsed.metric] = full
+        return key, parsed, task
+
+    def _load_parts(self, config: TaskConfig) -> tuple[Dataset, Encoder]:
+        """A large dataset takes long to read: whoever has helped to encode it keeps it for its tenants."""
+        key = task_key(config)
+        if key not in self._parts:
+            self._parts[key] = load_parts(config, self.store, self.device)
+        return self._parts[key]
+
+    def _test(self, key: str) -> Embedded:
+        if key not in self._tests:
+            self._tests[key] = load_test(self._tasks[key], self.store)
+        return self._tests[key]
+
+    def _items(self, name: str, position: int) -> tuple[Condensation, dict[str, torch.Tensor]]:
+        replica = self.tenants[name].replicas[position]
+        return replica, {m: x.detach().cpu() for m, x in replica.inputs.items()}

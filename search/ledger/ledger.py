@@ -1,0 +1,387 @@
+"""The durable record of a search: its output folder. Tune only executes; what is true stands here.
+
+    search.json                  the space, search_id, created, versions: refuses another search's folder
+    sessions.txt                 unix time at which each process that worked on it began, a line each
+    trials/00012/trial.json      number, name, params, config, seeds, created: written before the trial starts
+    trials/00012/progress.jsonl  a line per report: step, time, seconds, metrics, curve
+    trials/00012/checkpoint.bin  the engine's checkpoint and the report it belongs to; gone when the trial has ended
+    trials/00012/fault.txt       the exception that the last attempt raised, if it did; without one its process just died
+    trials/00012/result.json     status, steps, score, error, finished: written once, when the trial has ended
+
+A process may be killed between any two bytes that it writes. Whole files appear by rename. A report is written twice,
+first inside the checkpoint (atomically, with a checksum), then as a line; what lacks the second half is completed on
+load, and what cannot be completed is reported as absent, so that the trial starts again from step 0.
+
+One process writes to a trial's folder at a time; any number may read meanwhile. Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import math
+import os
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+from condense.system.errors import UserError
+from search.ledger.atomic_files import read, read_json, write
+from search.ledger.run_folder import check_folder, check_resumable, lock_folder
+
+NOT_FINITE = "loss was not finite"  # in the error of a trial that diverged
+Status = Literal["unfinished", "completed", "pruned", "failed"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """One report of a trial."""
+
+    step: int
+    time: float  # unix time at which it was saved
+    seconds: float  # the trial's own clock, as reported in metrics["seconds"]
+    metrics: dict[str, float]
+    curve: dict[str, list[float]] | None = None  # finer than reports: {"step": [...], "loss": [...], ...}
+    node: str = ""  # host name of where the steps up to here were taken
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """All that is known of a trial."""
+
+    number: int
+    name: str | None  # of a default trial
+    params: dict[str, Any]  # the searched hyperparameters
+    config: dict[str, Any]  # all hyperparameters
+    seeds: list[int]
+    created: float
+    status: Status = "unfinished"
+    steps: int = 0  # done
+    score: float | None = None  # None if it failed, or has not reported
+    error: str | None = None
+    finished: float | None = None
+    reports: tuple[Report, ...] = ()
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Those of its last report."""
+        return self.reports[-1].metrics if self.reports else {}
+
+    @property
+    def diverged(self) -> bool:
+        """Whether it failed because its loss was not finite."""
+        return self.status == "failed" and NOT_FINITE in (self.error or "")
+
+    @property
+    def seconds(self) -> float:
+        """The trial's own clock at its last report."""
+        return self.reports[-1].seconds if self.reports else 0.0
+
+    @property
+    def nodes(self) -> str:
+        """Host names of where it ran, in order."""
+        return " ".join(dict.fromkeys(report.node for report in self.reports if report.node))
+
+
+@dataclass(frozen=True)
+class PastReport:
+    """A report of a trial that has ended, for a scheduler that has to learn what happened."""
+
+    number: int
+    report: Report
+    ended: Status | None  # how the trial ended, at its last report; None before
+
+
+class Ledger:
+    """A search's output folder. `Ledger.open` is for the driver; `Ledger(output)` attaches, unchecked, unlocked."""
+
+    def __init__(self, output: Path) -> None:
+        self.output = Path(output).absolute()
+        self.search: dict[str, Any] = read_json(self.output / "search.json") or {}
+        self._lock: TextIO | None = None
+        self._ended: dict[int, TrialRecord] = {}  # records that cannot change any more
+        self._sound: dict[int, tuple[Any, tuple[int, Report] | None]] = {}  # checkpoints seen: file, what its head says
+
+    @classmethod
+    def open(
+        cls,
+        output: Path,
+        space: Mapping[str, Any],
+        *,
+        resume: bool,
+        versions: dict[str, str] | None = None,
+        complete: Callable[[dict[str, Any]], dict[str, Any]] = lambda recorded: recorded,
+    ) -> Ledger:
+        """Creates a search's folder, or with `resume` goes on in it, and keeps other drivers out until `close`.
+
+        `space` is the validated space as JSON; `complete` gives a recorded one, which an earlier version may have written,
+        the keys that have come since. A search that ended before its first trial holds nothing: what it left
+        is taken over, or replaced. Raises UserError if the folder cannot be written to, is in use, holds another search,
+        holds one at all without `resume`, or holds none with it.
+        """
+        output = Path(output).absolute()
+        file = output / "search.json"
+        space = json.loads(json.dumps(space))
+        if resume:
+            check_resumable(output)
+        with contextlib.ExitStack() as on_error:
+            try:
+                (output / "trials").mkdir(parents=True, exist_ok=True)
+                lock = on_error.enter_context(lock_folder(output))
+                known = read_json(file)
+                if known is not None and isinstance(known.get("space"), dict):
+                    known["space"] = complete(known["space"])
+                check_folder(output, space, resume, known)
+                if known is not None and not resume and known.get("space") != space:
+                    known = None
+                search = known or {"search_id": uuid.uuid4().hex, "created": time.time(), "versions": versions}
+                if search.get("space") != space:
+                    write(file, json.dumps({**search, "space": space}, indent=2).encode())
+                with open(output / "sessions.txt", "a") as sessions:
+                    print(time.time(), file=sessions)
+                for leftover in (*output.glob("trials/*/.*.tmp"), *_checkpoints_of_ended(output)):
+                    leftover.unlink(missing_ok=True)
+            except OSError as error:
+                raise UserError(f"{output}: cannot be written to: {error.strerror or error}") from None
+            on_error.pop_all()
+        ledger = cls(output)
+        ledger._lock = lock
+        return ledger
+
+    def close(self) -> None:
+        """Lets other drivers in."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy elsewhere attaches, it does not own.
+        return {**self.__dict__, "_lock": None, "_ended": {}, "_sound": {}}
+
+    @property
+    def search_id(self) -> str:
+        """Identifies the search, also after a resume."""
+        return str(self.search["search_id"])
+
+    def folder(self, number: int) -> Path:
+        """A trial's folder."""
+        return self.output / "trials" / f"{number:05d}"
+
+    def new_trial(
+        self, number: int, name: str | None, params: Mapping[str, Any], config: Mapping[str, Any], seeds: Sequence[int]
+    ) -> None:
+        """Records a trial that is about to start. The same one again is no error. Raises ValueError if it differs."""
+        entry = {"number": number, "name": name, "params": dict(params), "config": dict(config), "seeds": list(seeds)}
+        file = self.folder(number) / "trial.json"
+        known = read_json(file)
+        if known is not None:
+            if {key: known.get(key) for key in entry} != json.loads(json.dumps(entry)):
+                raise ValueError(f"trial {number} is already recorded, with other content")
+            return
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write(file, json.dumps({**entry, "created": time.time()}).encode())
+
+    def save(
+        self,
+        number: int,
+        step: int,
+        metrics: Mapping[str, float],
+        curve: Mapping[str, Sequence[float]] | None,
+        checkpoint: bytes,
+        node: str = "",
+    ) -> None:
+        """Records a report after `step` steps and the checkpoint to continue from. A later report of an earlier step (of a
+        trial that started again) takes the place of everything from that step on. One that has ended hears nothing more."""
+        if self._has_ended(number):
+            return
+        before = [report for report in self._progress(number) if report.step < step]
+        now = max([time.time(), *(report.time for report in before[-1:])])
+        points = None if curve is None else {key: [float(v) for v in values] for key, values in curve.items()}
+        values = {key: float(value) for key, value in metrics.items()}
+        report = Report(step, now, values.get("seconds", 0.0), values, points, node)
+        # The order matters: what is only in the checkpoint can be added to the progress, but not the reverse.
+        header = json.dumps({"index": len(before), "report": report.__dict__}).encode() + b"\n"
+        write(self.folder(number) / "checkpoint.bin", _checksum(header + checkpoint) + header + checkpoint)
+        self._append(number, report)
+
+    def load(self, number: int) -> tuple[int, list[Report], bytes] | None:
+        """Where a trial stands: steps done, its reports up to there, the checkpoint. None if it has to start from step 0, or has
+        ended.
+
+        Mends the folder after a kill, so only the process that goes on with the trial may call it.
+        """
+        if self._has_ended(number):
+            return None
+        reports, _ = self._consistent(number)
+        file = self.folder(number) / "progress.jsonl"
+        lines = b"".join(_line(report) for report in reports)
+        (self.folder(number) / "fault.txt").unlink(missing_ok=True)
+        if lines != read(file):
+            write(file, lines)
+        checkpoint = _read_checkpoint(self.folder(number) / "checkpoint.bin") if reports else None
+        return None if checkpoint is None else (reports[-1].step, list(reports), checkpoint[2])
+
+    def set_fault(self, number: int, text: str) -> None:
+        """Notes the exception that ends an attempt at a trial; the next `load` forgets it."""
+        write(self.folder(number) / "fault.txt", " ".join(text.split()).encode())
+
+    def fault(self, number: int) -> str | None:
+        """The exception that ended the last attempt; None if there was none, so that its process died."""
+        return read(self.folder(number) / "fault.txt").decode() or None
+
+    def finish(
+        self, number: int, status: Status, score: float | None, error: str | None = None, steps: int | None = None
+    ) -> bool:
+        """Records how a trial ended; False if that is already recorded, which then stands. A score that is not finite
+        is recorded as None. `steps` defaults to those of the last report. The checkpoint, which can be large, is dropped."""
+        if self._has_ended(number):
+            return False
+        reports, missing = self._consistent(number)
+        if missing is not None:
+            self._append(number, missing)
+        if steps is None:
+            steps = reports[-1].step if reports else 0
+        score = None if score is None or not math.isfinite(score) else float(score)
+        result = {"status": status, "steps": steps, "score": score, "error": error, "finished": time.time()}
+        write(self.folder(number) / "result.json", json.dumps(result).encode())
+        (self.folder(number) / "checkpoint.bin").unlink(missing_ok=True)
+        return True
+
+    def trial(self, number: int) -> TrialRecord | None:
+        """A trial's record; None if it is not known."""
+        if number in self._ended:
+            return self._ended[number]
+        folder = self.folder(number)
+        entry = read_json(folder / "trial.json")
+        if entry is None:
+            return None
+        record = TrialRecord(**{key: entry[key] for key in ("number", "name", "params", "config", "seeds", "created")})
+        result = read_json(folder / "result.json")
+        if result is None:
+            reports = self._consistent(number)[0]
+            known: dict[str, Any] = (
+                {"steps": reports[-1].step, "score": reports[-1].metrics.get("score")} if reports else {}
+            )
+            return replace(record, reports=reports, **known)
+        record = replace(record, **result, reports=tuple(self._progress(number)))
+        self._ended[number] = record
+        return record
+
+    def reported(self, number: int, after: int, step: int) -> list[Report]:
+        """The reports of steps in (after, step], as they were saved; cheap, for who follows a search that runs."""
+        return [report for report in self._progress(number) if after < report.step <= step]
+
+    def trials(self) -> list[TrialRecord]:
+        """All trials, by number."""
+        folders = (self.output / "trials").glob("[0-9]*")
+        numbers = sorted(int(folder.name) for folder in folders if folder.name.isdecimal())
+        return [record for number in numbers if (record := self.trial(number)) is not None]
+
+    def earlier_seconds(self) -> float:
+        """How long the processes before the present one worked on the trials: each until the last that was heard of one."""
+        begins = [float(line) for line in read(self.output / "sessions.txt").split()]
+        told = [report.time for record in self.trials() for report in record.reports]
+        spent = 0.0
+        for begin, end in itertools.pairwise(begins):
+            spent += max((at - begin for at in told if begin <= at < end), default=0.0)
+        return spent
+
+    def history(self) -> list[PastReport]:
+        """Every report of every ended trial, in the order of time."""
+        past = []
+        for record in self.trials():
+            if record.status != "unfinished":
+                for report in record.reports:
+                    ended = record.status if report is record.reports[-1] else None
+                    past.append(PastReport(record.number, report, ended))
+        return sorted(past, key=lambda entry: (entry.report.time, entry.number, entry.report.step))
+
+    def _has_ended(self, number: int) -> bool:
+        return read_json(self.folder(number) / "result.json") is not None
+
+    def _progress(self, number: int) -> list[Report]:
+        """The reports in progress.jsonl, up to the first torn line."""
+        return _parse(read(self.folder(number) / "progress.jsonl"))[0]
+
+    def _append(self, number: int, report: Report) -> None:
+        with open(self.folder(number) / "progress.jsonl", "a+b") as file:
+            file.seek(0)
+            file.truncate(_parse(file.read())[1])  # drops a torn line; append mode then writes at the new end
+            file.write(_line(report))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _consistent(self, number: int) -> tuple[tuple[Report, ...], Report | None]:
+        """Reports that a sound checkpoint bears out, and the one that progress.jsonl lacks, if any.
+
+        Without such a checkpoint, or with reports missing before it, there is nothing: the trial starts again.
+        """
+        head = self._head(number)
+        if head is None:
+            return (), None
+        index, last = head
+        lines = self._progress(number)
+        reports = [report for report in lines if report.step < last.step]
+        if len(reports) != index:
+            return (), None
+        there = any((report.step, report.time) == (last.step, last.time) for report in lines)
+        return (*reports, last), None if there else last
+
+    def _head(self, number: int) -> tuple[int, Report] | None:
+        """How many reports came before a checkpoint, and its own; None if it is absent or damaged. Each file is read once:
+        they are large, and are replaced, never changed."""
+        path = self.folder(number) / "checkpoint.bin"
+        try:
+            at = path.stat()
+        except FileNotFoundError:
+            return None
+        file = at.st_ino, at.st_mtime_ns, at.st_size
+        if number not in self._sound or self._sound[number][0] != file:
+            checkpoint = _read_checkpoint(path)
+            self._sound[number] = file, None if checkpoint is None else checkpoint[:2]
+        return self._sound[number][1]
+
+
+def _checkpoints_of_ended(output: Path) -> list[Path]:
+    """What a kill between a trial's result and the end of its checkpoint has left, or an earlier version."""
+    return [file for file in output.glob("trials/*/checkpoint.bin") if read_json(file.parent / "result.json")]
+
+
+def _read_checkpoint(path: Path) -> tuple[int, Report, bytes] | None:
+    """How many reports came before, the report, the checkpoint; None if the file is absent or damaged."""
+    content = read(path)
+    checksum, rest = content[:65], content[65:]
+    if checksum != _checksum(rest):
+        return None
+    header, _, checkpoint = rest.partition(b"\n")
+    entry = json.loads(header)
+    return entry["index"], Report(**entry["report"]), checkpoint
+
+
+def _checksum(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode() + b"\n"
+
+
+def _line(report: Report) -> bytes:
+    return json.dumps(report.__dict__).encode() + b"\n"
+
+
+def _parse(content: bytes) -> tuple[list[Report], int]:
+    """The reports in a progress.jsonl, and how many of its bytes are sound."""
+    reports: list[Report] = []
+    sound = 0
+    for line in content.split(b"\n")[:-1]:  # what follows the last newline is torn, or empty
+        try:
+            report = Report(**json.loads(line))
+        except (ValueError, TypeError):
+            break
+        while reports and reports[-1].step >= report.step:  # the trial had started again
+            reports.pop()
+        reports.append(report)
+        sound += len(line) + 1
+    return reports, sound

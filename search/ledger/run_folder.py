@@ -1,0 +1,95 @@
+"""Whose an output folder is: one driver at a time, and one search for ever."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import socket
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from condense.system.errors import UserError
+
+# What a resumed search may change: it alters how much is run, not what a trial is.
+CHANGEABLE = ("trials", "max_concurrent", "confirmation", "resources")
+
+
+def absolute_folder(output: Path) -> Path:
+    """Raises UserError for the address of an object store, which would become a folder named s3:."""
+    if re.match(r"[a-z][a-z0-9+.-]*:/", str(output), re.IGNORECASE):  # Path has made one / of two
+        raise UserError(f"--output {output}: must be a folder here; docs/reliability.md has how to have it elsewhere")
+    return output.absolute()
+
+
+def task_suffix(task: int) -> str:
+    """Of what there is one of for each task: none for the first."""
+    return f"_task_{task}" if task else ""
+
+
+def condensed_folder(output: Path, task: int) -> Path:
+    """Where a task's condensed set goes."""
+    return output / f"condensed{task_suffix(task)}"
+
+
+def check_resumable(output: Path) -> None:
+    """Raises UserError if there is no search to go on with."""
+    if not (output / "search.json").exists():
+        raise UserError(f"{output}: holds no search to resume (there is no search.json)")
+
+
+def check_folder(output: Path, space: Mapping[str, Any], resume: bool, known: Mapping[str, Any] | None) -> None:
+    """Raises UserError unless a search of `space` may be written to `output`. `known`: what its search.json holds."""
+    file = output / "search.json"
+    begun = any((output / "trials").glob("*/trial.json"))
+    if not file.exists():
+        if begun:
+            raise UserError(f"{output}: holds trials but no search.json: not a folder for a new search")
+        return
+    if not (begun or resume):
+        return
+    if known is None or not isinstance(known.get("space"), dict):
+        raise UserError(f"{file}: is damaged: it is not the record of a search")
+    difference = _difference(known["space"], space, CHANGEABLE)
+    if difference is not None:
+        key, there, here = difference
+        raise UserError(f"{output}: holds another search: `{key}` is {there} there and {here} here")
+    if not resume:
+        raise UserError(f"{output}: holds this search already: go on with --resume, or choose another --output")
+
+
+def _difference(there: Any, here: Any, skip: Iterable[str] = ()) -> tuple[str, str, str] | None:
+    """The first place where two JSON values differ: its key, and both values as text."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in [*there, *(key for key in here if key not in there)]:
+            if key in skip:
+                continue
+            if key not in there or key not in here:
+                return key, "present" if key in there else "absent", "present" if key in here else "absent"
+            inner = _difference(there[key], here[key])
+            if inner is not None:
+                return f"{key}.{inner[0]}" if inner[0] else key, inner[1], inner[2]
+        return None
+    if isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        return _difference(dict(enumerate(there)), dict(enumerate(here)))
+    return None if there == here else ("", json.dumps(there), json.dumps(here))
+
+
+def lock_folder(output: Path) -> TextIO:
+    """An open file whose lock keeps other drivers out. Raises UserError if one is in there."""
+    file = open(output / ".lock", "a+")  # noqa: SIM115  # stays open: the lock lives as long as the file is open
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.seek(0)
+        owner = " ".join(file.read(200).split()) or "unknown process"
+        file.close()
+        if isinstance(error, BlockingIOError):
+            raise UserError(f"{output}: another search is writing to it ({owner})") from None
+        raise
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}")
+    file.flush()
+    return file

@@ -1,0 +1,97 @@
+"""What can be known to be wrong before a search begins: its data, its output folder, its hyperparameters."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+from condense.config.models import TransformersEncoder
+from condense.storage.export_folder import check_replaceable
+from condense.system.errors import UserError
+from search.ledger.atomic_files import read_json
+from search.ledger.run_folder import check_folder, check_resumable, condensed_folder
+from search.space.model import Space, completed
+
+
+def check_output(output: Path, space: Space, resume: bool, ablate: bool) -> None:
+    """Raises UserError if the search cannot be written to `output`, or is not there to go on with (`resume`, and `ablate`)."""
+    if ablate and not (output / "report.json").is_file():
+        raise UserError(f"{output}: --ablate needs a search that is complete (there is no report.json)")
+    if resume:
+        check_resumable(output)
+    if not output.is_dir():
+        return
+    known = read_json(output / "search.json")
+    if known is not None and isinstance(known.get("space"), dict):
+        known = {**known, "space": completed(known["space"])}
+    check_folder(output, json.loads(space.model_dump_json()), resume, known)
+    for task in range(len(space.tasks)):
+        check_replaceable(condensed_folder(output, task))
+
+
+def missing_parts(space: Space) -> list[str]:
+    """Files and packages that the search needs and this machine lacks, each with where it is asked for, or comes from."""
+    found: dict[str, None] = {}
+    for i, task in enumerate(space.tasks):
+        encoder = task.encoder
+        for key, path in (
+            ("dataset.path", getattr(task.dataset, "path", None)),
+            ("encoder.checkpoint", getattr(encoder, "checkpoint", None)),
+            ("encoder.path", getattr(encoder, "path", None)),
+        ):
+            if path is not None and not path.exists():
+                hint = f": python -m condense download imagebind --to {shown(path)}" if "checkpoint" in key else ""
+                found[f"{shown(path)} (tasks.{i}.{key}){hint}"] = None
+        needed = {"imagebind": ("imagebind", "einops", "ftfy", "regex"), "transformers": ("transformers",)}
+        for package in needed.get(encoder.name, ()):
+            if importlib.util.find_spec(package) is None:
+                found[f"the package {package} (tasks.{i}.encoder): make installs it, README.md says how else"] = None
+        if isinstance(encoder, TransformersEncoder) and not encoder.download and not Path(encoder.model).is_dir():
+            found |= dict.fromkeys(missing_model(encoder, f"tasks.{i}"))
+    return list(found)
+
+
+def missing_model(encoder: TransformersEncoder, key: str) -> list[str]:
+    """That a model of the transformers library is not on this machine."""
+    if importlib.util.find_spec("transformers") is None:
+        return []
+    from condense.inputs.transformers import model_folder
+
+    try:
+        model_folder(encoder)
+    except UserError as error:
+        return [f"{error} ({key}.encoder.model)"]
+    return []
+
+
+def check_data(space: Space) -> None:
+    """Raises UserError for a file or a package that is not there: better now than after Ray has been started."""
+    missing = missing_parts(space)
+    if missing:
+        raise UserError(f"missing: {'; '.join(missing)}")
+
+
+def check_learning_rates(space: Space, tasks: list[dict[str, Any]]) -> None:
+    """Raises UserError for a learning rate that nothing reads: of a modality that no task has, or the common one where each
+    modality has its own."""
+    known = {modality for task in tasks for modality in task["modalities"]}
+    own = set()
+    for group, names in (("search", space.search), ("fixed", space.fixed)):
+        for name in names:
+            modality = name.removeprefix("learning_rate_")
+            if modality == name or (group == "fixed" and space.fixed[name] is None):
+                continue
+            if modality not in known:
+                raise UserError(
+                    f"{group}.{name}: no task has the modality {modality!r} (there are: {', '.join(sorted(known))})"
+                )
+            own.add(modality)
+    if "learning_rate" in space.search and known <= own:
+        raise UserError("search.learning_rate has no effect: each modality has a learning rate of its own")
+
+
+def shown(path: Path) -> str:
+    """Relative to the current folder where that is shorter."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

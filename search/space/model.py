@@ -1,0 +1,388 @@
+"""A search space: which hyperparameters vary, on which tasks, and how the search spends its trials.
+
+Read from a YAML by `search/space/files.py`. Knows nothing of Ray, Optuna or MLflow.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from pydantic import Field, StrictFloat, ValidationError, field_validator, model_validator
+
+from condense.config.models import Hyperparameters, Strict, TaskConfig
+from condense.config.published import PAPER_DEFAULT
+
+# Seeds of one search lie in its own block of this many: the trials' in the first half, the confirmation's in the
+# second. So they are disjoint by construction, within a search and between searches with other seeds.
+SEED_BLOCK = 10_000
+# What only the characteristic function has: without effect where the uni-modal term is fixed to MMD.
+CF_ONLY = ("frequency_scale", "num_frequencies", "frequency_pool", "frequency_sampling", "alpha", "beta")
+
+
+A_LITTLE = 0.001  # of a custom resource, which only says what a node is
+
+
+class Dimension(Strict):
+    """One searched hyperparameter: a range (`low`, `high`, `log`) or `choices`."""
+
+    low: StrictFloat | None = Field(None, description="smallest value of a range")
+    high: StrictFloat | None = Field(None, description="largest value of a range (included)")
+    log: bool = Field(False, description="whether the range is searched on a logarithmic scale; low must be > 0")
+    choices: list[Any] | None = Field(None, description="the values to choose from, instead of a range")
+
+    def contains(self, value: Any) -> bool:
+        """Whether `value` can be proposed."""
+        if self.choices is not None:
+            return value in self.choices
+        assert self.low is not None and self.high is not None
+        return value is not None and self.low <= value <= self.high
+
+    def centre(self) -> Any:
+        """Geometric mean of a log range, arithmetic mean of another, the first of choices."""
+        if self.choices is not None:
+            return self.choices[0]
+        assert self.low is not None and self.high is not None
+        centre = math.sqrt(self.low) * math.sqrt(self.high) if self.log else self.low / 2 + self.high / 2
+        return min(max(centre, self.low), self.high)  # rounding must not leave a narrow range
+
+
+class Robust(Strict):
+    """How the replicas' scores (shares of full-data accuracy) become one. Formulas: `search/analysis/scores.py`."""
+
+    rule: Literal["mean_std", "mean", "worst_case", "cvar"] = Field(
+        "mean_std",
+        description="`mean_std`: mean - k * std over seeds; `mean`; `worst_case`: the lowest replica (task x seed); "
+        "`cvar`: the mean of the lowest `fraction` of the replicas",
+    )
+    k: float = Field(1.0, ge=0, description="weight of the spread over seeds in `mean_std`")
+    fraction: float = Field(0.25, gt=0, le=1, description="of the replicas, for `cvar`")
+
+
+class Racing(Strict):
+    """A trial starts with few seeds; while it keeps up with the best one, it gets more (`search/tuning/racing.py`)."""
+
+    start: int = Field(1, ge=1, description="seeds that every trial gets")
+    growth: float = Field(2.0, gt=1, description="a trial that goes on has so many times more seeds, up to `seeds`")
+    tolerance: float = Field(
+        0.0, ge=0, description="standard errors that a trial may be behind the best one, seed by seed, and go on"
+    )
+
+
+class Sampler(Strict):
+    """Optuna's sampler."""
+
+    name: Literal["tpe", "gp", "cmaes", "nsga2", "random", "qmc"] = Field("tpe", description="which sampler proposes")
+    startup_trials: int = Field(
+        8, ge=2, description="random trials before tpe, gp and cmaes use their model; population size of nsga2"
+    )
+    multivariate: bool = Field(True, description="tpe: model the hyperparameters jointly, not one by one")
+
+
+class Scheduler(Strict):
+    """Which trials are stopped early: `asha` (asynchronous successive halving) or `none`."""
+
+    name: Literal["asha", "none"] = Field("asha", description="`asha` or `none`")
+    grace_steps: int | None = Field(None, ge=1, description="no trial is stopped before; default: report_every")
+    reduction_factor: float = Field(3.0, gt=1, description="of the trials at a rung, one in this many goes on")
+
+
+class Confirmation(Strict):
+    """What is re-run on fresh seeds after the search."""
+
+    top_k: int = Field(3, ge=1, description="how many of the best trials are confirmed, besides the defaults")
+    seeds: int = Field(10, ge=2, le=SEED_BLOCK // 4, description="fresh seeds to choose on, and as many to report on")
+    perturbations: int = Field(
+        8, ge=0, description="real runs around a candidate, each with all hyperparameters moved at random; 0: none"
+    )
+    reported_perturbations: int = Field(
+        16, ge=0, description="the same around what is recommended, with other moves and seeds, for the report; 0: none"
+    )
+    perturbed_decades: float = Field(
+        0.3, gt=0, description="how far they are moved, up or down: decades, or this share of a range that is not log"
+    )
+    perturbed_seeds: int = Field(2, ge=1, description="seeds of each of these runs")
+    tuned_rates: int = Field(
+        12,
+        ge=0,
+        description="settings of the learning rates tried with the default lambdas and sigma, so that what the lambdas gain "
+        "is told apart from what the learning rates gain; 0: none",
+    )
+
+
+class Resources(Strict):
+    """What a trial reserves. The work is done by the engine that all trials of a device share."""
+
+    cpus_per_trial: float | None = Field(
+        None,
+        gt=0,
+        description="logical CPUs; an engine on a CPU uses what its trials have. Left out: all there are, divided by "
+        "`max_concurrent`; with a GPU, a quarter of one",
+    )
+    gpus_per_trial: float = Field(0.0, ge=0, le=1, description="share of a GPU: 0, or 1/k for k trials on each GPU")
+    node_kind: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_][\w.-]*$",
+        description="a custom resource of Ray that nodes of one kind have (`ray start --resources '{\"a100\": 1}'`, `resources` "
+        "of a node type in a cluster's file): trials and the confirmation run on such nodes only. Left out: on any",
+    )
+
+    @field_validator("node_kind")
+    @classmethod
+    def _is_custom(cls, value: str | None) -> str | None:
+        if value in ("CPU", "GPU", "memory", "object_store_memory"):
+            raise ValueError("must be a custom resource, not Ray's own")
+        return value
+
+    def of_trial(self, node_cpus: Sequence[float], max_concurrent: int) -> dict[str, float]:
+        """What Ray is asked for, per trial. Ray takes whole numbers above 1. `node_cpus`: the logical CPUs of each node."""
+        cpus = self.cpus_per_trial
+        if cpus is None:
+            cpus = 0.25 if self.gpus_per_trial else min(sum(node_cpus) / max_concurrent, max(node_cpus))
+            cpus = float(int(cpus)) if cpus > 1 else max(0.01, int(cpus * 1000) / 1000)
+            # A trial's are of one node: fewer, where the nodes' rests would leave some trials waiting.
+            while cpus > 1 and sum(int(of / cpus) for of in node_cpus) < max_concurrent:
+                cpus -= 1
+        kind = {self.node_kind: A_LITTLE} if self.node_kind else {}
+        return {"CPU": cpus} | ({"GPU": self.gpus_per_trial} if self.gpus_per_trial else {}) | kind
+
+
+@dataclass(frozen=True)
+class DefaultTrial:
+    """A setting that every search runs, so that it is in every comparison."""
+
+    name: str
+    hyperparameters: Hyperparameters
+
+
+class Space(Strict):
+    """Everything that decides what a search runs; `search.json` records it."""
+
+    name: str = Field(min_length=1, description="name of the search space")
+    tasks: list[TaskConfig] = Field(min_length=1, description="what is condensed; replicas are tasks x seeds")
+    fixed: dict[str, Any] = Field(
+        default_factory=dict,
+        description="hyperparameters held constant, besides the default values. lambda_uni belongs here, at 1: under "
+        "SGD the common factor of the three lambdas is confounded with the learning rate, so that searching it too "
+        "adds a direction in which nothing changes",
+    )
+    search: dict[str, Dimension] = Field(min_length=1, description="hyperparameters that vary")
+    steps: int = Field(60, ge=1, description="optimiser steps of a trial that is not stopped early")
+    report_every: int = Field(20, ge=1, description="steps between two validations, each followed by a report")
+    trials: int = Field(24, ge=3, description="how many trials, the default ones included")
+    seeds: int = Field(3, ge=1, le=SEED_BLOCK // 2, description="paired seeds: replicas per task, equal for all trials")
+    seed: int = Field(0, ge=0, le=100_000, description="seed of the sampler; the replicas' seeds derive from it")
+    robust: Robust = Field(default=Robust(), description="how replicas become one score")
+    objectives: list[Literal["score", "worst_class", "retrieval"]] = Field(
+        default=["score"],
+        description="what is searched for: `score` alone, or with others, of which each trial gets the robust score too "
+        "(of shares of what full data gives): the accuracy of the worst class, retrieval of partners. Then the report "
+        "has a Pareto front; the recommendation goes by `score`",
+    )
+    racing: Racing | None = Field(None, description="seeds in stages, more for who keeps up; left out: all at once")
+    warm_start: list[dict[str, Any]] = Field(
+        default_factory=list,
+        description="settings to run right after the defaults: values of `search` each. --warm-start OTHER fills it with "
+        "the best of an earlier search",
+    )
+    sampler: Sampler = Field(default=Sampler(), description="who proposes")
+    scheduler: Scheduler = Field(default=Scheduler(), description="who stops early")
+    max_concurrent: int = Field(4, ge=1, description="trials at a time; with 1, a search is exactly repeatable")
+    confirmation: Confirmation = Field(default=Confirmation(), description="the re-run on fresh seeds")
+    resources: Resources = Field(default=Resources(), description="what a trial reserves")
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_folders_name(cls, value: str) -> str:
+        if "/" in value or "\0" in value or value.strip() in ("", ".", ".."):
+            raise ValueError("must be a name that a folder can have: results go to results/NAME")
+        return value
+
+    @field_validator("scheduler", mode="before")
+    @classmethod
+    def _scheduler_by_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check(self) -> Space:
+        for group, names in (("fixed", self.fixed), ("search", self.search)):
+            for name in names:
+                if name not in Hyperparameters.model_fields:
+                    hint = nearest(name, Hyperparameters.model_fields)
+                    raise ValueError(f"`{group}.{name}` is no hyperparameter{hint}")
+        for name, value in self.fixed.items():
+            if name in self.search:
+                raise ValueError(f"`{name}` is in both `fixed` and `search`: it must be in one of them")
+            _check_value(f"fixed.{name}", name, value)
+        for name, dimension in self.search.items():
+            _check_dimension(name, dimension)
+            if name in CF_ONLY and self.fixed.get("discrepancy") == "mmd":
+                raise ValueError(f"`search.{name}` has no effect with `fixed.discrepancy`: mmd")
+        for i, setting in enumerate(self.warm_start):
+            for name in self.search:
+                if name not in setting:
+                    raise ValueError(f"`warm_start.{i}` must have all of `search`, but lacks `{name}`")
+            for name, value in setting.items():
+                if name not in self.search:
+                    raise ValueError(f"`warm_start.{i}.{name}` is not searched")
+                _check_value(f"warm_start.{i}.{name}", name, value)
+                if not self.search[name].contains(value):
+                    raise ValueError(
+                        f"`warm_start.{i}.{name}` must be in the range of `search.{name}`, but got {value!r}"
+                    )
+        if self.warm_start and self.trials <= len(self.first_trials()):
+            count = len(self.warm_start)
+            raise ValueError(f"`trials` must be > 2 defaults + {count} of `warm_start`, but got {self.trials}")
+        if self.racing is not None and self.robust.rule in ("worst_case", "cvar"):
+            raise ValueError(f"`racing` goes by means over seeds: not with `robust.rule`: {self.robust.rule}")
+        if self.racing is not None and self.racing.start >= self.seeds:
+            raise ValueError(f"`racing.start` must be < seeds ({self.seeds}), but got {self.racing.start}")
+        if self.objectives[:1] != ["score"] or len(set(self.objectives)) < len(self.objectives):
+            raise ValueError(
+                f"`objectives` must begin with score and differ from each other, but got {self.objectives}"
+            )
+        if len(self.objectives) > 1:
+            if self.scheduler.name != "none" or self.racing is not None:
+                raise ValueError("several `objectives` need `scheduler`: none and no `racing`: both go by a single one")
+            if self.sampler.name == "cmaes":
+                raise ValueError("`sampler.name`: cmaes has a single objective; use tpe, gp, nsga2, random or qmc")
+        if self.report_every > self.steps:
+            raise ValueError(f"`report_every` must be <= steps ({self.steps}), but got {self.report_every}")
+        if self.scheduler.name == "asha" and self.grace_steps > self.steps:
+            raise ValueError(f"`scheduler.grace_steps` must be <= steps ({self.steps}), but got {self.grace_steps}")
+        return self
+
+    @property
+    def grace_steps(self) -> int:
+        """Steps before which no trial is stopped."""
+        return self.report_every if self.scheduler.grace_steps is None else self.scheduler.grace_steps
+
+    @property
+    def report_steps(self) -> list[int]:
+        """The steps after which a trial reports; the last is always `steps`."""
+        return [*range(self.report_every, self.steps, self.report_every), self.steps]
+
+    def hyperparameters(self, params: Mapping[str, Any]) -> Hyperparameters:
+        """The whole setting of a trial: `fixed`, with the searched values `params` of one proposal."""
+        return Hyperparameters.model_validate({**self.fixed, **params})
+
+    def params_of(self, hyperparameters: Hyperparameters) -> dict[str, Any]:
+        """The searched hyperparameters' values in a setting, in the order of `search`."""
+        return {name: getattr(hyperparameters, name) for name in self.search}
+
+    def contains(self, hyperparameters: Hyperparameters) -> bool:
+        """Whether a setting could have been proposed: in all ranges, and equal to this space in all the rest."""
+        params = self.params_of(hyperparameters)
+        inside = all(self.search[name].contains(value) for name, value in params.items())
+        return inside and self.differs_in_searched_only(hyperparameters)
+
+    def differs_in_searched_only(self, hyperparameters: Hyperparameters) -> bool:
+        """Whether a setting is of this space but for its ranges: equal in all that is not searched. `default` is not where the
+        space gives one of the published lambdas, or sigma, another value."""
+        return self.hyperparameters(self.params_of(hyperparameters)) == hyperparameters
+
+    def default_trials(self) -> list[DefaultTrial]:
+        """The published setting in its own scaling, and its lambdas and sigma in the space's, with central learning rates."""
+        # How precisely a CF is estimated is a budget, not a setting: the same for all.
+        budget = {k: self.fixed[k] for k in ("num_frequencies", "frequency_pool") if k in self.fixed}
+        rate = PAPER_DEFAULT.learning_rate
+        rates = {name: rate for name in self.search if name.startswith("learning_rate")}
+        paper = Hyperparameters.model_validate({**PAPER_DEFAULT.model_dump(), **budget, **rates})
+        names = ("lambda_uni", "lambda_cross", "lambda_joint", "frequency_scale")
+        published = {name: getattr(PAPER_DEFAULT, name) for name in names}
+        central = {name: _centre(name, dimension) for name, dimension in self.search.items()}
+        own = self.fixed.get("scaling", "normalized")
+        scaling = "normalized" if own == "paper" or "scaling" in self.search else own
+        ours = self.hyperparameters({**central, **published, "scaling": scaling})
+        return [DefaultTrial("paper_default", paper), DefaultTrial("default", ours)]
+
+    def first_trials(self) -> list[DefaultTrial]:
+        """What is run before anything is proposed: the defaults, then the settings of `warm_start`."""
+        known = [DefaultTrial(f"warm_start_{i}", self.hyperparameters(s)) for i, s in enumerate(self.warm_start)]
+        return [*self.default_trials(), *known]
+
+
+def completed(recorded: dict[str, Any]) -> dict[str, Any]:
+    """A space as some version of this project recorded it, with the defaults of keys that have come since."""
+    try:
+        return Space.model_validate(recorded).model_dump(mode="json")
+    except ValidationError:  # not a space any more: whoever compares it will say so
+        return recorded
+
+
+def replica_seeds(space: Space) -> list[int]:
+    """The paired seeds of every trial, (seeds,)."""
+    return [space.seed * SEED_BLOCK + i for i in range(space.seeds)]
+
+
+def fresh_seeds(space: Space) -> tuple[list[int], list[int]]:
+    """Two lists of `confirmation.seeds` seeds that no trial has used: to choose on, and to report what was chosen."""
+    count = space.confirmation.seeds
+    fresh = confirmation_seeds(space, 2 * count)
+    return fresh[:count], fresh[count:]
+
+
+def confirmation_seeds(space: Space, n: int) -> list[int]:
+    """`n` seeds that no trial of the search has used, (n,); n <= 5000."""
+    if n > SEED_BLOCK // 2:
+        raise ValueError(f"n must be <= {SEED_BLOCK // 2}, but got {n}")
+    return [space.seed * SEED_BLOCK + SEED_BLOCK // 2 + i for i in range(n)]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean ...?`, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean `{close[0]}`?" if close else ""
+
+
+def _centre(name: str, dimension: Dimension) -> Any:
+    centre = dimension.centre()
+    return round(centre) if is_integer(name) and dimension.choices is None else centre
+
+
+def is_integer(name: str) -> bool:
+    """Whether a hyperparameter takes whole numbers only."""
+    return Hyperparameters.model_fields[name].annotation is int
+
+
+def _is_number(name: str) -> bool:
+    annotation = Hyperparameters.model_fields[name].annotation
+    return not any(isinstance(option, str) for option in get_args(annotation))  # a Literal's options are strings
+
+
+def _check_value(key: str, name: str, value: Any) -> None:
+    try:
+        Hyperparameters.model_validate({name: value}, strict=True)
+    except ValidationError as error:
+        rule = error.errors(include_url=False)[0]["msg"]
+        raise ValueError(f"`{key}`: {rule}, but got {value!r}") from None
+
+
+def _check_dimension(name: str, dimension: Dimension) -> None:
+    key = f"search.{name}"
+    if dimension.choices is not None:
+        if dimension.low is not None or dimension.high is not None or dimension.log:
+            raise ValueError(f"`{key}` must have choices or a range (low, high, log), but has both")
+        if not dimension.choices:
+            raise ValueError(f"`{key}.choices` must not be empty")
+        for i, value in enumerate(dimension.choices):
+            _check_value(f"{key}.choices.{i}", name, value)
+            if value in dimension.choices[:i]:
+                raise ValueError(f"`{key}.choices` must differ from each other, but {value!r} is there twice")
+        return
+    if not _is_number(name):
+        raise ValueError(f"`{key}` is no number: it must have choices, not a range")
+    for side in ("low", "high"):
+        bound = getattr(dimension, side)
+        if bound is None:
+            raise ValueError(f"`{key}` must have low and high, or choices, but `{key}.{side}` is missing")
+        if is_integer(name) and bound != int(bound):
+            raise ValueError(f"`{key}.{side}` must be a whole number, but got {bound!r}")
+        if dimension.log and bound <= 0:
+            raise ValueError(f"`{key}.{side}` must be > 0 for a log scale, but got {bound!r}")
+        _check_value(f"{key}.{side}", name, int(bound) if is_integer(name) else bound)
+    if dimension.low >= dimension.high:  # type: ignore[operator]  # both were just checked not to be None
+        raise ValueError(f"`{key}.low` must be < high, but got low {dimension.low!r} and high {dimension.high!r}")

@@ -1,0 +1,63 @@
+"""What a search prints at its end: the recommendation, how sure, and the commands that show more."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from search.cluster.nodes import bootstrap_file, from_home
+from search.report.text import verdict, verdict_on_test
+from search.tracking.tracker import MlflowTracker
+
+
+def say_results(
+    report: dict[str, Any], output: Path, tracker: MlflowTracker, search_id: str, say: Callable[[str], None]
+) -> None:
+    """`report`: report.json."""
+    counts = report["trials"]
+    width = max(len(name) for name in report["recommended"])
+    say("")
+    say(
+        f"recommended ({counts['completed']} trials completed, {counts['pruned']} stopped early, {counts['failed']} failed):"
+    )
+    for name, value in report["recommended"].items():
+        low, high = report["robust_region"].get(name, (None, None))
+        good = f"   good from {low:.3g} to {high:.3g}" if low is not None else ""
+        say(f"  {name:<{width}}  {value:<8.4g}{good}" if isinstance(value, float) else f"  {name:<{width}}  {value}")
+    say("")
+    say(verdict(report))
+    say(verdict_on_test(report["test"], report["metric"]))
+    say("")
+    python = command("python")
+    say(f"report     {python} -m webbrowser {shlex.quote(str(output / 'report.html'))}")
+    say(f"again      {python} -m condense run {shlex.quote(str(output / 'best.yaml'))} --output DIR")
+    served = tracker.where.startswith("http")
+    if not served:
+        uri = shlex.quote(tracker.where)
+        say(f"MLflow UI  {command('mlflow')} ui --backend-store-uri {uri}   and then open")
+    base = tracker.where.rstrip("/") if served else "http://127.0.0.1:5000"
+    say(f"{'MLflow UI' if served else '':<9}  {comparison_link(base, tracker.experiment_id, search_id)}")
+    if bootstrap_file().exists():
+        for line in from_home(output, served):
+            say(line)
+
+
+def command(name: str) -> str:
+    """How a shell in the current folder finds a program of this environment, also where it is not activated."""
+    own = Path(sys.executable).with_name(name)
+    found = shutil.which(name)
+    if (found is not None and Path(found).parent == own.parent) or not own.exists():
+        return name
+    return shlex.quote(str(own.relative_to(Path.cwd()) if own.is_relative_to(Path.cwd()) else own))
+
+
+def comparison_link(base: str, experiment: str | None, search_id: str) -> str:
+    """The MLflow page that shows this search's trials, best first, with their curves side by side."""
+    chosen = f"tags.search_id = '{search_id}' AND tags.trial_number LIKE '%'"
+    query = {"searchFilter": chosen, "orderByKey": "metrics.`score`", "orderByAsc": "false", "compareRunsMode": "CHART"}
+    return f"{base}/#/experiments/{experiment}/runs?{urlencode(query, quote_via=quote)}"

@@ -1,0 +1,176 @@
+"""The store that MLflow's data go to: default, check before any work, connection, and its errors in words."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+import sqlite3
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from condense.system.errors import UserError
+from search.cluster.nodes import head_tracking_uri
+
+if TYPE_CHECKING:  # importing mlflow costs more than a second: only functions do it
+    from mlflow import MlflowClient
+
+DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+CONNECT_SECONDS = 10
+REQUEST_SECONDS = 10  # connect and read timeout of one request, unless MLFLOW_HTTP_REQUEST_TIMEOUT says otherwise
+
+
+def default_tracking_uri(output: Path) -> str:
+    """MLFLOW_TRACKING_URI; the server of the cluster's head that this is; or a database beside the output folder, which
+    all searches there share."""
+    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+        return absolute_uri(uri)
+    if uri := head_tracking_uri():
+        return uri
+    return f"sqlite:///{_quoted(output.absolute().parent)}/mlflow.db"
+
+
+def _quoted(path: Path) -> str:
+    """SQLAlchemy unquotes the path of a database, and takes what follows a ? for options."""
+    return str(path).replace("%", "%25").replace("?", "%3F")
+
+
+def absolute_uri(uri: str) -> str:
+    """`uri` with a relative path of a database or a folder made absolute: Tune changes the directory per trial."""
+    if uri.startswith("sqlite:///") and (path := uri.removeprefix("sqlite:///")) and not path.startswith(("/", ":")):
+        return f"sqlite:///{_quoted(Path.cwd())}/{path}"
+    if "://" not in uri and not uri.startswith(("databricks", "file:")):
+        return str(Path(uri).absolute())
+    return uri
+
+
+def check_tracking(uri: str) -> None:
+    """Opens the tracking store once, before any work; a new database gets its tables here.
+
+    Raises UserError, in one line without credentials, if the URI is not understood, nothing answers within 10 s, or the
+    store cannot be written.
+    """
+    shown, uri = f"tracking URI {masked(uri)}", absolute_uri(uri)
+    scheme = uri.partition("://")[0].partition("+")[0] if "://" in uri else uri.partition(":")[0]
+    try:
+        host, port = urlsplit(uri).hostname, urlsplit(uri).port
+    except ValueError as error:
+        raise UserError(f"{shown}: not an address ({error})") from error
+    if scheme == "sqlite":
+        _check_sqlite(uri, shown)
+    elif scheme in ("http", "https"):
+        if not host:
+            raise UserError(f"{shown}: an http address must name a host, as in http://127.0.0.1:5000")
+    elif scheme in DATABASE_PORTS:
+        _check_port(host or "localhost", port or DATABASE_PORTS[scheme], shown)
+    elif "://" not in uri or scheme == "file":
+        if scheme != "databricks" and os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() not in ("true", "1"):
+            raise UserError(
+                f"{shown}: MLflow no longer writes to plain folders; use a database, as in "
+                "sqlite:////home/me/results/mlflow.db, or a server, as in http://127.0.0.1:5000"
+            )
+    elif scheme != "databricks":
+        raise UserError(f"{shown}: unknown scheme {scheme!r}; it must be one of sqlite, http, https, postgresql, mysql")
+    for attempt in range(4):
+        try:
+            connect(uri).search_experiments(max_results=1)
+            return
+        except Exception as error:
+            # Two searches that create the tables of one database at the same time: the later one finds them soon.
+            if scheme != "sqlite" or attempt == 3:
+                raise UserError(f"{shown}: {_refusal(error, scheme)}") from error
+            time.sleep(1.5)
+
+
+def _refusal(error: Exception, scheme: str) -> str:
+    code = getattr(error, "error_code", "")
+    if code in ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED"):
+        return "the server refuses access; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    if scheme in ("http", "https"):
+        if code in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE"):
+            return f"no MLflow server answers there ({reason(error)})"
+        return f"what answers there is not an MLflow server ({reason(error)})"
+    return reason(error)
+
+
+def database_path(uri: str) -> Path | None:
+    """The file of a sqlite URI; None for a database in memory."""
+    from sqlalchemy.engine import make_url
+
+    database = make_url(uri).database
+    return Path(database) if database and database != ":memory:" else None
+
+
+def _check_sqlite(uri: str, shown: str) -> None:
+    # MLflow itself would try for 100 seconds to open a database that it cannot open.
+    path = database_path(uri)
+    if path is None:
+        raise UserError(f"{shown}: a database in memory keeps nothing; name a file, as in sqlite:////home/me/mlflow.db")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{shown}: the folder {path.parent} cannot be made ({error.strerror})") from error
+    try:
+        with closing(sqlite3.connect(path, timeout=CONNECT_SECONDS, isolation_level=None)) as database:
+            database.execute("BEGIN IMMEDIATE")
+            database.execute("ROLLBACK")
+    except sqlite3.Error as error:
+        raise UserError(f"{shown}: the database {path} cannot be written ({error})") from error
+
+
+def _check_port(host: str, port: int, shown: str) -> None:
+    try:
+        socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise UserError(f"{shown}: no database answers at {host}:{port} ({error.strerror or error})") from error
+
+
+def connect(uri: str) -> MlflowClient:
+    """A client that fails fast: one attempt per request, a short timeout, no telemetry, no prints."""
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"  # MLflow's own retries block for minutes
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_SECONDS))
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # MLflow's own use of SQLAlchemy 2.1
+        from mlflow import MlflowClient
+
+        # It logs each busy database with a traceback; what matters of that is said here in one line.
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+        return MlflowClient(uri)
+
+
+def masked(text: str) -> str:
+    """`text` with the credentials of any URI in it replaced by ***."""
+    text = re.sub(r"://[^\s?#'\"]*@", "://***@", text)  # up to the last @: a password may hold a slash
+    return re.sub(r"(?i)([?&](?:\w*password|\w*token|api_?key)=)[^&\s'\"]*", r"\1***", text)
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what led to it, outermost first."""
+    while error is not None:
+        yield error
+        inner = next(
+            (argument for argument in error.args if isinstance(argument, BaseException)), None
+        )  # urllib3's way
+        error = error.__cause__ or error.__context__ or inner
+
+
+def reason(error: BaseException) -> str:
+    """Why a request failed, in one line without credentials."""
+    import requests
+
+    chain = list(causes(error))
+    if any(isinstance(cause, requests.Timeout | TimeoutError) for cause in chain):
+        return f"no answer in {os.environ.get('MLFLOW_HTTP_REQUEST_TIMEOUT', REQUEST_SECONDS)} s"
+    for cause in reversed(chain):
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return masked(lines[0])[:300]

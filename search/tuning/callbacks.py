@@ -1,0 +1,207 @@
+"""What a person and MLflow see while a search runs: a Tune callback that passes on what the ledger has."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from ray.exceptions import RayActorError
+from ray.tune import Callback
+
+from search.analysis.failure_signatures import ended_metrics, ended_tags
+from search.interruption import check_actors, check_room, full, says_full
+from search.ledger.ledger import Ledger, TrialRecord
+from search.space.model import Space
+from search.tracking.tracker import MlflowTracker
+
+log = logging.getLogger(__name__)
+SECONDS_BETWEEN_LOOKS = 5.0  # at races
+
+
+def trial_tags(record: TrialRecord) -> dict[str, str]:
+    """Tags of a trial's MLflow run."""
+    if record.name and record.name.startswith("warm_start"):
+        return {"warm_start": record.name, **ended_tags(record)}
+    return {**({"default": record.name} if record.name else {}), **ended_tags(record)}
+
+
+class SearchCallback(Callback):
+    """Runs in the driver. Never blocks on MLflow (the tracker queues)."""
+
+    def __init__(
+        self, space: Space, ledger: Ledger, tracker: MlflowTracker, display: Display, actors: Mapping[str, Any]
+    ) -> None:
+        """`actors`: name -> handle, of those that all trials need."""
+        self.space, self.ledger, self.tracker, self.display, self.actors = space, ledger, tracker, display, actors
+        self.passed_on: dict[int, int] = {}  # trial -> step up to which its reports have been
+        self.looked = 0.0  # when races were
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune's snapshots are not used; threads and terminals do not belong in one
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        record = self.ledger.trial(trial.config["number"])
+        assert record is not None
+        self.tracker.trial_started(
+            record.number, record.params, trial_tags(record), record.config, name=record.name, timestamp=record.created
+        )
+        self.display.started(record)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        number, step = trial.config["number"], int(result["step"])
+        self._pass_on(number, step)
+        self.passed_on[number] = step  # lower than before where a trial has started again
+        if step >= self.space.steps:
+            record = self.ledger.trial(number)
+            assert record is not None
+            self.display.reported(record)
+        self.display.show()
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """The later stages of a race: Tune hears nothing of them until the trial ends."""
+        clock = time.monotonic()
+        if self.space.racing is None or clock - self.looked < SECONDS_BETWEEN_LOOKS:
+            return
+        self.looked = clock
+        for trial in trials:
+            if trial.status == "RUNNING":
+                self._pass_on(trial.config["number"], sys.maxsize)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._ended(trial)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._explain(trial)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._explain(trial)
+        self._ended(trial)
+
+    def _pass_on(self, number: int, step: int) -> None:
+        """Tells MLflow what it has not heard of a trial, up to `step`."""
+        for report in self.ledger.reported(number, self.passed_on.get(number, 0), step):
+            self.tracker.trial_reported(number, report.step, report.metrics, curve=report.curve, timestamp=report.time)
+            self.passed_on[number] = report.step
+
+    def _explain(self, trial: Any) -> None:
+        """A process that died is a line; an exception is a bug, so it is shown whole. A full disk is neither, nor is the death
+        of what all trials need: they end the search, before trials are counted as failed for it."""
+        error = trial.get_pickled_error()
+        if says_full(error):
+            raise full(self.ledger.output, error)
+        check_room(self.ledger.output)
+        check_actors(self.actors)
+        record = self.ledger.trial(trial.config["number"])
+        if record is None:
+            return
+        text = trial.get_error() if error is None else error
+        if text is None or isinstance(error, RayActorError):  # Tune has nothing to say of a node that went
+            self.display.say(f"trial {record.number}: its process died; it goes on from step {record.steps} in another")
+        else:
+            log.error("trial %d raised an exception after step %d:\n%s", record.number, record.steps, text)
+
+    def _ended(self, trial: Any) -> None:
+        record = self.ledger.trial(trial.config["number"])
+        if record is None or record.status == "unfinished":
+            return
+        self.tracker.trial_finished(
+            record.number,
+            record.status,
+            ended_metrics(record),
+            error=record.error,
+            timestamp=record.finished,
+            tags=ended_tags(record),
+        )
+        self.display.ended(record)
+
+
+class Display:
+    """One line that follows the search on a terminal; a line now and then where there is none (a log file)."""
+
+    def __init__(self, space: Space, past: list[TrialRecord], stream: TextIO | None = None) -> None:
+        self.space = space
+        self.stream = stream or sys.stdout
+        self.live = self.stream.isatty()
+        self.ended_records = {r.number: r for r in past if r.status != "unfinished"}
+        self.at_start = len(self.ended_records)
+        self.running: set[int] = set()
+        self.best: TrialRecord | None = None
+        for record in past:
+            self._consider(record)
+        self.since = time.monotonic()
+        self.shown = 0.0
+
+    def started(self, record: TrialRecord) -> None:
+        self.running.add(record.number)
+        self.show()
+
+    def reported(self, record: TrialRecord) -> None:
+        self._consider(record)
+        self.show()
+
+    def ended(self, record: TrialRecord) -> None:
+        self.running.discard(record.number)
+        self.ended_records[record.number] = record
+        if record.status == "failed":
+            self.say(f"trial {record.number} failed: {record.error}")
+        self.show(now=len(self.ended_records) == self.space.trials)
+
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        self._print(("\r\033[K" if self.live else "") + text)
+
+    def show(self, now: bool = False) -> None:
+        """The line, at most once a second on a terminal and every 10 seconds elsewhere."""
+        clock = time.monotonic()
+        if not now and clock - self.shown < (1 if self.live else 10):
+            return
+        self.shown = clock
+        text = self.line(clock - self.since)
+        if self.live:
+            text = text[: shutil.get_terminal_size().columns - 1]  # a line that wraps could not be rewritten
+            self._print(f"\r\033[K{text}", end="\n" if now else "")
+        else:
+            self._print(text)
+
+    def close(self) -> None:
+        """Ends the line on a terminal, so that what follows has one of its own."""
+        if self.live and self.shown and len(self.ended_records) < self.space.trials:
+            self._print("")
+
+    def _print(self, text: str, end: str = "\n") -> None:
+        with contextlib.suppress(OSError):  # a terminal that has gone takes no search with it
+            print(text, end=end, file=self.stream, flush=True)
+
+    def line(self, seconds: float) -> str:
+        """Trials done / running, how they ended, the best so far, time left."""
+        kinds = [r.status for r in self.ended_records.values()]
+        done = len(kinds)
+        parts = [f"trials {done}/{self.space.trials}", f"{len(self.running)} running"]
+        parts += [f"{kinds.count('pruned')} stopped early"] + (
+            [f"{kinds.count('failed')} failed"] if "failed" in kinds else []
+        )
+        if self.best is not None and self.best.score is not None:
+            name = self.best.name or f"trial {self.best.number}"
+            parts.append(f"best {self.best.score:.3f} ({name})")
+        here = done - self.at_start
+        if here > 0 and done < self.space.trials:
+            left = seconds / here * (self.space.trials - done)
+            parts.append(f"about {_minutes(left)} left")
+        return f"[{_minutes(seconds)}] " + ", ".join(parts)
+
+    def _consider(self, record: TrialRecord) -> None:
+        if record.steps < self.space.steps or record.score is None or record.name == "paper_default":  # no candidate
+            return
+        if self.best is None or self.best.score is None or record.score > self.best.score:
+            self.best = record
+
+
+def _minutes(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

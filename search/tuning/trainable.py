@@ -1,0 +1,155 @@
+"""One Tune trial: replicas (tasks x paired seeds) in an engine, reported as one robust score.
+
+The process is light: the engine does the work, the ledger keeps the record. It imports no torch.
+
+Steps count on from one stage of racing to the next: with `steps: 60`, a trial's report at step 120 is of its second stage,
+in which further seeds took 60 steps each. The scheduler hears of the first stage's reports up to its last but one, and of
+the trial's last: what is in between is for the ledger and MLflow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+from ray import tune
+
+from search.analysis.metrics import replica_values, summarize
+from search.analysis.scores import per_seed_means
+from search.engine.client import Client
+from search.ledger.ledger import NOT_FINITE
+from search.space.plan import Plan
+from search.tuning.racing import Runner, judge, stages
+
+
+def run_trial(config: dict[str, Any], *, pool: Any, ledger: Any, plan: Plan) -> None:
+    """The Tune trainable. `config`: number, name and all hyperparameters, from `SpaceSearcher.suggest`."""
+    _Running(config, pool, ledger, plan).run()
+
+
+class _Running:
+    """A trial in its process."""
+
+    def __init__(self, config: dict[str, Any], pool: Any, ledger: Any, plan: Plan) -> None:
+        self.number, self.name = config["number"], config["name"]
+        self.hyperparameters = {key: value for key, value in config.items() if key not in ("number", "name")}
+        self.pool, self.ledger, self.plan = pool, ledger, plan
+        self.stages = stages(plan.racing, len(plan.seeds))
+        self.node = socket.gethostname()
+
+    def run(self) -> None:
+        known = ray.get(self.ledger.load.remote(self.number))
+        step, reports, checkpoint = (0, [], None) if known is None else known
+        # Go on; what was reported already is told to the scheduler again, without compute. Where the trial stands, it is judged:
+        # whether it was, is not known.
+        for past in reports:
+            if past.step < self.plan.steps:
+                self.tell(past.metrics, past.step, replayed=past is not reports[-1])
+        self.earlier, self.started = reports[-1].seconds if reports else 0.0, time.monotonic()
+        stage, done = divmod(step, self.plan.steps)
+        if done == 0:
+            checkpoint = None  # of the stage before, whose seeds are others
+        metrics = next((past.metrics for past in reports if past.step == stage * self.plan.steps), None)
+        if metrics is not None and len(self.stages) == 1:
+            self.tell(metrics, step)
+            return
+        while metrics is None or metrics["race/goes_on"]:
+            metrics = self.stage(stage, metrics, done, checkpoint)
+            if metrics is None or len(self.stages) == 1:
+                return
+            stage, done, checkpoint = stage + 1, 0, None
+        self.tell(metrics, round(metrics["step"]))
+
+    def stage(
+        self, stage: int, before: dict[str, float] | None, done: int, checkpoint: bytes | None
+    ) -> dict[str, float] | None:
+        """Runs a stage's seeds, from `checkpoint` after `done` steps. `before`: the metrics at the end of the stage before it.
+
+        Returns the metrics at its end; None if the trial has failed there.
+        """
+        plan, metrics = self.plan, before
+        left = [target for target in plan.report_steps if target > done]
+        with self.client(stage, checkpoint) as client:
+            client.start(left[0])
+            for target, following in zip(left, [*left[1:], None], strict=True):
+                report = client.report()
+                if self.diverged(report, offset=stage * plan.steps):
+                    return None
+                if following is not None:
+                    # The engine need not wait for the scheduler: at worst, some steps are in vain.
+                    client.start(following)
+                metrics = summarize(report, plan, self.seconds, before, within=following is not None)
+                if plan.racing is not None:
+                    metrics["race/stage"] = float(stage)
+                if following is None:
+                    metrics = self.with_judgement(metrics)
+                self.save(metrics, report, offset=stage * plan.steps)
+                if stage == 0 and (following is not None or len(self.stages) == 1):
+                    self.tell(metrics, target)
+        return metrics
+
+    @contextlib.contextmanager
+    def client(self, stage: int, checkpoint: bytes | None = None) -> Iterator[Client]:
+        """A place in the engine for a stage's replicas, given up at the end; an exception is noted in the ledger."""
+        plan, tenant = self.plan, f"trial {self.number}" + (f" stage {stage}" if stage else "")
+        client = Client.here(self.pool, tenant)
+        seeds = [plan.seeds[i] for i in self.stages[stage]]
+        try:
+            client.join(plan.tasks, self.hyperparameters, seeds, plan.steps, checkpoint, plan.cpus, plan.secondary)
+            yield client
+        except Exception as error:
+            text = f"{type(error).__name__}: {getattr(error, 'cause', None) or error}"
+            ray.get(self.ledger.set_fault.remote(self.number, text))
+            raise
+        finally:
+            client.leave()
+
+    def with_judgement(self, metrics: dict[str, float]) -> dict[str, float]:
+        """`metrics` at the end of a stage, with whether the trial goes on: against those that have all seeds by now. A default
+        trial goes on in any case. The score and the mean of one that does not are the estimates of `racing.judge`."""
+        plan = self.plan
+        if plan.racing is None:
+            return metrics
+        if int(metrics["seeds"]) == len(plan.seeds) or self.name is not None:
+            return {**metrics, "race/goes_on": float(metrics["seeds"] < len(plan.seeds))}
+        ended = [r for r in ray.get(self.ledger.trials.remote()) if r.status == "completed" and r.score is not None]
+        rivals = [
+            Runner(r.score, per_seed_means(replica_values(r.metrics, plan), len(plan.tasks)))
+            for r in ended
+            if int(r.metrics["seeds"]) == len(plan.seeds) and r.name != "paper_default"  # which cannot be recommended
+        ]
+        own = per_seed_means(replica_values(metrics, plan), len(plan.tasks))
+        judgement = judge(own, rivals, plan.racing.tolerance)
+        estimates = {} if judgement.goes_on else {"score": judgement.score, "score_mean": judgement.mean}
+        return {**metrics, **estimates, "race/goes_on": float(judgement.goes_on)}
+
+    @property
+    def seconds(self) -> float:
+        """The trial's own clock."""
+        return self.earlier + time.monotonic() - self.started
+
+    def diverged(self, report: dict[str, Any], offset: int) -> bool:
+        """Records a loss that was not finite, and ends the trial. `offset`: steps of the stages before."""
+        fault = report["divergence"]
+        if fault is None:
+            return False
+        step = offset + fault["step"]
+        text = f"the {fault['term']} {NOT_FINITE} at step {step} (seed {fault['seed']})"
+        ray.get(self.ledger.finish.remote(self.number, "failed", None, text, step))
+        self.tell({"score": math.nan}, offset + report["step"])
+        return True
+
+    def save(self, metrics: dict[str, float], report: dict[str, Any], offset: int) -> None:
+        """In the ledger. `offset`: steps of the stages before."""
+        curve = {**report["curve"], "step": [offset + step for step in report["curve"]["step"]]}
+        step = offset + report["step"]
+        ray.get(self.ledger.save.remote(self.number, step, metrics, curve, report["checkpoint"], self.node))
+
+    def tell(self, metrics: dict[str, float], step: int, replayed: bool = False) -> None:
+        """Tune, and through it the scheduler and the sampler."""
+        tune.report({**metrics, "step": step, "number": self.number, "replayed": replayed})

@@ -1,0 +1,48 @@
+"""A local search's Ray listens on all addresses of the machine: nobody without its token may use it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+INSIDE = """
+from search.cluster.ray_session import prepare_environment, ray_session
+prepare_environment()
+with ray_session(None):
+    import ray
+    print("ADDRESS", ray.get_runtime_context().gcs_address, flush=True)
+    print("DONE", ray.get(ray.remote(lambda: 7).options(num_cpus=0).remote()), flush=True)
+    input()
+"""
+OUTSIDE = "import ray, sys; ray.init(address=sys.argv[1]); print('INSIDE')"
+
+
+@pytest.mark.slow
+def test_nobody_joins_without_the_token() -> None:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH")}
+    pipe = subprocess.PIPE
+    search = subprocess.Popen([sys.executable, "-c", INSIDE], stdin=pipe, stdout=pipe, text=True, env=environment)
+    try:
+        assert search.stdout is not None
+        address = next(line for line in search.stdout if line.startswith("ADDRESS")).split()[1]
+        assert next(search.stdout) == "DONE 7\n"
+        intruders = [
+            subprocess.Popen(
+                [sys.executable, "-c", OUTSIDE, address],
+                stdout=pipe,
+                stderr=pipe,
+                text=True,
+                env={**environment, **other},
+            )
+            for other in ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64})
+        ]
+        for intruder in intruders:
+            out, err = intruder.communicate(timeout=120)
+            assert intruder.returncode != 0 and "INSIDE" not in out
+            assert "token" in err.lower() or "auth" in err.lower()
+    finally:
+        search.communicate("\n", timeout=60)
+    assert search.returncode == 0
