@@ -119,8 +119,8 @@ class Search:
         check_data(space)
         check_output(request.output, space, request.resume, request.ablate)
         check_writable(default_folder())
-        if request.address not in (None, "local"):
-            check_address(str(request.address))
+        if request.address is not None:
+            check_address(request.address)
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}
         ledger = Ledger.open(
             request.output,

@@ -43,6 +43,12 @@ def check_address(address: str) -> None:
     """Raises UserError unless `address` is `auto`, or of a server that takes a connection: Ray itself would wait for ever."""
     if address == "auto":
         return
+    if _connected():
+        raise UserError(
+            f"--address {address}: this process is connected to a Ray cluster already: leave the address out"
+        )
+    if address == "local":
+        return
     if address.startswith("ray://"):
         raise UserError(
             f"--address {address}: a search keeps its record beside its driver, which has to be on the cluster, not a Ray "
@@ -69,8 +75,11 @@ class RaySession:
 def ray_session(address: str | None) -> Iterator[RaySession]:
     """Joins the Ray that this process is connected to; connects to a cluster (on its head by itself); or starts Ray here, for
     this search alone. What it has started or connected to, it leaves at the end."""
-    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
-        yield _joined(address)
+    if _connected():
+        import ray
+
+        alone = len(ray.nodes()) == 1 and not bootstrap_file().exists()
+        yield RaySession(local=alone, joined=True)
         return
     if address is None and (bootstrap_file().exists() or os.environ.get("RAY_ADDRESS")):
         address = "auto"
@@ -105,15 +114,9 @@ def ray_session(address: str | None) -> Iterator[RaySession]:
         ray.shutdown()
 
 
-def _joined(address: str | None) -> RaySession:
-    import ray
-
-    if address not in (None, "auto"):
-        raise UserError(
-            f"--address {address}: this process is connected to a Ray cluster already: leave the address out"
-        )
-    alone = len(ray.nodes()) == 1 and not bootstrap_file().exists()
-    return RaySession(local=alone, joined=True)
+def _connected() -> bool:
+    """Whether this process has started Ray, or joined a cluster, before the search began."""
+    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
 
 
 @contextlib.contextmanager
