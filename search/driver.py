@@ -228,7 +228,8 @@ class Search:
         from ray import tune
 
         from search.analysis.failure_signatures import ended_metrics
-        from search.tuning.callbacks import Display, SearchCallback, trial_tags
+        from search.tuning.callbacks import SearchCallback, trial_tags
+        from search.tuning.display import Display
         from search.tuning.early_stopping import build_scheduler, prefill
         from search.tuning.sampler import SpaceSearcher
         from search.tuning.trainable import run_trial
