@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import tempfile
@@ -15,20 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from condense import api
 from condense.config.files import load_config
 from condense.config.models import CondensationConfig, validate
 from condense.data.dataset import MemorySplit
 from condense.embeddings.embeddings import QUIET
 from condense.embeddings.task import Task, load_task, load_test
-from condense.engine.engine import Engine
 from condense.evaluation.comparison import PROTOCOLS, Comparison, Sample, as_json, compare, share_of
 from condense.evaluation.convnet import check_shapes
-from condense.evaluation.replica_scores import full_score
-from condense.evaluation.replica_scores import validate as validation_scores
 from condense.evaluation.retrieval import alignment_warnings
-from condense.export.export import export, read_export
-from condense.method.condensation import Condensation
-from condense.method.objective import TERMS
+from condense.export.export import read_export
 from condense.storage.cache_folder import check_writable
 from condense.storage.export_folder import RECORD, check_replaceable
 from condense.storage.store import Store
@@ -41,41 +36,29 @@ def run(config_path: Path, output: Path, overrides: Sequence[str]) -> int:
     """One condensation, exported to `output`. Status 1 if its loss was not finite: then nothing is exported."""
     config = load_config(config_path, overrides)
     check_output(output)
-    store, device = open_store(), best_device()
-    task = _load(config, store, device)
-    for text in alignment_warnings(task.condense):
+    store = open_store()
+    task = api.LoadedTask(config, _load(config, store, api.best_device()), store)
+    shared = task.embedded
+    for text in alignment_warnings(shared.condense):
         print(f"warning: {text}", file=sys.stderr)
     for name in sorted(config.hyperparameters.model_fields_set):
         modality = name.removeprefix("learning_rate_")
         given = getattr(config.hyperparameters, name) is not None
         if modality != name and given and modality not in task.modalities:
             print(f"warning: hyperparameters.{name} has no effect: the data has no {modality}", file=sys.stderr)
-    full = full_score(task, config.metric)
-    started = time.monotonic()
-    replica = Condensation(
-        task, config.dpc, config.initialization, config.hyperparameters, config.seed, max(1, config.steps)
+    print(
+        f"{_describe(shared)}; {_budget(shared, config.dpc)}, {config.steps} steps on {shared.device}", file=sys.stderr
     )
-    replica.metric = config.metric
-    losses, score = _condense(replica, config.steps, full)
-    seconds = time.monotonic() - started
-    if replica.divergence is not None:
-        print(
-            f"error: {replica.divergence}: a smaller learning rate may help; nothing was written to {output}",
-            file=sys.stderr,
-        )
+    line = ReportLine(config.metric)
+    try:
+        result = api.run(task, config.hyperparameters, seed=config.seed, steps=config.steps, on_report=line.show)
+    except api.Diverged as error:
+        print(f"error: {error}; nothing was written to {output}", file=sys.stderr)
         return 1
-    record = {
-        "config": config.model_dump(mode="json", exclude_none=True),
-        "fingerprints": {"dataset": task.dataset.fingerprint, "encoder": task.encoder.fingerprint},
-        "steps": replica.step,
-        "seed": config.seed,
-        "loss": {"start": _named(losses[:1]), "end": _named(losses[-1:])},
-        "validation": {config.metric: score, "share": share_of(score, full), "full_data": full},
-        "seconds": seconds,
-        "device": str(device),
-    }
-    export(output, replica.inputs, replica.labels, dataset=task.dataset, record=record)
-    print(f"exported {len(replica.labels)} items to {output} (look at {output / 'overview.png'})")
+    finally:
+        line.end()
+    result.save(output)
+    print(f"exported {len(result.labels)} items to {output} (look at {output / 'overview.png'})")
     print(f"next     python -m condense evaluate {output}")
     return 0
 
@@ -87,7 +70,7 @@ def evaluate(directory: Path, convnet_seeds: int, json_path: Path | None) -> int
     if json_path is not None:
         _check_writable(json_path)
     store = open_store()
-    task = _load(config, store, best_device())
+    task = _load(config, store, api.best_device())
     _check_fingerprints(directory, record, task)
     if convnet_seeds:
         check_shapes(task.dataset.specs)
@@ -114,7 +97,7 @@ def evaluate(directory: Path, convnet_seeds: int, json_path: Path | None) -> int
 def embed(config_path: Path, overrides: Sequence[str]) -> int:
     """Fills the cache with the embeddings of all three splits, saying what was there."""
     config = load_config(config_path, overrides)
-    store, device = open_store(Reporting), best_device()
+    store, device = open_store(Reporting), api.best_device()
     task = _load(config, store, device, quiet=0.0)
     load_test(task, store, quiet=0.0)
     print(f"{_describe(task)}; cache: {store.folder}")
@@ -144,11 +127,6 @@ def table(results: Mapping[str, Mapping[str, Sample]], names: Mapping[str, str])
         for row in rows
     ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
-
-
-def best_device() -> torch.device:
-    """The GPU if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Reporting(Store):
@@ -199,39 +177,28 @@ def _load(config: CondensationConfig, store: Store, device: torch.device, quiet:
     return load_task(config, store, device, quiet)
 
 
-def _condense(replica: Condensation, steps: int, full: float) -> tuple[Tensor, float]:
-    """Steps and validates `replica`, with a progress line. Losses (steps, 4); the last validation score."""
-    engine, task = Engine(), replica.task
-    print(f"{_describe(task)}; {_budget(task, replica.dpc)}, {steps} steps on {task.device}", file=sys.stderr)
-    losses = [torch.empty(0, 4)]
-    every = max(1, math.ceil(steps / REPORTS))
-    score = validation_scores([replica])[0]
-    what = "validation" if replica.metric == "accuracy" else f"validation {replica.metric}"
-    line = ""
-    while True:
-        shown = "".join(f"{name} {value:.4g}  " for name, value in (_named(losses[-1][-1:]) or {}).items())
-        share = share_of(score, full)
-        of_full = "" if share is None else f" ({100 * share:.1f} % of full data)"
-        text = f"step {replica.step:>{len(str(steps))}}/{steps}  {shown}{what} {100 * score:.1f} %{of_full}"
-        on_terminal = sys.stderr.isatty()  # there, one line that changes
-        print(f"\r{text.ljust(len(line))}" if on_terminal else text, end="" if on_terminal else "\n", file=sys.stderr)
-        line = text
-        if replica.step >= steps:
-            break
-        losses.append(engine.run([replica], min(every, steps - replica.step))[0])
-        if replica.divergence is None:
-            score = validation_scores([replica])[0]
-        if replica.divergence is not None:
-            break
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
-    engine.leave(replica)
-    return torch.cat(losses), score
+class ReportLine:
+    """How far a condensation is: on a terminal one line that changes, elsewhere a line per report."""
 
+    def __init__(self, metric: str) -> None:
+        self.what = "validation" if metric == "accuracy" else f"validation {metric}"
+        self.on_terminal = sys.stderr.isatty()
+        self.line = ""
 
-def _named(row: Tensor) -> dict[str, float] | None:
-    """(1, 4) -> {uni, cross, joint, total}; None of (0, 4)."""
-    return dict(zip((*TERMS, "total"), row[0].tolist(), strict=True)) if len(row) else None
+    def show(self, report: api.RunReport) -> None:
+        losses = "".join(f"{name} {value:.4g}  " for name, value in (report.losses or {}).items())
+        of_full = "" if report.share is None else f" ({100 * report.share:.1f} % of full data)"
+        step = f"step {report.step:>{len(str(report.steps))}}/{report.steps}"
+        text = f"{step}  {losses}{self.what} {100 * report.score:.1f} %{of_full}"
+        if self.on_terminal:
+            print(f"\r{text.ljust(len(self.line))}", end="", file=sys.stderr)
+        else:
+            print(text, file=sys.stderr)
+        self.line = text
+
+    def end(self) -> None:
+        if self.on_terminal and self.line:
+            print(file=sys.stderr)
 
 
 def _budget(task: Task, dpc: int) -> str:

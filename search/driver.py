@@ -9,7 +9,9 @@ import json
 import logging
 import os
 import signal
+import threading
 import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +22,12 @@ import yaml
 from condense.storage.cache_folder import check_writable, default_folder
 from condense.system.errors import UserError
 from search.cluster.nodes import awaited_nodes, check_resources, wait_for_nodes
-from search.cluster.ray_session import check_address, prepare_environment, ray_session
+from search.cluster.ray_session import RaySession, check_address, prepare_environment, ray_session
 from search.interruption import GO_ON, Stopped, heeding_full_disks, last_word, says_full
 from search.ledger.ledger import Ledger
 from search.ledger.run_folder import absolute_folder
 from search.preflight import check_data, check_learning_rates, check_output, missing_parts, shown
-from search.space.files import load_space
+from search.space.files import load_space, space_of
 from search.space.model import Space, completed, replica_seeds
 from search.tracking.store import absolute_uri, check_tracking, default_tracking_uri
 from search.tuning.warm_start import earlier_settings, recorded, with_first_settings
@@ -50,9 +52,9 @@ class Request:
 
     @staticmethod
     def of(
-        space: str,
+        space: str | Path | Mapping[str, Any] | Space,
         *,
-        overrides: list[str],
+        overrides: Sequence[str] = (),
         name: str | None = None,
         output: Path | None = None,
         resume: bool = False,
@@ -64,7 +66,11 @@ class Request:
         """Raises UserError if the space is not valid, or there is nothing to start from in `warm_start`."""
         if name is not None:
             overrides = [*overrides, f"name={json.dumps(name)}"]
-        loaded = load_space(space, overrides)
+        if isinstance(space, str | Path):
+            loaded = load_space(str(space), overrides)
+        else:
+            keys = space.model_dump(mode="json") if isinstance(space, Space) else space
+            loaded = space_of(keys, overrides, str(keys.get("name", "space")))
         folder = absolute_folder(output or Path("results") / loaded.name)
         known = recorded(folder) if resume or ablate else None
         source = loaded.name
@@ -92,12 +98,17 @@ def describe(request: Request) -> str:
 class Search:
     """Runs a request to its end; going on after an interruption is the same code over the same ledger."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, say: Callable[[str], None] | None = None) -> None:
+        """`say` gets what the search has to tell, line by line; by default it is printed."""
         self.request = request
         self.space = request.space
         self.started = time.monotonic()
+        self._say = say
 
     def say(self, text: str) -> None:
+        if self._say is not None:
+            self._say(text)
+            return
         with contextlib.suppress(OSError):  # a terminal that has gone takes no search with it
             print(text, flush=True)
 
@@ -121,23 +132,24 @@ class Search:
         with last_word(), contextlib.closing(ledger), ThreadPoolExecutor(1) as executor:
             checked = executor.submit(check_tracking, request.tracking_uri)  # beside the start of Ray: seconds each
             loaded = executor.submit(load_tune, after=checked)
-            with ray_session(request.address) as local, heeding_full_disks(ledger.output):
+            with ray_session(request.address) as session, heeding_full_disks(ledger.output):
                 checked.result()
-                self._wait_for_nodes(local)
-                return self._with_ray(ledger, loaded)
+                self._wait_for_nodes(session)
+                with contextlib.ExitStack() as at_end:
+                    return self._with_ray(ledger, loaded, session, at_end)
 
-    def _wait_for_nodes(self, local: bool) -> None:
+    def _wait_for_nodes(self, session: RaySession) -> None:
         """Raises UserError if trials want what can never be had."""
         import ray
 
         expected = awaited_nodes(self.request.address)
-        if expected is not None and self.request.address != "local":
+        if expected is not None and not session.joined and self.request.address != "local":
             wait_for_nodes(ray.nodes, expected, self.say)
         here = ray.get_runtime_context().get_node_id()
-        for warning in check_resources(ray.nodes(), here, self.space.resources, local):
+        for warning in check_resources(ray.nodes(), here, self.space.resources, session.local):
             self.say(f"warning: {warning}")
 
-    def _with_ray(self, ledger: Ledger, loaded: Future[Any]) -> int:
+    def _with_ray(self, ledger: Ledger, loaded: Future[Any], session: RaySession, at_end: contextlib.ExitStack) -> int:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -150,6 +162,8 @@ class Search:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         pool = ray.remote(EnginePool).options(num_cpus=0, scheduling_strategy=here).remote()
         ledger_actor = ray.remote(Ledger).options(num_cpus=0, scheduling_strategy=here).remote(ledger.output)
+        if session.joined:  # Ray goes on
+            at_end.callback(end_actors, [ledger_actor, pool])  # the pool's engines end with it
         configs = [task.model_dump(mode="json") for task in space.tasks]
         self.say(f"{space.name}: {space.trials} trials x {space.seeds} seeds, into {shown(ledger.output)}")
         preparing = time.monotonic()
@@ -269,7 +283,9 @@ class Search:
         )
         # Tune's closing word on trials that failed for good; the ledger and the report tell of them.
         logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
+        in_main_thread = threading.current_thread() is threading.main_thread()  # only there signals have handlers
+        kinds = (signal.SIGINT, signal.SIGUSR1) if in_main_thread else ()
+        handlers = {number: signal.getsignal(number) for number in kinds}
         try:
             tuner.fit()
         except tune.TuneError as error:
@@ -285,6 +301,15 @@ class Search:
             spent = ", ".join(f"{kind} {amount:.1f} s" for kind, amount in seconds.items())
             log.info("engine on node %s%s: %s", node[:8], f", GPU {gpu}" if gpu else "", spent)
         return left(ledger, space) <= 0
+
+
+def end_actors(actors: Sequence[Any]) -> None:
+    """Ends actors of this search, whether or not their cluster is still there."""
+    import ray
+
+    for actor in actors:
+        with contextlib.suppress(Exception):
+            ray.kill(actor)
 
 
 def load_tune(after: Future[Any]) -> None:

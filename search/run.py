@@ -1,96 +1,22 @@
 """A search from the command line: python search/run.py --space spaces/quickstart.yaml
 
 Works from any folder, and also copied alone to a cluster's head (`ray submit cluster.yaml search/run.py`): all it needs
-is that this project is installed there.
+is that this project is installed there. `search/command.py` has the options; from Python, call `search.run(...)`.
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import logging
-import os
-import signal
 import sys
 from pathlib import Path
 
-
-def folder(text: str) -> Path:
-    """A shell variable that is not set would be the current one."""
-    if not text:
-        raise argparse.ArgumentTypeError("must not be empty")
-    return Path(text)
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line. Exits with status 2 on a mistake."""
-    from condense.config.arguments import Parser
-
-    parser = Parser(prog="search/run.py", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--space", default="quickstart", help="a search space: a YAML file, or the name of one in spaces/"
-    )
-    parser.add_argument("--trials", type=int, help="number of trials (as --set trials=N)")
-    parser.add_argument("--output", type=folder, help="folder of the results (default: results/NAME)")
-    parser.add_argument("--name", help="name of the search (default: the space's)")
-    parser.add_argument("--resume", action="store_true", help="go on with the search in the output folder")
-    parser.add_argument("--address", help="Ray cluster: an address, `auto`, or `local` to start one here")
-    parser.add_argument(
-        "--tracking-uri", help="MLflow (default: $MLFLOW_TRACKING_URI, or a database beside the output)"
-    )
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a key of the space"
-    )
-    parser.add_argument(
-        "--warm-start", type=folder, metavar="OTHER", help="begin with the best settings of the search in this folder"
-    )
-    parser.add_argument(
-        "--ablate",
-        action="store_true",
-        help="of a search that is complete: each loss term alone and left out, at the recommended setting",
-    )
-    parser.add_argument("--dry-run", action="store_true", help="validate and print the space; run nothing")
-    parser.add_argument("--verbose", action="store_true", help="show the log")
-    return parser.parse_args(arguments)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Returns 0 when the search is complete, 2 for a user's mistake, 130 if it was interrupted, 1 if it had to stop."""
-    options = parse(arguments)
-    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s %(message)s")
-    from condense.system.errors import UserError
-    from search.driver import Request, Search, describe
-    from search.interruption import Stopped
-
-    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # a lost connection is an interruption: --resume goes on
-        signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGINT))
-    try:
-        request = Request.of(
-            options.space,
-            overrides=options.overrides + ([f"trials={options.trials}"] if options.trials is not None else []),
-            name=options.name,
-            output=options.output,
-            resume=options.resume,
-            address=options.address,
-            tracking_uri=options.tracking_uri,
-            warm_start=options.warm_start,
-            ablate=options.ablate,
-        )
-        if options.dry_run:
-            with contextlib.suppress(BrokenPipeError):  # `| head` has seen enough
-                print(describe(request), flush=True)
-            return 0
-        return Search(request).run()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except Stopped as stopped:
-        print(f"error: {stopped}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:  # before the first trial or after the last: what is done is in the output folder
-        print("interrupted", file=sys.stderr)
-        return 130
-
+if __name__ == "search.run":  # it would take the place of the function
+    raise ImportError("search/run.py is a script: call `search.run(...)`, or import `search.command`")
 
 if __name__ == "__main__":
+    # Python puts a script's folder first on sys.path: there, search/report would hide an installed package of that name.
+    here = Path(__file__).resolve().parent
+    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != here]
+
+    from search.command import main
+
     sys.exit(main())

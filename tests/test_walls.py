@@ -49,7 +49,7 @@ def test_the_process_of_a_trial_is_light(module: str) -> None:
 
 
 def test_a_wrong_space_costs_no_heavy_import() -> None:
-    names = loaded("import search.driver, search.run, search.space.model")
+    names = loaded("import search.driver, search.command, search.space.model")
     assert names & {"torch", "ray", "optuna", "mlflow"} == set()
 
 

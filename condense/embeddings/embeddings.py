@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from condense.data.dataset import Dataset, Split
-from condense.embeddings.encoding import encode
+from condense.embeddings.encoding import OnPass, encode
 from condense.encoders.protocol import Encoder
 from condense.storage.store import Store
 
@@ -65,11 +65,17 @@ def embedding_key(dataset: Dataset, encoder: Encoder, split: str) -> dict[str, o
 
 
 def load_embedded(
-    dataset: Dataset, encoder: Encoder, split: str, store: Store, device: torch.device, quiet: float = QUIET
+    dataset: Dataset,
+    encoder: Encoder,
+    split: str,
+    store: Store,
+    device: torch.device,
+    quiet: float = QUIET,
+    on_pass: OnPass | None = None,
 ) -> Embedded:
     """Embeddings of `condense`, `validation` or `test`, from the store; computed there first if they are missing.
 
-    `quiet`: seconds that this may take before it shows its progress.
+    `quiet`: seconds that this may take before it shows its progress. `on_pass`: see `encode`.
     """
     key = embedding_key(dataset, encoder, split)
 
@@ -77,7 +83,8 @@ def load_embedded(
         part = dataset.open_test() if split == "test" else getattr(dataset, split)
         log.info("embedding %d items of %s (%s)", len(part), dataset.name, split)
         parts = store.parts("embeddings", key)
-        embeddings = encode(encoder, part, device, parts, key, name=f"{dataset.name} ({split})", quiet=quiet)
+        name = f"{dataset.name} ({split})"
+        embeddings = encode(encoder, part, device, parts, key, name=name, quiet=quiet, on_pass=on_pass)
         return {**embeddings, "label": part.labels, **{f"present/{name}": has for name, has in part.present.items()}}
 
     tensors = store.get_or_make("embeddings", key, make)

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,13 +23,15 @@ from condense.data.decoding import CHUNK, cut, decoded, workers_for
 from condense.encoders.protocol import Encoder
 from condense.storage.store import Store
 from condense.system.device_memory import budget, is_out_of_memory, measured
+from condense.system.precision import full_float32
 from condense.system.progress import Progress
 
 LARGEST_BATCH = 256  # items: more of them are not faster
 SHARD_SECONDS = 60.0  # what a kill may cost, and a batch
 PATIENCE = 10.0  # seconds that the end of a pass waits for batches which others have, before it does them itself
 PROBE = {"cpu": 2, "cuda": 8}  # items that memory is measured on
-HERE = ""  # who takes a batch, if it is this process
+OnPass = Callable[["Pass | None"], None]
+THIS_PROCESS = ""  # as the worker that takes a batch
 
 
 def encode(
@@ -42,27 +44,34 @@ def encode(
     name: str = "items",
     quiet: float = math.inf,
     batch: int | None = None,
+    on_pass: OnPass | None = None,
 ) -> dict[str, Tensor]:
     """modality -> (n, D) float32 on the CPU, of unit norm; zeros for what an item lacks, which no encoder sees.
 
     `parts`: where shards are kept, of what `key` says; None: nowhere. `name`: what progress calls the split; `quiet`:
-    seconds before there is any. `batch`: items; by default as many as the device has memory for.
+    seconds before there is any. `batch`: items; by default as many as the device has memory for. `on_pass` gets the pass as
+    it begins, and None when it has ended: another thread may then take batches of it.
 
     Raises UserError if an item cannot be read, FloatingPointError if its embedding is not finite; shards are kept.
     """
     batch = batch or _batch_of(parts) or fitting_batch(encoder, split, device)
     with Pass(len(split), batch, parts, key, name, quiet) as work:
-        embed_batches(encoder, split, device, batch, work.take, work.put)
+        if on_pass is not None:
+            on_pass(work)
+        try:
+            with full_float32():
+                embed_batches(encoder, split, device, batch, work.take, work.put)
+        finally:
+            if on_pass is not None:
+                on_pass(None)
     return work.result
 
 
 class Pass:
     """Which batches are still to be done, and the embeddings of the others. Its methods may be called by any thread.
 
-    As a context manager it is the one that goes on in this process, for who asks from outside.
+    As a context manager it shows progress, and keeps what is done when an error ends it.
     """
-
-    current: ClassVar[Pass | None] = None
 
     def __init__(
         self, count: int, batch: int, parts: Store | None, key: Mapping[str, Any] | None, name: str, quiet: float
@@ -76,7 +85,7 @@ class Pass:
         if parts is not None:
             self._read(parts)
         self.waiting = deque(self.missing.values())
-        self.taken: dict[int, tuple[range, str]] = {}  # what is being done, and by whom
+        self.taken: dict[int, tuple[range, str]] = {}  # what is being done, and by which worker
         self.changed = threading.Condition()
         self.saved = time.monotonic()
 
@@ -88,19 +97,19 @@ class Pass:
 
         self.progress = Progress(count, told, self.have, quiet)
 
-    def take(self, who: str = HERE) -> range | None:
-        """The next batch for `who`; None if there is none left.
+    def take(self, worker: str = THIS_PROCESS) -> range | None:
+        """The next batch for `worker`; None if there is none left.
 
         At the end this process waits a little for what others have taken, and then does it as well: they may be gone.
         """
         with self.changed:
-            if who == HERE and not self._left():
+            if worker == THIS_PROCESS and not self._left():
                 self.changed.wait_for(lambda: not self._elsewhere(), PATIENCE)
                 self.waiting.extend(self._elsewhere())
             if not self._left():
                 return None
             items = self.waiting.popleft()
-            self.taken[items.start] = items, who
+            self.taken[items.start] = items, worker
             return items
 
     def put(self, items: range, embedded: Mapping[str, Tensor]) -> None:
@@ -119,13 +128,11 @@ class Pass:
 
     def __enter__(self) -> Pass:
         self.progress.__enter__()
-        Pass.current = self
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        Pass.current = None
         with self.changed:
             if error is None:
                 self.progress.end(self.have)
@@ -140,7 +147,7 @@ class Pass:
         return bool(self.waiting)
 
     def _elsewhere(self) -> list[range]:
-        return [items for items, who in self.taken.values() if who != HERE]
+        return [items for items, worker in self.taken.values() if worker != THIS_PROCESS]
 
     def _copy(self, rows: Tensor, embedded: Mapping[str, Tensor]) -> None:
         for name, x in embedded.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ from condense.config.models import TaskConfig
 from condense.data import load_dataset
 from condense.data.dataset import Dataset
 from condense.embeddings.embeddings import QUIET, Embedded, load_embedded
+from condense.embeddings.encoding import OnPass
 from condense.embeddings.initialization_cache import InitializationCache
 from condense.embeddings.statistics import RealStatistics
 from condense.encoders import build_encoder, encoder_specs
@@ -45,10 +47,17 @@ def load_parts(config: TaskConfig, store: Store, device: torch.device) -> tuple[
     return dataset, encoder
 
 
-def embed_task(dataset: Dataset, encoder: Encoder, store: Store, device: torch.device, quiet: float = QUIET) -> Task:
-    """What `load_task` ends with."""
-    condense = load_embedded(dataset, encoder, "condense", store, device, quiet)
-    validation = load_embedded(dataset, encoder, "validation", store, device, quiet)
+def embed_task(
+    dataset: Dataset,
+    encoder: Encoder,
+    store: Store,
+    device: torch.device,
+    quiet: float = QUIET,
+    on_pass: OnPass | None = None,
+) -> Task:
+    """What `load_task` ends with. `on_pass`: see `condense.embeddings.encoding.encode`."""
+    condense = load_embedded(dataset, encoder, "condense", store, device, quiet, on_pass)
+    validation = load_embedded(dataset, encoder, "validation", store, device, quiet, on_pass)
     return Task(dataset, encoder, condense, validation, device)
 
 
@@ -62,12 +71,15 @@ def check_metric(config: TaskConfig, dataset: Dataset) -> None:
         dataset.check_pairs()
 
 
-def load_test(task: Task, store: Store, quiet: float = QUIET) -> Embedded:
+def load_test(task: Task, store: Store, quiet: float = QUIET, on_pass: OnPass | None = None) -> Embedded:
     """The embeddings of the test split: for a final evaluation, never for a choice."""
-    return load_embedded(task.dataset, task.encoder, "test", store, task.device, quiet)
+    return load_embedded(task.dataset, task.encoder, "test", store, task.device, quiet, on_pass)
 
 
-@dataclass
+_serial = itertools.count()
+
+
+@dataclass(eq=False)
 class Task:
     """A dataset seen through an encoder, on a device: what all condensations of it share, once.
 
@@ -81,6 +93,8 @@ class Task:
     device: torch.device
     statistics: RealStatistics = field(init=False)
     initialization_cache: InitializationCache = field(default_factory=InitializationCache, repr=False)
+    serial: int = field(init=False, default_factory=lambda: next(_serial), repr=False)
+    """Tells tasks of a process apart, also after one is gone; an `id` may be given twice."""
 
     def __post_init__(self) -> None:
         known = self.condense

@@ -20,6 +20,7 @@ from condense.data.dataset import Dataset, held
 from condense.encoders.first_conv import FirstConv2d
 from condense.inputs.spec import ArraySpec, ImageSpec, InputSpec, LogMelSpec, TextSpec
 from condense.storage.store import Store, checksum, hash_of
+from condense.system.precision import full_float32
 
 log = logging.getLogger(__name__)
 VERSION = 1
@@ -129,6 +130,7 @@ def build_tiny(config: TinyEncoder, dataset: Dataset, store: Store | None = None
     return frozen.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
+@full_float32()
 def _pretrain(encoder: TinyTowers, config: TinyEncoder, dataset: Dataset) -> dict[str, Tensor]:
     """Symmetric InfoNCE over all unordered pairs of modalities; its weights as a state dict."""
     generator = torch.Generator().manual_seed(config.seed + 1)

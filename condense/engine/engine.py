@@ -17,10 +17,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from condense.encoders.protocol import Encoder
 from condense.engine.replica_batch import Group, ReplicaBatch
 from condense.method.condensation import Condensation, Divergence
 from condense.method.objective import TERMS
 from condense.system import device_memory as memory
+from condense.system.precision import full_float32
 
 LEAST_PART = 2**23  # bytes of activations: in less than that, threads would only fight for the interpreter
 LEAST_BUDGET = 2**28  # bytes: a host that is short of memory at the moment is not worked at item by item
@@ -65,21 +67,22 @@ class Engine:
     def __init__(self, budget: int | None = None, workers: int | None = None) -> None:
         """`budget`: bytes that a pass may take; by default what the device has left, less a margin.
 
-        `workers`: on a CPU, threads that step parts of the company side by side, each part on one core; by default
+        `workers`: on a CPU, threads that step parts of the replicas side by side, each part on one core; by default
         PyTorch's number of threads. Layers this small gain little from more than one core, and threads inside an
-        operation wait for the slowest of them, which other processes keep from running time and again.
+        operation wait for the slowest of them, which other processes often keep from running.
         """
         self._budget = budget
         self.workers = torch.get_num_threads() if workers is None else workers
         self._pool: ThreadPoolExecutor | None = None
         self._pool_size = 0
-        self._parts: dict[tuple[int, ...], list[Part]] = {}  # of the last company
-        self._history: dict[int, list[Tensor]] = {}
+        self._parts: dict[tuple[int, ...], list[Part]] = {}  # of the replicas stepped last
         self._needs: dict[Shape, Need] = {}
-        self._ceiling: dict[int, int] = {}  # id of an encoder -> bytes: what turned out to be too much, halved
+        # id of an encoder -> the encoder, which keeps its id from being given again, and bytes: what was too much, halved.
+        self._ceiling: dict[int, tuple[Encoder, int]] = {}
         self._at_once: dict[Shape, int] = {}  # items at once, where a single replica turned out to be too much
-        self._fitting: dict[Shape, int] = {}  # the same by the budget of a part of the present company
+        self._fitting: dict[Shape, int] = {}  # the same, by the budget of a part of the present replicas
 
+    @full_float32()
     def step(self, replicas: Sequence[Condensation], steps: int = 1) -> list[Failure]:
         """`steps` steps of each of `replicas` that has not diverged. Returns those that could not.
 
@@ -117,7 +120,7 @@ class Engine:
 
         Sets `replica.divergence` at the first loss that is not finite. This is where host and device meet.
         """
-        rows = self._history.pop(id(replica), [])
+        rows, replica.history = replica.history, []
         if not rows:
             return torch.empty(0, 4)
         losses = torch.stack(rows).cpu()
@@ -129,8 +132,8 @@ class Engine:
         return losses
 
     def forget(self, replica: Condensation) -> None:
-        """Of a replica that is of no more use: what there is of it goes. Does nothing on the device."""
-        self._history.pop(id(replica), None)
+        """Lets go of a replica that is no longer needed. Does nothing on the device."""
+        replica.history = []
         self._parts.clear()
 
     def leave(self, replica: Condensation) -> None:
@@ -172,7 +175,8 @@ class Engine:
             needs = [self._needs[_shape(r)] for r in replicas]
             if starved and UNKNOWN not in needs:
                 bytes_of_half = sum(need.each for need in needs) // 2
-                self._ceiling[id(first.task.encoder)] = max(need.fixed for need in needs) + bytes_of_half
+                ceiling = max(need.fixed for need in needs) + bytes_of_half
+                self._ceiling[id(first.task.encoder)] = first.task.encoder, ceiling
             middle = len(replicas) // 2
             self._parts.clear()
             one, other = self._step(Part(replicas[:middle])), self._step(Part(replicas[middle:]))
@@ -193,9 +197,9 @@ class Engine:
             # The frames hold the tensors of the pass: memory that whoever tries again needs.
             traceback.clear_frames(error.__traceback__)
             return error
-        for members, losses in done.losses:
-            for replica, row in zip(members, losses.unbind(), strict=True):
-                self._history.setdefault(id(replica), []).append(row)
+        for replicas, losses in done.losses:
+            for replica, row in zip(replicas, losses.unbind(), strict=True):
+                replica.history.append(row)
         return None
 
     # Which replicas go together ------------------------------------------------------------------------------------
@@ -254,7 +258,7 @@ class Engine:
         given = self._budget
         if given is None:
             given = max(LEAST_BUDGET, memory.budget(replica.task.device))
-        return min(given, self._ceiling.get(id(replica.task.encoder), given))
+        return min(given, self._ceiling.get(id(replica.task.encoder), (None, given))[1])
 
     def _profile(self, replicas: Sequence[Condensation]) -> Need:
         """Measures what a pass of one replica and of two of a shape takes; more are extrapolated from that."""

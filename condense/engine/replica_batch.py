@@ -36,7 +36,7 @@ class Group:
     def kind(replica: Condensation) -> tuple[object, ...]:
         h = replica.hyperparameters
         return (
-            id(replica.task),
+            replica.task.serial,
             replica.dpc,
             h.discrepancy,
             h.scaling,

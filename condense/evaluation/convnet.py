@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from condense.data.dataset import Split
 from condense.inputs.spec import InputSpec
 from condense.system.errors import UserError
+from condense.system.precision import full_float32
 
 WIDTHS = (16, 32, 32)  # channels of the three blocks
 IMAGES = ("vision", "depth", "thermal")
@@ -58,6 +59,7 @@ class ConvNet(nn.Module):
         return self.head(torch.cat(features, 1))
 
 
+@full_float32()
 def train_from_scratch(
     items: Split,  # read a batch at a time
     num_classes: int,
@@ -94,6 +96,7 @@ def train_from_scratch(
     return model.eval()
 
 
+@full_float32()
 def convnet_accuracies(
     models: Sequence[ConvNet],
     items: Split,  # read once, a batch at a time

@@ -16,6 +16,7 @@ from condense.evaluation.retrieval_metric import retrieval_scores
 from condense.method.condensation import Condensation, Divergence
 from condense.method.objective import TERMS
 from condense.system.device_memory import is_out_of_memory
+from condense.system.precision import full_float32
 
 AT_ONCE = 256  # items in one pass of the encoder: more of them are not faster
 
@@ -31,7 +32,8 @@ def synthetic_features(replicas: Sequence[Condensation]) -> list[Tensor]:
             by_encoder.setdefault((id(replica.task.encoder), m), []).append(i)
     for (_, m), members in by_encoder.items():
         inputs = [replicas[i].inputs[m] for i in members]
-        embedded = _embedded(replicas[members[0]].task.encoder, m, inputs)
+        with full_float32():
+            embedded = _embedded(replicas[members[0]].task.encoder, m, inputs)
         for i, part in zip(members, embedded.split([len(x) for x in inputs]), strict=True):
             features[i].append(part)
     return [torch.cat(parts, 1) for parts in features]

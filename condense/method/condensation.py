@@ -1,6 +1,7 @@
 """ONE condensation (a replica): its synthetic items, its optimiser state, its frequencies, its randomness.
 
-A replica is plain state. `condense/engine/engine.py` steps replicas, one or many in a pass; nothing here depends on company.
+A replica is plain state. `condense/engine/engine.py` steps replicas, one or many in a pass; nothing here depends on which
+others share the pass.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Condensation:
         normalizer: (3,) float32 on the device: what each term is divided by; NaN before the first step.
         frequencies: modality -> (P, D), the pool. phi_real: modality -> (2, C, P), the real CF at the pool.
         divergence: set when a loss was not finite; such a replica takes no more steps.
+        history: (4,) per step since `Engine.losses_of` was last asked: uni, cross, joint, total; on the device.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Condensation:
         self.step = 0
         self.normalizer = torch.full((3,), torch.nan, device=device)
         self.divergence: Divergence | None = None
+        self.history: list[Tensor] = []
         self.key = ""  # which task, for whoever keeps several
         self.metric = "accuracy"  # what its items are judged by (`TaskConfig.metric`); no step depends on it
         self.frequencies: dict[str, Tensor] = {}

@@ -5,8 +5,7 @@
 - glibc hands large buffers back to the system at every step, only to ask for them again: the page faults took a fifth of a
   step and more (`benchmarks/LOG.md`). An arena of a thread's own is handed back whatever the thresholds, hence a single one.
 
-And on a GPU float32 that is float32: PyTorch lets convolutions round to TF32, and which algorithm does them depends on the size
-of a pass. Then a condensation's result would depend on its company.
+None of this changes a result, and none of it is needed: the commands and the engines of a search do it for speed.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ KEEP = 1 << 30  # bytes
 ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",
     "GOMP_SPINCOUNT": "100",
-    "NVIDIA_TF32_OVERRIDE": "0",
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(KEEP),
     "MALLOC_TRIM_THRESHOLD_": str(KEEP),

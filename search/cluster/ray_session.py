@@ -8,7 +8,10 @@ import os
 import secrets
 import signal
 import socket
+import sys
+import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from condense.system.errors import UserError
@@ -54,10 +57,21 @@ def check_address(address: str) -> None:
         raise UserError(f"--address {address}: nothing answers there ({error})") from None
 
 
+@dataclass(frozen=True)
+class RaySession:
+    """Where a search runs."""
+
+    local: bool  # on this machine alone, to which nothing will be added
+    joined: bool = False  # this process had been connected before, and stays so
+
+
 @contextlib.contextmanager
-def ray_session(address: str | None) -> Iterator[bool]:
-    """Connects to a cluster (on its head by itself), or starts Ray here, for this search alone, and ends it afterwards.
-    Yields whether it is a local one."""
+def ray_session(address: str | None) -> Iterator[RaySession]:
+    """Joins the Ray that this process is connected to; connects to a cluster (on its head by itself); or starts Ray here, for
+    this search alone. What it has started or connected to, it leaves at the end."""
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        yield _joined(address)
+        return
     if address is None and (bootstrap_file().exists() or os.environ.get("RAY_ADDRESS")):
         address = "auto"
     local = address in (None, "local")
@@ -84,9 +98,32 @@ def ray_session(address: str | None) -> Iterator[bool]:
                 raise
             log.warning("Ray did not start within 30 s (is this machine busy?): trying again")
             ray.shutdown()
-    # Ray has put a handler of its own there, which exits at once, and says nothing.
-    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     try:
-        yield local
+        with _interrupted_by_sigterm():
+            yield RaySession(local)
     finally:
         ray.shutdown()
+
+
+def _joined(address: str | None) -> RaySession:
+    import ray
+
+    if address not in (None, "auto"):
+        raise UserError(
+            f"--address {address}: this process is connected to a Ray cluster already: leave the address out"
+        )
+    alone = len(ray.nodes()) == 1 and not bootstrap_file().exists()
+    return RaySession(local=alone, joined=True)
+
+
+@contextlib.contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """SIGTERM is as Ctrl-C. Ray has put a handler of its own there, which exits at once, and says nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -138,47 +138,43 @@ class EngineActor:
 
     # Encoding with others ------------------------------------------------------------------------------------------
 
-    def doing(self) -> dict[str, Any] | None:
-        """The encoding of a split that goes on here, if it has taken long enough to be worth a line; else None.
+    def encoding_status(self) -> dict[str, Any] | None:
+        """The split that this engine is encoding, if that has taken long enough to be worth a line; else None.
 
-        `line`: how far it is; `seconds_left`; `key` of the entry and items per `batch`, which `help` needs.
+        `line`: how far it is; `seconds_left`; `key` of the entry and items per `batch`, which `help_encode` needs.
         """
-        work = self._pass()
+        work = self.tenants.encoding
         if work is None or not work.progress.is_due:
             return None
         progress = work.progress
         return {"line": progress.line(), "seconds_left": progress.seconds_left, "key": work.key, "batch": work.batch}
 
-    def help(self, task: dict[str, Any], doing: dict[str, Any], busy: Any) -> int:
-        """Does some batches of what the engine `busy` is `doing`, until there are none; how many items.
+    def help_encode(self, task: dict[str, Any], status: dict[str, Any], other: Any) -> int:
+        """Encodes batches of what the engine `other` is encoding (its `encoding_status`) until none are left.
 
-        Raises UserError if the task's data cannot be read here, or is not the same here.
+        Returns the number of items. Raises UserError if the task's data cannot be read here, or is not the same here.
         """
-        key, who = doing["key"], ray.get_runtime_context().get_actor_id()
+        key, worker = status["key"], ray.get_runtime_context().get_actor_id()
 
         def take() -> range | None:
-            return ray.get(busy.take.remote(key, who))  # type: ignore[no-any-return]
+            return ray.get(other.take_batch.remote(key, worker))  # type: ignore[no-any-return]
 
         def put(items: range, embedded: dict[str, Any]) -> None:
-            ray.get(busy.put.remote(key, items, embedded))
+            ray.get(other.put_batch.remote(key, items, embedded))
 
-        return self._do(lambda: self.tenants.help(task, key, doing["batch"], take, put))  # type: ignore[no-any-return]
+        help_encode = self.tenants.help_encode
+        return self._do(lambda: help_encode(task, key, status["batch"], take, put))  # type: ignore[no-any-return]
 
-    def take(self, key: dict[str, Any], who: str) -> range | None:
-        """A batch of the pass for `key` that goes on here, for another engine; None if it is over."""
-        work = self._pass()
-        return work.take(who) if work is not None and work.key == key else None
+    def take_batch(self, key: dict[str, Any], worker: str) -> range | None:
+        """A batch for another engine of the split that this one is encoding; None if that is not `key` any more."""
+        work = self.tenants.encoding
+        return work.take(worker) if work is not None and work.key == key else None
 
-    def put(self, key: dict[str, Any], items: range, embedded: dict[str, Any]) -> None:
-        """Takes in a batch that another engine has done."""
-        work = self._pass()
+    def put_batch(self, key: dict[str, Any], items: range, embedded: dict[str, Any]) -> None:
+        """Takes in a batch that another engine has encoded."""
+        work = self.tenants.encoding
         if work is not None and work.key == key:
             work.put(items, embedded)
-
-    def _pass(self) -> Any:
-        from condense.embeddings.encoding import Pass
-
-        return Pass.current
 
     # The engine's thread -------------------------------------------------------------------------------------------
 

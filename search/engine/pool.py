@@ -19,6 +19,8 @@ from search.engine.actor import EngineActor
 
 IDLE = 300.0  # seconds after which an engine without tenants ends: its node may be given back
 IDLE_CHECK = 20.0
+# An engine takes no GPU from Ray's count but is pinned to one. A Ray that was started by somebody else has not read this.
+ON_ZERO_GPUS = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 Device = tuple[str, str]  # node id; GPU id, or ""
 
@@ -49,7 +51,7 @@ class EnginePool:
 
     def _make(self, device: Device) -> Any:
         node, gpu = device
-        variables = environment() | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
+        variables = environment() | ON_ZERO_GPUS | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
         return (
             ray.remote(EngineActor)
             .options(

@@ -44,7 +44,7 @@ class Preparation:
                     return described
                 for reference in ready:
                     self._hear(reference, helpers.pop(reference))
-                doing = None if ready else fetch(self.engine.doing.remote())
+                doing = None if ready else fetch(self.engine.encoding_status.remote())
                 if doing is not None:
                     self.say(doing["line"])
                     if doing["key"] != asked and doing["seconds_left"] > WORTHWHILE:
@@ -89,7 +89,7 @@ def help_out(pool: Any, busy: Any, own: Device, task: dict[str, Any], doing: dic
     if (client.node, client.gpu) == own:
         return None  # the busy one's
     try:
-        ray.get(client.engine.help.remote(task, doing, busy))
+        ray.get(client.engine.help_encode.remote(task, doing, busy))
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, UserError):
             return str(error.cause)

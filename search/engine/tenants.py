@@ -21,7 +21,7 @@ import torch
 from condense.config.models import Hyperparameters, TaskConfig
 from condense.data.dataset import Dataset
 from condense.embeddings.embeddings import Embedded, embedding_key
-from condense.embeddings.encoding import embed_batches
+from condense.embeddings.encoding import Pass, embed_batches
 from condense.embeddings.task import Task, check_metric, embed_task, load_parts, load_test, task_key
 from condense.encoders.protocol import Encoder
 from condense.engine.engine import Engine
@@ -92,6 +92,7 @@ class Tenants:
         self._full: dict[tuple[str, str], float] = {}  # task, metric -> validation score of the full data
         self._tests: dict[str, Embedded] = {}
         self._diagnostics = Diagnostics()
+        self.encoding: Pass | None = None  # the pass over a split that goes on now; other threads may look at it
 
     # Steps ---------------------------------------------------------------------------------------------------------
 
@@ -210,7 +211,7 @@ class Tenants:
         if tenant is not None:
             self.drop(tenant, RuntimeError(f"{name} has left"))
 
-    def help(
+    def help_encode(
         self,
         config: dict[str, Any],
         key: dict[str, Any],
@@ -218,7 +219,7 @@ class Tenants:
         take: Callable[[], range | None],
         put: Callable[[range, dict[str, torch.Tensor]], None],
     ) -> int:
-        """See `EngineActor.help`, and `embed_batches`."""
+        """See `EngineActor.help_encode`, and `embed_batches`."""
         dataset, encoder = self._load_parts(TaskConfig.model_validate(config))
         split = {"condense": dataset.condense, "validation": dataset.validation}[key["split"]]
         if embedding_key(dataset, encoder, key["split"]) != key:
@@ -333,7 +334,9 @@ class Tenants:
         parsed = TaskConfig.model_validate(config)
         key = task_key(parsed)
         if key not in self._tasks:
-            self._tasks[key] = embed_task(*self._load_parts(parsed), self.store, self.device)
+            self._tasks[key] = embed_task(
+                *self._load_parts(parsed), self.store, self.device, on_pass=self._set_encoding
+            )
             del self._parts[key]
         task = self._tasks[key]
         if (key, parsed.metric) not in self._full:
@@ -346,6 +349,9 @@ class Tenants:
             self._full[key, parsed.metric] = full
         return key, parsed, task
 
+    def _set_encoding(self, work: Pass | None) -> None:
+        self.encoding = work
+
     def _load_parts(self, config: TaskConfig) -> tuple[Dataset, Encoder]:
         """A large dataset takes long to read: whoever has helped to encode it keeps it for its tenants."""
         key = task_key(config)
@@ -355,7 +361,7 @@ class Tenants:
 
     def _test(self, key: str) -> Embedded:
         if key not in self._tests:
-            self._tests[key] = load_test(self._tasks[key], self.store)
+            self._tests[key] = load_test(self._tasks[key], self.store, on_pass=self._set_encoding)
         return self._tests[key]
 
     def _items(self, name: str, position: int) -> tuple[Condensation, dict[str, torch.Tensor]]:

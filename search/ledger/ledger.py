@@ -283,13 +283,21 @@ class Ledger:
         return [record for number in numbers if (record := self.trial(number)) is not None]
 
     def earlier_seconds(self) -> float:
-        """How long the processes before the present one worked on the trials: each until the last that was heard of one."""
+        """How long the processes before the present one worked on the trials: each until its last report."""
+        return sum(self._session_seconds()[:-1])
+
+    def worked_seconds(self) -> float:
+        """How long all processes worked on the trials so far, each until its last report."""
+        return sum(self._session_seconds())
+
+    def _session_seconds(self) -> list[float]:
+        """Per process that has worked on the search: from its start to its last report."""
         begins = [float(line) for line in read(self.output / "sessions.txt").split()]
         told = [report.time for record in self.trials() for report in record.reports]
-        spent = 0.0
-        for begin, end in itertools.pairwise(begins):
-            spent += max((at - begin for at in told if begin <= at < end), default=0.0)
-        return spent
+        return [
+            max((at - begin for at in told if begin <= at < end), default=0.0)
+            for begin, end in itertools.pairwise([*begins, math.inf])
+        ]
 
     def history(self) -> list[PastReport]:
         """Every report of every ended trial, in the order of time."""

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import socket
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -14,6 +15,7 @@ from typing import Any, TextIO
 from condense.system.errors import UserError
 
 # What a resumed search may change: it alters how much is run, not what a trial is.
+LOOKS = 4  # at a lock, before it is another driver's
 CHANGEABLE = ("trials", "max_concurrent", "confirmation", "resources")
 
 
@@ -38,6 +40,19 @@ def check_resumable(output: Path) -> None:
     """Raises UserError if there is no search to go on with."""
     if not (output / "search.json").exists():
         raise UserError(f"{output}: holds no search to resume (there is no search.json)")
+
+
+def check_search(output: Path) -> None:
+    """Raises UserError if there is no search in `output`, or its record is damaged."""
+    file = output / "search.json"
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{output}: holds no search (there is no search.json)") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read: {error}") from None
+    if not isinstance(known, dict) or not isinstance(known.get("space"), dict):
+        raise UserError(f"{file}: is damaged: it is not the record of a search")
 
 
 def check_folder(output: Path, space: Mapping[str, Any], resume: bool, known: Mapping[str, Any] | None) -> None:
@@ -77,11 +92,30 @@ def _difference(there: Any, here: Any, skip: Iterable[str] = ()) -> tuple[str, s
     return None if there == here else ("", json.dumps(there), json.dumps(here))
 
 
+def is_in_use(output: Path) -> bool:
+    """Whether a driver is at work on the search in `output`, on a file system that has locks."""
+    try:
+        with open(output / ".lock", "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no driver has ever been there, or no locks
+        return False
+    return False
+
+
 def lock_folder(output: Path) -> TextIO:
     """An open file whose lock keeps other drivers out. Raises UserError if one is in there."""
     file = open(output / ".lock", "a+")  # noqa: SIM115  # stays open: the lock lives as long as the file is open
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for more in reversed(range(LOOKS)):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:  # `is_in_use` holds it for a moment
+                if not more:
+                    raise
+                time.sleep(0.05)
     except OSError as error:
         file.seek(0)
         owner = " ".join(file.read(200).split()) or "unknown process"

@@ -1,11 +1,12 @@
-"""`spaces/NAME.yaml` -> `load_space("NAME", ["trials=48"])` -> a validated `Space`.
+"""`spaces/NAME.yaml` -> `load_space("NAME", ["trials=48"])` -> a validated `Space`; the same from a mapping.
 
 A mistake in the file is one `UserError` line that names file, key, value and rule.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,22 @@ def load_space(name_or_path: str, overrides: Sequence[str] = ()) -> Space:
     path = _find(name_or_path)
     content = read_yaml(path)
     _absolute_paths(content, path.parent)
-    for override in overrides:
-        _apply(content, override)
-    _absolute_paths(content, Path.cwd())
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    source = f"{shown} with {' '.join(overrides)}" if overrides else str(shown)
+    return space_of(content, overrides, str(shown))
+
+
+def space_of(content: Mapping[str, Any], overrides: Sequence[str] = (), source: str = "space") -> Space:
+    """A space from the keys of its YAML, with overrides as in `load_space`; relative paths are of the current folder.
+
+    Raises UserError with one line, which begins with `source`.
+    """
+    keys = copy.deepcopy(dict(content))
+    for override in overrides:
+        _apply(keys, override)
+    _absolute_paths(keys, Path.cwd())
+    source = f"{source} with {' '.join(overrides)}" if overrides else source
     try:
-        return Space.model_validate(content)
+        return Space.model_validate(keys)
     except ValidationError as error:
         raise UserError(explain_space(error, " ".join(source.split()))) from None
 

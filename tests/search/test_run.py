@@ -22,9 +22,9 @@ from safetensors.torch import load_file, save_file
 from search_process import RUN, SearchProcess, report
 
 from condense.system.errors import UserError
+from search.command import main
 from search.ledger.ledger import Ledger
 from search.preflight import check_learning_rates
-from search.run import main
 from search.space.files import load_space
 from search.space.model import Space
 

@@ -144,6 +144,19 @@ def test_losses_are_given_out_once(small_task):
     assert engine.losses_of(r).shape == (0, 4)
 
 
+def test_a_new_replica_does_not_get_the_losses_of_one_that_is_gone(small_task):
+    """Python gives the `id` of an object that is gone to a new one: nothing may be kept under it."""
+    engine, task = Engine(), small_task()
+    for _ in range(20):
+        gone = replica(task)
+        engine.step([gone])
+        del gone
+        engine.step([replica(task)], 0)
+        fresh = replica(task)
+        engine.step([fresh], 3)
+        assert engine.losses_of(fresh).shape == (3, 4)
+
+
 def test_loss_falls(small_task):
     for modalities in (PAIR, TRIPLE):
         options: dict[str, Any] = {"learning_rate": 0.1, "num_frequencies": 64, "frequency_pool": 64}

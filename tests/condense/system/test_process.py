@@ -21,14 +21,14 @@ print(json.dumps(dict(os.environ)))
 """
 
 
-def test_float32_is_float32_and_idle_threads_sleep_unless_the_user_says_otherwise() -> None:
+def test_idle_threads_sleep_unless_the_user_says_otherwise() -> None:
     clean = {key: value for key, value in os.environ.items() if key not in ENVIRONMENT}
-    for own in ({}, {"NVIDIA_TF32_OVERRIDE": "1", "OMP_WAIT_POLICY": "ACTIVE"}):
+    for own in ({}, {"OMP_WAIT_POLICY": "ACTIVE"}):
         done = subprocess.run(
             [sys.executable, "-c", SEEN], env={**clean, **own}, capture_output=True, text=True, check=True
         )
         seen = json.loads(done.stdout)
-        wanted = {"NVIDIA_TF32_OVERRIDE": "0", "OMP_WAIT_POLICY": "PASSIVE", **own}
+        wanted = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "100", **own}
         assert {key: seen[key] for key in wanted} == wanted
 
 

@@ -79,7 +79,7 @@ def test_the_command(
 def test_it_needs_a_search_that_is_complete(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], write_space: Callable[..., Path]
 ) -> None:
-    from search.run import main
+    from search.command import main
 
     assert main(["--space", str(write_space(tmp_path)), "--output", str(tmp_path / "none"), "--ablate"]) == 2
     assert "--ablate needs a search that is complete" in capsys.readouterr().err

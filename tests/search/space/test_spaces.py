@@ -9,8 +9,8 @@ import pytest
 
 import spaces
 from condense.config.models import MODALITIES
+from search.command import main
 from search.preflight import missing_parts
-from search.run import main
 from search.space.files import load_space
 
 FILES = sorted(Path(next(iter(spaces.__path__))).glob("*.yaml"))

@@ -1,0 +1,129 @@
+"""Searches from Python: `search.run(...)` and `search.resume(...)`, which the command line is a shell over.
+
+A search runs in this process, from any thread. Where Ray is started already it joins it and leaves it running; else it starts
+its own and ends it. One search at a time per process: Ray Tune allows no more.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from condense.system.errors import UserError
+from search.driver import Request, Search
+from search.ledger.ledger import Ledger
+from search.ledger.run_folder import check_search
+from search.results import Results, load
+from search.space.model import Space, completed
+
+_one_at_a_time = threading.Lock()
+Overrides = Mapping[str, Any] | Sequence[str]
+
+
+def run(
+    space: str | Path | Mapping[str, Any] | Space = "quickstart",
+    *,
+    output: str | Path | None = None,
+    trials: int | None = None,
+    name: str | None = None,
+    overrides: Overrides = (),
+    address: str | None = None,
+    tracking_uri: str | None = None,
+    warm_start: str | Path | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Results:
+    """Runs a search to its end: trials, confirmation on fresh seeds, report.
+
+    `space`: the name of a shipped one, a YAML file, its keys as a mapping, or a `Space`. `overrides`: keys of the space, as a
+    mapping (`{"steps": 30, "sampler.name": "gp"}`) or as on the command line (`["steps=30"]`). `output`: folder of the
+    results, by default results/NAME. `trials`, `name`, `address`, `tracking_uri` and `warm_start` are the options of
+    `python search/run.py`. `say` gets what the search has to tell, line by line; by default it is printed.
+
+    Raises:
+        UserError: something in the request is wrong; nothing was begun, and the message is one line.
+        Stopped: the search had to stop (a full disk, a lost cluster). What is done is kept: `resume` goes on.
+        KeyboardInterrupt: it was interrupted; likewise.
+    """
+    more = [] if trials is None else [f"trials={trials}"]
+    request = Request.of(
+        space,
+        overrides=[*_lines(overrides), *more],
+        name=name,
+        output=None if output is None else Path(output),
+        address=address,
+        tracking_uri=tracking_uri,
+        warm_start=None if warm_start is None else Path(warm_start),
+    )
+    return _run(request, say)
+
+
+def resume(
+    folder: str | Path,
+    *,
+    trials: int | None = None,
+    overrides: Overrides = (),
+    address: str | None = None,
+    tracking_uri: str | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Results:
+    """Goes on with the search in `folder` after an interruption, or with more `trials`. It keeps to the recorded space;
+    `overrides` may change what alters only how much is run (`max_concurrent`, `confirmation`, `resources`). Raises as `run`.
+    """
+    return _run(_recorded(folder, trials, overrides, address, tracking_uri), say)
+
+
+def ablate(
+    folder: str | Path,
+    *,
+    address: str | None = None,
+    tracking_uri: str | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Results:
+    """After a search: re-runs its recommended setting with each loss term alone and with each removed, on fresh seeds.
+
+    The table is in the report (`Results.report.ablation`) and in ablation.csv. Raises as `run`.
+    """
+    return _run(_recorded(folder, None, (), address, tracking_uri, ablate=True), say)
+
+
+def _recorded(
+    folder: str | Path,
+    trials: int | None,
+    overrides: Overrides,
+    address: str | None,
+    tracking_uri: str | None,
+    ablate: bool = False,
+) -> Request:
+    path = Path(folder).absolute()
+    check_search(path)
+    return Request.of(
+        completed(Ledger(path).search["space"]),
+        overrides=[*_lines(overrides), *([] if trials is None else [f"trials={trials}"])],
+        output=path,
+        resume=not ablate,
+        address=address,
+        tracking_uri=tracking_uri,
+        ablate=ablate,
+    )
+
+
+def _run(request: Request, say: Callable[[str], None] | None) -> Results:
+    if not _one_at_a_time.acquire(blocking=False):
+        raise UserError("a search is running in this process: Ray Tune allows one at a time; start another process")
+    try:
+        if Search(request, say).run() != 0:
+            raise KeyboardInterrupt(f"the search was interrupted: search.resume({str(request.output)!r}) goes on")
+    finally:
+        _one_at_a_time.release()
+    return load(request.output)
+
+
+def _lines(overrides: Overrides) -> list[str]:
+    """As on the command line."""
+    if not isinstance(overrides, Mapping):
+        return list(overrides)
+    return [f"{key}={yaml.safe_dump(value, default_flow_style=True, width=10**9)}" for key, value in overrides.items()]
