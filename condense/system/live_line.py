@@ -28,7 +28,8 @@ _standing: LiveLine | None = None  # the one whose bar is on the terminal
 class SteadyStream:
     """A text stream that raises nothing: what its encoding lacks becomes `?`, and what nobody can read any more is lost."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO | None) -> None:
+        """None: as sys.stdout is in a process that was started without."""
         self.stream = stream
         self.encoding = getattr(stream, "encoding", None) or "utf-8"
 
@@ -36,19 +37,21 @@ class SteadyStream:
         return _is_terminal(self.stream)
 
     def write(self, text: str) -> int:
-        with contextlib.suppress(OSError):  # a terminal that has gone takes no search with it
-            self.stream.write(text.encode(self.encoding, "replace").decode(self.encoding))
+        if self.stream is not None:
+            with contextlib.suppress(OSError):  # a terminal that has gone takes no search with it
+                self.stream.write(text.encode(self.encoding, "replace").decode(self.encoding))
         return len(text)
 
     def flush(self) -> None:
-        with contextlib.suppress(OSError):
-            self.stream.flush()
+        if self.stream is not None:
+            with contextlib.suppress(OSError):
+                self.stream.flush()
 
 
 class LiveLine:
     """Any thread may call its methods. Who has called `show` calls `close` in the end."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO | None) -> None:
         """`stream`: for plain lines, and the terminal, if it is one."""
         stream = getattr(stream, "rich_proxied_file", stream)  # while another bar stands, sys.stderr is rich's
         self.stream = SteadyStream(stream)
@@ -172,7 +175,7 @@ def _with_bar(rows: Sequence[str], done: int, total: int, width: int) -> Rendera
     from rich.table import Table
     from rich.text import Text
 
-    texts = [Text(row, no_wrap=True, overflow="ellipsis") for row in rows]
+    texts = [Text(row, no_wrap=True, overflow="ellipsis") for row in rows if row]
     room = width - cell_len(rows[0]) - 2
     beside = [texts.pop(0)] if room >= NARROWEST_BAR else []
     first = Table.grid(padding=(0, 1))
@@ -196,7 +199,7 @@ def _console_of(stream: SteadyStream) -> Console | None:
     return console if console.is_interactive else None
 
 
-def _in_notebook(stream: TextIO) -> bool:
+def _in_notebook(stream: TextIO | None) -> bool:
     if "IPython" not in sys.modules or not any(stream is standard for standard in (sys.stdout, sys.stderr)):
         return False
     from rich.console import Console
@@ -204,10 +207,10 @@ def _in_notebook(stream: TextIO) -> bool:
     return Console().is_jupyter
 
 
-def _is_terminal(stream: TextIO) -> bool:
+def _is_terminal(stream: TextIO | None) -> bool:
     try:
-        return stream.isatty()
-    except (AttributeError, ValueError):  # there is none, or it is closed
+        return stream is not None and stream.isatty()
+    except ValueError:  # it is closed
         return False
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Callable
 from typing import TextIO
 
 from condense.system.live_line import LiveLine
@@ -17,9 +18,17 @@ RENEWED, PLAIN, WAITING = 1.0, 10.0, 30.0  # seconds between two: where lines ar
 class Display:
     """Trials done and running, how they ended, the best so far, time left."""
 
-    def __init__(self, space: Space, past: list[TrialRecord], stream: TextIO | None = None) -> None:
-        """`past`: trials of before this process, where a search goes on. `stream`: by default stdout."""
+    def __init__(
+        self,
+        space: Space,
+        past: list[TrialRecord],
+        stream: TextIO | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        """`past`: trials of before this process, where a search goes on. `stream`: by default stdout. `say` gets plain lines
+        instead of it."""
         self.space = space
+        self._say = say
         self.news = LiveLine(stream or sys.stdout)
         self.ended_records = {r.number: r for r in past if r.status != "unfinished"}
         self.at_start = len(self.ended_records)
@@ -47,16 +56,16 @@ class Display:
 
     def say(self, text: str) -> None:
         """A line of its own."""
-        self.news.say(text)
+        (self._say or self.news.say)(text)
 
     def show(self, now: bool = False) -> None:
         """To be called as often as there is news."""
-        self._show(0.0 if now else RENEWED if self.news.is_renewed else PLAIN)
+        self._show(0.0 if now else RENEWED if self._is_renewed else PLAIN)
 
     def wait(self) -> None:
         """To be called in between: time goes by on a terminal, and a log file tells that the search is alive."""
         if self.shown > -math.inf:
-            self._show(RENEWED if self.news.is_renewed else WAITING)
+            self._show(RENEWED if self._is_renewed else WAITING)
 
     def close(self) -> None:
         """Leaves the last line in place of the bar."""
@@ -72,13 +81,20 @@ class Display:
         parts = [f"trials {len(self.ended_records)}/{self.space.trials}", _minutes(seconds), *self._left(seconds)]
         return ", ".join(parts), ", ".join(self._how_they_went())
 
+    @property
+    def _is_renewed(self) -> bool:
+        return self._say is None and self.news.is_renewed
+
     def _show(self, after: float) -> None:
         clock = time.monotonic()
         if clock - self.shown < after:
             return
         self.shown = clock
         seconds = clock - self.since
-        self.news.show(self.line(seconds), len(self.ended_records), self.space.trials, self.rows(seconds))
+        if self._say is not None:
+            self._say(self.line(seconds))
+        else:
+            self.news.show(self.line(seconds), len(self.ended_records), self.space.trials, self.rows(seconds))
 
     def _how_they_went(self) -> list[str]:
         kinds = [r.status for r in self.ended_records.values()]

@@ -259,6 +259,13 @@ def test_no_variable_brings_control_characters_into_a_file(monkeypatch: pytest.M
     assert file.getvalue() == "half\n"
 
 
+def test_a_process_without_a_stdout_is_no_trouble() -> None:
+    line = LiveLine(None)
+    line.show("half", 1, 2)
+    line.say("a line")
+    line.close("done")
+
+
 class Gone(Screen):
     def write(self, text: str) -> int:
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")

@@ -209,6 +209,17 @@ def test_a_message_on_a_terminal_stands_above(clock: Clock, screen: Screen) -> N
     shown.close()
 
 
+def test_who_wants_the_lines_gets_them_instead_of_the_terminal(clock: Clock, screen: Screen) -> None:
+    lines: list[str] = []
+    shown = Display(SPACE, [], screen, say=lines.append)
+    shown.started(record(0))
+    clock.now += 5
+    shown.ended(record(0, "failed", error="the total loss was not finite"))
+    shown.close()
+    assert lines == ["[0:00] trials 0/8, 1 running, 0 stopped early", "trial 0 failed: the total loss was not finite"]
+    assert screen.getvalue() == ""
+
+
 class Gone(Screen):
     """A terminal whose connection was lost."""
 
