@@ -28,6 +28,7 @@ from condense.storage.cache_folder import check_writable
 from condense.storage.export_folder import RECORD, check_replaceable
 from condense.storage.store import Store
 from condense.system.errors import UserError
+from condense.system.live_line import LiveLine
 
 REPORTS = 10  # validations during a run
 
@@ -178,27 +179,23 @@ def _load(config: CondensationConfig, store: Store, device: torch.device, quiet:
 
 
 class ReportLine:
-    """How far a condensation is: on a terminal one line that changes, elsewhere a line per report."""
+    """How far a condensation is, on stderr: a bar on a terminal, elsewhere a line per report."""
 
     def __init__(self, metric: str) -> None:
         self.what = "validation" if metric == "accuracy" else f"validation {metric}"
-        self.on_terminal = sys.stderr.isatty()
+        self.news = LiveLine(sys.stderr)
         self.line = ""
 
     def show(self, report: api.RunReport) -> None:
         losses = "".join(f"{name} {value:.4g}  " for name, value in (report.losses or {}).items())
         of_full = "" if report.share is None else f" ({100 * report.share:.1f} % of full data)"
         step = f"step {report.step:>{len(str(report.steps))}}/{report.steps}"
-        text = f"{step}  {losses}{self.what} {100 * report.score:.1f} %{of_full}"
-        if self.on_terminal:
-            print(f"\r{text.ljust(len(self.line))}", end="", file=sys.stderr)
-        else:
-            print(text, file=sys.stderr)
-        self.line = text
+        score = f"{self.what} {100 * report.score:.1f} %{of_full}"
+        self.line = f"{step}  {losses}{score}"
+        self.news.show(self.line, report.step, report.steps, (f"{step}  {score}", losses))
 
     def end(self) -> None:
-        if self.on_terminal and self.line:
-            print(file=sys.stderr)
+        self.news.close(self.line)
 
 
 def _budget(task: Task, dpc: int) -> str:

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ import yaml
 
 from condense.storage.cache_folder import check_writable, default_folder
 from condense.system.errors import UserError
+from condense.system.live_line import LiveLine
 from search.cluster.nodes import awaited_nodes, check_resources, wait_for_nodes
 from search.cluster.ray_session import RaySession, check_address, prepare_environment, ray_session
 from search.interruption import GO_ON, Stopped, heeding_full_disks, last_word, says_full
@@ -108,9 +110,8 @@ class Search:
     def say(self, text: str) -> None:
         if self._say is not None:
             self._say(text)
-            return
-        with contextlib.suppress(OSError):  # a terminal that has gone takes no search with it
-            print(text, flush=True)
+        else:
+            LiveLine(sys.stdout).say(text)  # above the bar, if there is one
 
     def run(self) -> int:
         """Returns the exit status. Raises UserError for a user's mistake, before any work where that can be known."""
@@ -242,7 +243,8 @@ class Search:
         from ray import tune
 
         from search.analysis.failure_signatures import ended_metrics
-        from search.tuning.callbacks import Display, SearchCallback, trial_tags
+        from search.tuning.callbacks import SearchCallback, trial_tags
+        from search.tuning.display import Display
         from search.tuning.early_stopping import build_scheduler, prefill
         from search.tuning.sampler import SpaceSearcher
         from search.tuning.trainable import run_trial
@@ -255,7 +257,7 @@ class Search:
             return True
         scheduler = build_scheduler(space)
         prefill(scheduler, ledger.history(), space.steps)
-        display = Display(space, past)
+        display = Display(space, past, say=self._say)
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         kind = space.resources.node_kind
         cpus = [of.get("CPU", 0.0) for of in nodes if kind is None or kind in of] or [

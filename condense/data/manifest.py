@@ -24,12 +24,13 @@ from torch.utils.data import get_worker_info
 
 from condense.config.models import MODALITIES, ManifestDataset
 from condense.data.dataset import Dataset, stratified_holdout
-from condense.inputs.media import check_file, read_item
+from condense.inputs.media import check_file, is_resampled, read_item
 from condense.inputs.spec import InputSpec
 from condense.system.errors import UserError
 from condense.system.process import cores
 
 SPLITS = ("train", "validation", "test")
+RESAMPLING = 2  # version of how sounds are brought to the encoder's rate
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def load_manifest(config: ManifestDataset, specs: Mapping[str, InputSpec]) -> Da
     that share a part (several captions of one clip) are different items, so give `validation` rows where that matters.
 
     The fingerprint covers splits, labels, texts and file contents in row order, not file names; to lack a modality is
-    content as well. It costs one read of all files.
+    content as well; and `RESAMPLING`, if any sound is resampled. It costs one read of all files.
 
     Raises UserError, one line naming CSV, row and file, for whatever is wrong with the CSV, for files that are missing,
     empty or unreadable, for labels with too few items, and for an item that is in two splits.
@@ -128,7 +129,8 @@ def load_manifest(config: ManifestDataset, specs: Mapping[str, InputSpec]) -> Da
         return ManifestSplit(path, chosen, tuple(rows[index] for index in indices), labels)
 
     content = [(row.split, row.label, digest) for row, digest in zip(rows, digests, strict=True)]
-    fingerprint = hashlib.sha256(json.dumps(["manifest", list(chosen), split_by, content]).encode()).hexdigest()
+    how = [f"resampling {RESAMPLING}"] if _any_resampled(path, rows, chosen) else []
+    fingerprint = hashlib.sha256(json.dumps(["manifest", list(chosen), split_by, content, *how]).encode()).hexdigest()
     return Dataset(path.name, chosen, class_names, split_of(train), split_of(validation), split_of(test), fingerprint)
 
 
@@ -277,6 +279,11 @@ def _digest_items(path: Path, rows: list[Row], modalities: Sequence[str]) -> lis
         ).hexdigest()
         for row in rows
     ]
+
+
+def _any_resampled(path: Path, rows: list[Row], specs: Mapping[str, InputSpec]) -> bool:
+    sounds = {(modality, cell) for row in rows for modality, cell in zip(specs, row.cells, strict=True) if cell}
+    return any(is_resampled(specs[modality], path.parent / cell) for modality, cell in sounds)
 
 
 def digest_file(path: Path) -> str:

@@ -8,19 +8,18 @@ from __future__ import annotations
 import csv
 import io
 import math
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
-from scipy.signal import resample_poly
 from torch import Tensor
 
 from condense.inputs.spec import ArraySpec, FileSpec, ImageSpec, InputSpec, LogMelSpec, WrittenSpec, mel_filters
-from condense.inputs.waves import griffin_lim, power_of_mel, read_wave
+from condense.inputs.waves import griffin_lim, power_of_mel, read_wave, resample
 from condense.system.errors import UserError
 
 PREVIEW_SIDE = 128  # pixels: what an image preview's short side is enlarged to, at least
@@ -109,16 +108,22 @@ def _read_image(spec: ImageSpec, path: Path) -> Tensor:
 def _read_log_mel(spec: LogMelSpec, path: Path) -> Tensor:
     """Channel 0, resampled; a short clip is zero-padded at its end, a long one keeps its middle."""
     channels, rate = read_wave(path)
-    wave = channels[0].numpy()
-    if rate != spec.sample_rate:
-        # Exact for all usual rates; odd ones (44,101 Hz) are off by a millionth, but need no filter of a million taps.
-        ratio = Fraction(spec.sample_rate, rate).limit_denominator(1000)
-        wave = resample_poly(wave, ratio.numerator, ratio.denominator)
+    wave = resample(channels[:1], rate, spec.sample_rate)[0]
     surplus = len(wave) - spec.num_samples
     if surplus > 0:
         wave = wave[surplus // 2 : surplus // 2 + spec.num_samples]
-    wave = np.pad(wave, (0, max(0, -surplus)))
-    return spec.from_wave(torch.from_numpy(wave.astype(np.float32)))
+    return spec.from_wave(F.pad(wave, (0, max(0, -surplus))))
+
+
+def is_resampled(spec: InputSpec, path: Path) -> bool:
+    """Whether `read_item` resamples the sound in a file, by its header. False for one that cannot be read: `read_item`
+    says so."""
+    if not isinstance(spec, LogMelSpec):
+        return False
+    try:
+        return int(soundfile.info(path).samplerate) != spec.sample_rate
+    except (OSError, RuntimeError):  # the latter: of libsndfile
+        return False
 
 
 def _read_array(spec: ArraySpec, path: Path) -> Tensor:

@@ -1,4 +1,4 @@
-"""How far a long piece of work is: on a terminal one line on stderr that is rewritten, elsewhere a line every 30 s."""
+"""How far a long piece of work is, on stderr: a bar on a terminal and in a notebook, elsewhere a line every 30 s."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-EVERY = 1.0  # seconds between two lines on a terminal; 30 times that elsewhere
+from condense.system.live_line import LiveLine
+
+EVERY = 1.0  # seconds between two lines where they are renewed; 30 times that elsewhere
 Describe = Callable[[int, float, str], str]  # what is done, per second, "7 min left" -> the line
 
 
@@ -19,8 +21,7 @@ class Progress:
         worth a line."""
         self.total, self.describe, self.have, self.start, self.quiet = total, describe, have, have, quiet
         self.started = self.shown = time.monotonic()
-        self.terminal = sys.stderr.isatty()
-        self.width = 0  # of the line that stands on the terminal
+        self.news = LiveLine(sys.stderr)
 
     def __enter__(self) -> Progress:
         return self
@@ -28,20 +29,19 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.width:
-            print(file=sys.stderr)
+        self.news.close(self.line())
 
     def show(self, have: int) -> None:
         """To be called as often as there is news."""
         self.have = have
-        if self.is_due and time.monotonic() - self.shown >= (EVERY if self.terminal else 30 * EVERY):
-            self._print()
+        if self.is_due and time.monotonic() - self.shown >= (EVERY if self.news.is_renewed else 30 * EVERY):
+            self._show()
 
     def end(self, have: int) -> None:
         """The last line."""
         self.have = have
         if self.is_due:
-            self._print()
+            self._show()
 
     @property
     def is_due(self) -> bool:
@@ -61,13 +61,9 @@ class Progress:
     def line(self) -> str:
         return self.describe(self.have, self.rate, time_left(self.seconds_left))
 
-    def _print(self) -> None:
-        text, self.shown = self.line(), time.monotonic()
-        if self.terminal:
-            print(f"\r{text.ljust(self.width)}", end="", file=sys.stderr, flush=True)
-            self.width = len(text)
-        else:
-            print(text, file=sys.stderr, flush=True)
+    def _show(self) -> None:
+        self.shown = time.monotonic()
+        self.news.show(self.line(), self.have, self.total)
 
 
 def time_left(seconds: float) -> str:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import shutil
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any, TextIO
+from typing import Any
 
 from ray.exceptions import RayActorError
 from ray.tune import Callback
@@ -18,6 +16,7 @@ from search.interruption import check_actors, check_room, full, says_full
 from search.ledger.ledger import Ledger, TrialRecord
 from search.space.model import Space
 from search.tracking.tracker import MlflowTracker
+from search.tuning.display import Display
 
 log = logging.getLogger(__name__)
 SECONDS_BETWEEN_LOOKS = 5.0  # at races
@@ -65,7 +64,8 @@ class SearchCallback(Callback):
         self.display.show()
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """The later stages of a race: Tune hears nothing of them until the trial ends."""
+        """Time goes by; and the later stages of a race: Tune hears nothing of them until the trial ends."""
+        self.display.wait()
         clock = time.monotonic()
         if self.space.racing is None or clock - self.looked < SECONDS_BETWEEN_LOOKS:
             return
@@ -120,88 +120,3 @@ class SearchCallback(Callback):
             tags=ended_tags(record),
         )
         self.display.ended(record)
-
-
-class Display:
-    """One line that follows the search on a terminal; a line now and then where there is none (a log file)."""
-
-    def __init__(self, space: Space, past: list[TrialRecord], stream: TextIO | None = None) -> None:
-        self.space = space
-        self.stream = stream or sys.stdout
-        self.live = self.stream.isatty()
-        self.ended_records = {r.number: r for r in past if r.status != "unfinished"}
-        self.at_start = len(self.ended_records)
-        self.running: set[int] = set()
-        self.best: TrialRecord | None = None
-        for record in past:
-            self._consider(record)
-        self.since = time.monotonic()
-        self.shown = 0.0
-
-    def started(self, record: TrialRecord) -> None:
-        self.running.add(record.number)
-        self.show()
-
-    def reported(self, record: TrialRecord) -> None:
-        self._consider(record)
-        self.show()
-
-    def ended(self, record: TrialRecord) -> None:
-        self.running.discard(record.number)
-        self.ended_records[record.number] = record
-        if record.status == "failed":
-            self.say(f"trial {record.number} failed: {record.error}")
-        self.show(now=len(self.ended_records) == self.space.trials)
-
-    def say(self, text: str) -> None:
-        """A line of its own."""
-        self._print(("\r\033[K" if self.live else "") + text)
-
-    def show(self, now: bool = False) -> None:
-        """The line, at most once a second on a terminal and every 10 seconds elsewhere."""
-        clock = time.monotonic()
-        if not now and clock - self.shown < (1 if self.live else 10):
-            return
-        self.shown = clock
-        text = self.line(clock - self.since)
-        if self.live:
-            text = text[: shutil.get_terminal_size().columns - 1]  # a line that wraps could not be rewritten
-            self._print(f"\r\033[K{text}", end="\n" if now else "")
-        else:
-            self._print(text)
-
-    def close(self) -> None:
-        """Ends the line on a terminal, so that what follows has one of its own."""
-        if self.live and self.shown and len(self.ended_records) < self.space.trials:
-            self._print("")
-
-    def _print(self, text: str, end: str = "\n") -> None:
-        with contextlib.suppress(OSError):  # a terminal that has gone takes no search with it
-            print(text, end=end, file=self.stream, flush=True)
-
-    def line(self, seconds: float) -> str:
-        """Trials done / running, how they ended, the best so far, time left."""
-        kinds = [r.status for r in self.ended_records.values()]
-        done = len(kinds)
-        parts = [f"trials {done}/{self.space.trials}", f"{len(self.running)} running"]
-        parts += [f"{kinds.count('pruned')} stopped early"] + (
-            [f"{kinds.count('failed')} failed"] if "failed" in kinds else []
-        )
-        if self.best is not None and self.best.score is not None:
-            name = self.best.name or f"trial {self.best.number}"
-            parts.append(f"best {self.best.score:.3f} ({name})")
-        here = done - self.at_start
-        if here > 0 and done < self.space.trials:
-            left = seconds / here * (self.space.trials - done)
-            parts.append(f"about {_minutes(left)} left")
-        return f"[{_minutes(seconds)}] " + ", ".join(parts)
-
-    def _consider(self, record: TrialRecord) -> None:
-        if record.steps < self.space.steps or record.score is None or record.name == "paper_default":  # no candidate
-            return
-        if self.best is None or self.best.score is None or record.score > self.best.score:
-            self.best = record
-
-
-def _minutes(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import random
+import wave
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -192,6 +193,22 @@ def test_fingerprints_of_complete_datasets_are_what_they_were(tmp_path: Path) ->
     """Embeddings that users have in their cache stay valid."""
     (tmp_path / "mine.csv").write_text("split,label,text\ntrain,a,x\nvalidation,a,y\ntest,a,z\n")
     known = "8f59f3356d406e65"
+    assert load(tmp_path / "mine.csv").fingerprint[:16] == known
+
+
+@pytest.mark.parametrize(
+    ("rate", "known"),
+    [(16_000, "38fc11904dcf4465"), (44_100, "4bb22a82581672a2")],  # before `RESAMPLING` 2: 528c8b027f9e2dc6
+)
+def test_fingerprints_cover_how_sounds_are_resampled(tmp_path: Path, rate: int, known: str) -> None:
+    """Those of sounds that have the encoder's rate are what they were before."""
+    lines = ["split,label,audio"]
+    for number, split in enumerate(["train", "train", "validation", "test"]):
+        with wave.open(str(tmp_path / f"{number}.wav"), "wb") as file:
+            file.setparams((1, 2, rate, 1600, "NONE", ""))
+            file.writeframes(bytes([number, 0]) * 1600)
+        lines.append(f"{split},a,{number}.wav")
+    (tmp_path / "mine.csv").write_text("\n".join(lines))
     assert load(tmp_path / "mine.csv").fingerprint[:16] == known
 
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from condense.inputs.media import PREVIEW_SIDE, decode_text, preview, read_item, to_wave
+from condense.inputs.media import PREVIEW_SIDE, decode_text, is_resampled, preview, read_item, to_wave
 from condense.inputs.spec import ArraySpec, ImageSpec, InputSpec, LogMelSpec, TextSpec
 from condense.system.errors import UserError
 
@@ -100,6 +100,15 @@ def test_sound_is_resampled(tmp_path: Path, rate: int) -> None:
     expected = SOUND.from_wave(torch.from_numpy(chirp(seconds, 16_000)))
     loud = expected > expected.max() - 4
     assert (item - expected)[loud].abs().mean() < 0.05
+
+
+def test_only_sound_of_another_rate_is_resampled(tmp_path: Path) -> None:
+    for name, rate in (("same.wav", 16_000), ("other.wav", 44_100)):
+        soundfile.write(tmp_path / name, chirp(0.1, rate), rate)
+    (tmp_path / "text.wav").write_text("this is no such file")
+    assert is_resampled(SOUND, tmp_path / "other.wav")
+    assert not any(is_resampled(SOUND, tmp_path / name) for name in ("same.wav", "text.wav", "none.wav"))
+    assert not is_resampled(DEPTH, tmp_path / "other.wav")
 
 
 def test_short_sound_is_padded_at_its_end(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -122,6 +123,21 @@ def test_resampling_keeps_what_is_in_the_band(rate: int) -> None:
     ours = resample(torch.from_numpy(wave)[None], rate, 16_000)[0].numpy()
     assert len(ours) == 8000
     np.testing.assert_allclose(ours[200:-200], expected[200:-200], atol=3e-3)
+
+
+@pytest.mark.parametrize("rate", [8_000, 22_050, 44_100, 48_000])
+@pytest.mark.parametrize(("share", "tolerance"), [(0.02, 2e-3), (0.12, 2e-3), (0.37, 2e-3), (0.75, 2e-2)])
+def test_a_sine_is_the_same_sine_at_another_rate(rate: int, share: float, tolerance: float) -> None:
+    """In closed form and as scipy has it, away from the edges. `share`: its frequency, of the lower Nyquist frequency, at
+    three quarters of which the filter begins to fall; `tolerance`: of its amplitude, which is 1."""
+    hz = share * min(rate, 16_000) / 2
+    wave, expected = (np.sin(2 * np.pi * hz * np.arange(r) / r).astype(np.float32) for r in (rate, 16_000))
+    ours = resample(torch.from_numpy(wave)[None], rate, 16_000)[0].numpy()
+    ratio = Fraction(16_000, rate)
+    theirs = scipy.signal.resample_poly(wave, ratio.numerator, ratio.denominator)
+    assert len(ours) == len(theirs) == 16_000
+    np.testing.assert_allclose(ours[200:-200], expected[200:-200], atol=tolerance)
+    np.testing.assert_allclose(ours[200:-200], theirs[200:-200], atol=2 * tolerance)
 
 
 def test_resampling_is_torchaudios() -> None:

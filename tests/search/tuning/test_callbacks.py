@@ -1,9 +1,8 @@
-"""The line that follows a search: what it tells, and how often."""
+"""What follows a search: what it tells, and how often."""
 
 from __future__ import annotations
 
 import errno
-import io
 import itertools
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,11 +11,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from screen import Screen, Stream
 
 from search.ledger.ledger import Ledger, Report, TrialRecord
 from search.space.model import Space
-from search.tuning import callbacks
-from search.tuning.callbacks import Display, SearchCallback, trial_tags
+from search.tuning import callbacks, display
+from search.tuning.callbacks import SearchCallback, trial_tags
+from search.tuning.display import Display
 
 STEPS = 6
 SPACE = Space.model_validate(
@@ -31,15 +32,6 @@ SPACE = Space.model_validate(
 )
 
 
-class Stream(io.StringIO):
-    def __init__(self, terminal: bool) -> None:
-        super().__init__()
-        self.terminal = terminal
-
-    def isatty(self) -> bool:
-        return self.terminal
-
-
 class Clock:
     def __init__(self) -> None:
         self.now = 1000.0
@@ -51,8 +43,14 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(callbacks, "time", SimpleNamespace(monotonic=clock.monotonic))
+    for module in (callbacks, display):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=clock.monotonic))
     return clock
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
+    return Screen.of(monkeypatch)
 
 
 def record(
@@ -64,8 +62,8 @@ def record(
     return TrialRecord(number=number, status=status, steps=steps, score=score, reports=reports, **known)
 
 
-def display(*past: TrialRecord, terminal: bool = False) -> tuple[Display, Stream]:
-    stream = Stream(terminal)
+def displayed(*past: TrialRecord) -> tuple[Display, Stream]:
+    stream = Stream()
     return Display(SPACE, list(past), stream), stream
 
 
@@ -74,12 +72,12 @@ def parts(shown: Display, seconds: float = 0) -> list[str]:
 
 
 def test_at_the_start_nothing_is_done() -> None:
-    shown, _ = display()
+    shown, _ = displayed()
     assert shown.line(0) == "[0:00] trials 0/8, 0 running, 0 stopped early"
 
 
 def test_it_counts_what_runs_and_how_trials_ended(clock: Clock) -> None:
-    shown, _ = display()
+    shown, _ = displayed()
     for number in range(5):
         shown.started(record(number))
     assert parts(shown)[:2] == ["trials 0/8", "5 running"]
@@ -93,21 +91,21 @@ def test_it_counts_what_runs_and_how_trials_ended(clock: Clock) -> None:
 
 
 def test_a_trial_that_starts_again_runs_once(clock: Clock) -> None:
-    shown, _ = display()
+    shown, _ = displayed()
     shown.started(record(0))
     shown.started(record(0))
     assert parts(shown)[1] == "1 running"
 
 
 def test_a_failed_trial_says_why_at_once(clock: Clock) -> None:
-    shown, stream = display()
+    shown, stream = displayed()
     shown.started(record(3))
     shown.ended(record(3, "failed", error="the total loss was not finite at step 1 (seed 0)"))
     assert stream.getvalue().splitlines()[-1] == "trial 3 failed: the total loss was not finite at step 1 (seed 0)"
 
 
 def test_the_best_is_the_best_of_whole_trials(clock: Clock) -> None:
-    shown, _ = display()
+    shown, _ = displayed()
     shown.reported(record(4, score=0.9, steps=2))
     assert "best" not in shown.line(0)
     shown.reported(record(2, score=0.4321))
@@ -121,12 +119,12 @@ def test_the_best_is_the_best_of_whole_trials(clock: Clock) -> None:
 
 @given(scores=st.lists(st.integers(-2, 2), min_size=1, max_size=6))
 def test_the_best_is_the_highest_whatever_the_sign(scores: list[int]) -> None:
-    shown, _ = display(*(record(number, "completed", float(score)) for number, score in enumerate(scores)))
+    shown, _ = displayed(*(record(number, "completed", float(score)) for number, score in enumerate(scores)))
     assert f"best {max(scores):.3f} " in shown.line(0)
 
 
 def test_time_left_is_that_of_the_trials_so_far(clock: Clock) -> None:
-    shown, _ = display()
+    shown, _ = displayed()
     assert "left" not in shown.line(60)
     shown.ended(record(0, "completed", 0.5))
     shown.ended(record(1, "pruned", 0.5, steps=2))
@@ -136,14 +134,14 @@ def test_time_left_is_that_of_the_trials_so_far(clock: Clock) -> None:
 
 def test_a_resumed_search_counts_the_past_but_not_its_time(clock: Clock) -> None:
     past = [record(0, "completed", 0.5), record(1, "pruned", 0.6, steps=2), record(2, score=0.1, steps=2)]
-    shown, _ = display(*past)
+    shown, _ = displayed(*past)
     assert parts(shown, 100) == ["trials 2/8", "0 running", "1 stopped early", "best 0.500 (trial 0)"]
     shown.ended(record(2, "completed", 0.2))
     assert parts(shown, 10)[-1] == "about 0:50 left"  # 5 trials at 10 s
 
 
 def test_a_log_file_gets_a_line_every_ten_seconds(clock: Clock) -> None:
-    shown, stream = display()
+    shown, stream = displayed()
     times = []
     for tenth in range(600):
         clock.now = 1000 + tenth / 10
@@ -159,7 +157,7 @@ def test_a_log_file_gets_a_line_every_ten_seconds(clock: Clock) -> None:
 
 
 def test_the_end_is_always_shown(clock: Clock) -> None:
-    shown, stream = display()
+    shown, stream = displayed()
     for number in range(8):
         shown.reported(record(number, score=0.5))
         shown.ended(record(number, "completed", 0.5))
@@ -168,30 +166,61 @@ def test_the_end_is_always_shown(clock: Clock) -> None:
     assert lines[-1] == "[0:00] trials 8/8, 0 running, 0 stopped early, best 0.500 (trial 0)"
 
 
-def test_a_terminal_shows_one_line_that_is_rewritten(clock: Clock) -> None:
-    shown, stream = display(terminal=True)
+def test_while_trials_take_their_time_a_log_file_still_gets_a_line(clock: Clock) -> None:
+    shown, stream = displayed()
+    shown.wait()
+    assert stream.getvalue() == ""  # nothing has begun
+    shown.started(record(0))
+    for second in range(70):
+        clock.now = 1000 + second
+        shown.wait()
+    assert [line[:6] for line in stream.getvalue().splitlines()] == ["[0:00]", "[0:30]", "[1:00]"]
+
+
+def test_a_terminal_shows_two_lines_that_are_renewed(clock: Clock, screen: Screen) -> None:
+    shown = Display(SPACE, [], screen)
     for tenth in range(100):
         clock.now = 1000 + tenth / 10
         shown.reported(record(0, score=0.5, steps=2))
-    text = stream.getvalue()
-    assert 9 <= text.count("\r\033[K[") <= 11
-    assert "\n" not in text
-    assert text.split("\r\033[K")[-1].startswith("[0:09] trials 0/8")
+    assert 9 <= screen.renewed <= 11
+    assert [line.lstrip("━╺╸ ") for line in screen.lines] == ["trials 0/8, 0:09", "0 running, 0 stopped early"]
+    clock.now += 20
+    shown.wait()
+    assert screen.lines[0].endswith("trials 0/8, 0:29")
     for number in range(8):
         shown.reported(record(number, score=0.5))
         shown.ended(record(number, "completed", 0.5))
-    assert stream.getvalue().count("\n") == 1
-    assert stream.getvalue().endswith("best 0.500 (trial 0)\n")
+    assert [line.lstrip("━╺╸ ") for line in screen.lines] == [
+        "trials 8/8, 0:29",
+        "0 running, 0 stopped early, best 0.500 (trial 0)",
+    ]
+    shown.close()
+    assert screen.lines == ["[0:29] trials 8/8, 0 running, 0 stopped early, best 0.500 (trial 0)", ""]
 
 
-def test_a_message_on_a_terminal_takes_the_place_of_the_line(clock: Clock) -> None:
-    shown, stream = display(terminal=True)
+def test_a_message_on_a_terminal_stands_above(clock: Clock, screen: Screen) -> None:
+    shown = Display(SPACE, [], screen)
     shown.started(record(0))
     shown.say("trial 0: its process died")
-    assert stream.getvalue().endswith("\r\033[Ktrial 0: its process died\n")
+    shown.ended(record(0, "failed", error="the total loss was not finite"))
+    assert screen.lines[:2] == ["trial 0: its process died", "trial 0 failed: the total loss was not finite"]
+    assert screen.lines[2].endswith("trials 0/8, 0:00")
+    assert screen.lines[3:] == ["1 running, 0 stopped early"]
+    shown.close()
 
 
-class Gone(Stream):
+def test_who_wants_the_lines_gets_them_instead_of_the_terminal(clock: Clock, screen: Screen) -> None:
+    lines: list[str] = []
+    shown = Display(SPACE, [], screen, say=lines.append)
+    shown.started(record(0))
+    clock.now += 5
+    shown.ended(record(0, "failed", error="the total loss was not finite"))
+    shown.close()
+    assert lines == ["[0:00] trials 0/8, 1 running, 0 stopped early", "trial 0 failed: the total loss was not finite"]
+    assert screen.getvalue() == ""
+
+
+class Gone(Screen):
     """A terminal whose connection was lost."""
 
     def write(self, text: str) -> int:
@@ -199,7 +228,7 @@ class Gone(Stream):
 
 
 def test_a_terminal_that_has_gone_ends_no_search(clock: Clock) -> None:
-    shown = Display(SPACE, [], Gone(True))
+    shown = Display(SPACE, [], Gone())
     shown.started(record(0))
     shown.say("trial 0: its process died")
     shown.ended(record(0, "completed", 0.5))
@@ -227,7 +256,7 @@ def test_later_stages_of_a_race_are_followed_while_they_run(tmp_path: Path, cloc
     ledger.new_trial(0, None, {}, {}, [0])
     told = Told()
     space = Space.model_validate({**SPACE.model_dump(mode="json"), "seeds": 4, "racing": {"start": 1}})
-    follower = SearchCallback(space, ledger, told, display()[0], {})  # type: ignore[arg-type]
+    follower = SearchCallback(space, ledger, told, displayed()[0], {})  # type: ignore[arg-type]
     trial = SimpleNamespace(config={"number": 0}, status="RUNNING")
 
     def save(step: int) -> None:
@@ -251,8 +280,8 @@ def test_later_stages_of_a_race_are_followed_while_they_run(tmp_path: Path, cloc
 
 
 def test_the_papers_default_is_not_called_the_best(clock: Clock) -> None:
-    display = Display(SPACE, [], Stream(False))
-    display.ended_records[0] = record(0, "completed", 0.99, name="paper_default")
+    shown, _ = displayed()
+    shown.ended_records[0] = record(0, "completed", 0.99, name="paper_default")
     for one in (record(0, "completed", 0.99, name="paper_default"), record(1, "completed", 0.9)):
-        display.reported(one)
-    assert "best 0.900 (trial 1)" in display.line(1.0)
+        shown.reported(one)
+    assert "best 0.900 (trial 1)" in shown.line(1.0)
