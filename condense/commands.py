@@ -223,7 +223,7 @@ def _check_fingerprints(directory: Path, record: Mapping[str, Any], task: Task) 
     known = record["fingerprints"]
     if known.get("dataset") != task.dataset.fingerprint:
         raise UserError(
-            f"{directory}: {task.dataset.name} is not what it was when this was condensed: condense it again"
+            f"{directory}: the data of {task.dataset.name} have changed since this was condensed: condense it again"
         )
     if known.get("encoder") != task.encoder.fingerprint:
-        print(f"warning: {directory}: the encoder is not the one that this was condensed with", file=sys.stderr)
+        print(f"warning: {directory}: the encoder differs from the one that condensed this", file=sys.stderr)

@@ -31,21 +31,22 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--trials", type=int, help="number of trials (as --set trials=N)")
     parser.add_argument("--output", type=folder, help="folder of the results (default: results/NAME)")
     parser.add_argument("--name", help="name of the search (default: the space's)")
-    parser.add_argument("--resume", action="store_true", help="go on with the search in the output folder")
-    parser.add_argument("--address", help="Ray cluster: an address, `auto`, or `local` to start one here")
+    parser.add_argument("--resume", action="store_true", help="continue the search in the output folder")
+    parser.add_argument("--address", help="Ray cluster: an address, `auto`, or `local` to start one on this machine")
     parser.add_argument(
-        "--tracking-uri", help="MLflow (default: $MLFLOW_TRACKING_URI, or a database beside the output)"
+        "--tracking-uri",
+        help="MLflow server or database (default: $MLFLOW_TRACKING_URI, or a database beside the output)",
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a key of the space"
     )
     parser.add_argument(
-        "--warm-start", type=folder, metavar="OTHER", help="begin with the best settings of the search in this folder"
+        "--warm-start", type=folder, metavar="OTHER", help="start from the best settings of the search in this folder"
     )
     parser.add_argument(
         "--ablate",
         action="store_true",
-        help="of a search that is complete: each loss term alone and left out, at the recommended setting",
+        help="after a search: re-run with each loss term alone and with each removed",
     )
     parser.add_argument("--dry-run", action="store_true", help="validate and print the space; run nothing")
     parser.add_argument("--verbose", action="store_true", help="show the log")

@@ -80,7 +80,7 @@ class Request:
             log.warning("--warm-start is left out: a search that has begun keeps to what it began with")
         elif warm_start is not None:
             if loaded.warm_start:
-                raise UserError(f"{loaded.name}: has a `warm_start` of its own: give one of it and --warm-start")
+                raise UserError(f"{loaded.name}: the space has a `warm_start`: give that or --warm-start, not both")
             known, source = earlier_settings(warm_start, loaded), f"--warm-start {warm_start}"
         if known:
             loaded = with_first_settings(loaded, known, source)
@@ -217,7 +217,7 @@ class Search:
             # The search that is looked at again is complete, whatever happens to the ablation.
             tracker.finish("completed" if self.request.ablate else status, SECONDS_FOR_MLFLOW[status])
         if status == "interrupted":
-            self.say(f"interrupted: go on with the same command and --resume (output: {shown(ledger.output)})")
+            self.say(f"interrupted: continue with the same command and --resume (output: {shown(ledger.output)})")
             return 130
         return 0
 
@@ -234,8 +234,8 @@ class Search:
                 return
             except (ray.exceptions.RayActorError, ray.exceptions.ActorUnschedulableError):  # the latter: with its node
                 if not more:
-                    raise Stopped(f"its Ray cluster was lost, or engines die time and again; {GO_ON}") from None
-                self.say("the engine died; going on in a new one")
+                    raise Stopped(f"the Ray cluster was lost, or engines keep dying; {GO_ON}") from None
+                self.say("the engine died; continuing in a new one")
 
     def _trials(self, ledger: Ledger, pool: Any, ledger_actor: Any, plan: Any, tracker: Any) -> bool:
         """Runs what is left of the search; True when all trials have ended."""
