@@ -24,8 +24,8 @@ from condense.evaluation.comparison import PROTOCOLS, Comparison, Sample, as_jso
 from condense.evaluation.convnet import check_shapes
 from condense.evaluation.retrieval import alignment_warnings
 from condense.export.export import read_export
+from condense.export.folder import RECORD, check_replaceable
 from condense.storage.cache_folder import check_writable
-from condense.storage.export_folder import RECORD, check_replaceable
 from condense.storage.store import Store
 from condense.system.errors import UserError
 from condense.system.live_line import LiveLine

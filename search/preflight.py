@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from condense.config.models import TransformersEncoder
-from condense.storage.export_folder import check_replaceable
+from condense.export.folder import check_replaceable
 from condense.system.errors import UserError
 from search.ledger.atomic_files import read_json
 from search.ledger.run_folder import check_folder, check_resumable, condensed_folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -51,6 +52,18 @@ def test_the_process_of_a_trial_is_light(module: str) -> None:
 def test_a_wrong_space_costs_no_heavy_import() -> None:
     names = loaded("import search.driver, search.command, search.space.model")
     assert names & {"torch", "ray", "optuna", "mlflow"} == set()
+
+
+def test_each_wing_says_what_it_is_and_what_is_in_it() -> None:
+    folders = [*(ROOT / "condense").iterdir(), *(ROOT / "search").iterdir()]
+    wings = [folder for folder in folders if (folder / "__init__.py").exists()]
+    assert len(wings) == 20
+    for wing in wings:
+        package = importlib.import_module(".".join(wing.relative_to(ROOT).parts))
+        assert package.__doc__, wing
+        assert {file.stem for file in wing.glob("*.py")} - {"__init__"} <= set(package.__all__), wing
+        for name in package.__all__:
+            assert hasattr(package, name) or (wing / f"{name}.py").exists(), (wing, name)
 
 
 def test_no_file_has_a_name_that_says_nothing() -> None:

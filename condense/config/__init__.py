@@ -1,0 +1,8 @@
+"""What a user may configure: models, files and overrides, published settings, command-line arguments."""
+
+__all__ = [
+    "arguments",
+    "files",
+    "models",
+    "published",
+]

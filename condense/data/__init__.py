@@ -13,6 +13,17 @@ if TYPE_CHECKING:
     from condense.inputs.spec import InputSpec
 
 
+__all__ = [
+    "dataset",
+    "decoding",
+    "load_dataset",
+    "manifest",
+    "speech",
+    "spoken_digits",
+    "tensors",
+]
+
+
 def load_dataset(config: DatasetConfig, specs: Mapping[str, InputSpec]) -> Dataset:
     """The dataset that `config` names, its items as `specs` (modality -> input of the encoder) describe them.
 

@@ -1,0 +1,9 @@
+"""Real data through an encoder, once per dataset and encoder."""
+
+__all__ = [
+    "embeddings",
+    "encoding",
+    "initialization_cache",
+    "statistics",
+    "task",
+]

@@ -10,6 +10,20 @@ from condense.encoders.protocol import Encoder
 from condense.inputs.spec import InputSpec
 from condense.storage.store import Store
 
+__all__ = [
+    "build_encoder",
+    "download",
+    "encoder_specs",
+    "first_conv",
+    "imagebind",
+    "imagebind_checkpoint",
+    "imagebind_package",
+    "protocol",
+    "python_file",
+    "tiny",
+    "transformers",
+]
+
 
 def encoder_specs(config: EncoderConfig) -> Mapping[str, InputSpec]:
     """What the configured encoder takes of each modality that it knows. Raises UserError if its weights are not there."""

@@ -1,0 +1,6 @@
+"""Many condensations in one pass."""
+
+__all__ = [
+    "engine",
+    "replica_batch",
+]

@@ -30,9 +30,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from condense.data.dataset import Dataset
+from condense.export.folder import RECORD, check_replaceable
 from condense.inputs.media import decode_text, picture, preview
 from condense.inputs.spec import InputSpec, WrittenSpec
-from condense.storage.export_folder import RECORD, check_replaceable
 from condense.storage.tensor_files import write_tensors
 from condense.system.errors import UserError
 

@@ -1,0 +1,11 @@
+"""What ONE item looks like to an encoder: its shape and range, how it is read, how it is shown."""
+
+__all__ = [
+    "imagebind",
+    "kaldi",
+    "media",
+    "spec",
+    "tokens",
+    "transformers",
+    "waves",
+]

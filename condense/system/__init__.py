@@ -1,0 +1,11 @@
+"""The process and its device: errors, progress, threads, memory, precision."""
+
+__all__ = [
+    "device_errors",
+    "device_memory",
+    "errors",
+    "live_line",
+    "precision",
+    "process",
+    "progress",
+]

@@ -1,0 +1,6 @@
+"""Ray sessions and nodes."""
+
+__all__ = [
+    "nodes",
+    "ray_session",
+]

@@ -1,0 +1,12 @@
+"""One engine per device, as seen through Ray: the actor, its tenants, their clients, the pool that hands engines out."""
+
+__all__ = [
+    "actor",
+    "checkpoint",
+    "client",
+    "devices",
+    "pool",
+    "preparation",
+    "tenant_lost",
+    "tenants",
+]

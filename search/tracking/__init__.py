@@ -1,0 +1,7 @@
+"""MLflow."""
+
+__all__ = [
+    "store",
+    "tracker",
+    "writer",
+]

@@ -1,0 +1,11 @@
+"""A trial, who proposes it, and what ends it early."""
+
+__all__ = [
+    "callbacks",
+    "display",
+    "early_stopping",
+    "racing",
+    "sampler",
+    "trainable",
+    "warm_start",
+]
