@@ -7,7 +7,6 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,11 +35,11 @@ def command_of(path: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where they run: with `examples/` in it, and their results, which later ones read."""
     folder = tmp_path_factory.mktemp("examples")
     (folder / "examples").symlink_to(ROOT / "examples")
-    yield folder
+    return folder
 
 
 def test_all_are_here() -> None:
