@@ -55,7 +55,7 @@ def test_engines_that_keep_dying_in_the_confirmation_end_it_with_a_line(
     monkeypatch.setattr(conclusion_module, "Conclusion", Dying)
     search = driver.Search.__new__(driver.Search)
     search.space, search.started, search.say = None, 0.0, said.append  # type: ignore[assignment,method-assign]
-    with pytest.raises(Stopped, match=r"its Ray cluster was lost.* --resume"):
+    with pytest.raises(Stopped, match=r"the Ray cluster was lost.* --resume"):
         search._close(None, None, None, [], None)  # type: ignore[arg-type]
     assert len(said) == driver.ENGINE_DEATHS
 

@@ -124,5 +124,5 @@ def test_two_beginnings_are_one_too_many(tmp_path: Path, write_space: Callable[.
 
     own = [{"lambda_cross": 0.5, "frequency_scale": 1.0, "learning_rate_vision": 2.0}]
     space = str(write_space(tmp_path, trials=9, warm_start=own))
-    with pytest.raises(UserError, match="has a `warm_start` of its own"):
+    with pytest.raises(UserError, match="the space has a `warm_start`"):
         Request.of(space, overrides=[], warm_start=earlier(tmp_path / "old", [1.0]))
