@@ -14,7 +14,7 @@ from search.report.model import Measured, PairedDifference, Report, TrialCounts
 AGAINST = ("paper_default", "default", "tuned_rates")  # what the recommended setting has to beat, in this order
 SETTINGS = {"recommended", "best", "best_single_seed", *AGAINST}  # what else is measured on test is a baseline
 INDENT = 15  # of the lines, beside their labels
-UNBROKEN, WHOLE = r"\[.*?\]|\d %", "\0"  # what no line ends within, and its spaces meanwhile
+UNBROKEN, WHOLE = r"\[.*?\]|\d (?:%|failed)", "\0"  # what no line ends within, and its spaces meanwhile
 
 
 @dataclass(frozen=True)
