@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from statistics import fmean
 from typing import Any
 
 import ray
@@ -19,8 +17,6 @@ from search.analysis.importance import importances
 from search.analysis.pareto import pareto
 from search.analysis.ranking import best_by_single_seed, best_trial, best_trials
 from search.analysis.robustness import QUANTILE, response_pairs, responses, robust_region, sensitivity, surface_of
-from search.analysis.scores import per_seed_means, per_task, robust_score
-from search.analysis.statistics import paired_difference
 from search.analysis.surrogate import Surface, of_space, scored
 from search.analysis.transfer import task_names, transfer
 from search.confirmation.ablation import FULL, ablation_table, ablations, lines, write_csv
@@ -32,14 +28,16 @@ from search.engine.preparation import fetch
 from search.ledger.atomic_files import write_json
 from search.ledger.ledger import Ledger, TrialRecord
 from search.ledger.run_folder import condensed_folder, task_suffix
+from search.report.confirmed import SINGLE_SEED, confirmed_settings, metric_of
+from search.report.model import Report
 from search.report.page import write_html
+from search.report.trials import Trial
 from search.space.model import Space
 from search.space.plan import Plan
 from search.summary import say_results
 from search.tracking.tracker import MlflowTracker
 from search.tuning.sampler import open_study
 
-SINGLE_SEED = "best_single_seed"
 PREVIEW_TRIALS = 3  # trials whose synthetic items are shown in MLflow
 Say = Callable[[str], None]
 
@@ -64,8 +62,8 @@ class Conclusion:
         self.output = ledger.output
         self.confirmation = Confirmation(space, ledger, pool, plan)
 
-    def write(self) -> dict[str, Any]:
-        """Raises UserError if no trial of the search completed."""
+    def write(self) -> Report:
+        """Everything, the report included. Raises UserError if no trial of the search completed."""
         records = self.ledger.trials()
         write_trials_csv(self.output / "trials.csv", records)
         confirmation, count = self.confirmation, len(self.confirmation.choosing_seeds)
@@ -79,17 +77,17 @@ class Conclusion:
         confirmation.baselines()  # opens test on this node, whose embeddings then reach the others
         results = confirmation.run(settings, confirmation.reporting_seeds, "reporting", test=True)
         report = self._report(records, choice, surface, results)
-        write_json(self.output / "report.json", report)
+        write_json(self.output / "report.json", report.as_json())
         self._best_yaml(choice.chosen.config)
         gallery = self._export(choice.chosen.config)
-        write_html(self.output, report, [row(r) for r in records], gallery)
+        write_html(self.output, report, [Trial.of(r) for r in records], gallery)
         self._to_mlflow(report, best_trials(records, PREVIEW_TRIALS))
         say_results(report, self.output, self.tracker, self.ledger.search_id, self.say)
         return report
 
-    def ablate(self) -> list[dict[str, Any]]:
+    def ablate(self) -> Report:
         """Each loss term alone and left out, on the reporting seeds; added to what `write` has left."""
-        report = json.loads((self.output / "report.json").read_text())
+        report = Report.load(self.output)
         config = Hyperparameters.model_validate(
             yaml.safe_load((self.output / "best.yaml").read_text())["hyperparameters"]
         )
@@ -99,18 +97,18 @@ class Conclusion:
         values, test = (
             {k: self.confirmation.per_seed(r, key) for k, r in results.items()} for key in ("shares", "test")
         )
-        report["ablation"] = _finite(ablation_table(values, test))
-        write_csv(self.output / "ablation.csv", report["ablation"])
-        write_json(self.output / "report.json", report)
+        report = Report.model_validate({**report.as_json(), "ablation": ablation_table(values, test)})
+        rows = report.as_json()["ablation"]
+        write_csv(self.output / "ablation.csv", rows)
+        write_json(self.output / "report.json", report.as_json())
         gallery = self._export(settings[FULL])
-        write_html(self.output, report, [row(r) for r in self.ledger.trials()], gallery)
+        write_html(self.output, report, [Trial.of(r) for r in self.ledger.trials()], gallery)
         for file in ("report.json", "report.html", "ablation.csv"):
             self.tracker.log_artifact(None, file, (self.output / file).read_bytes())
-        for line in lines(report["ablation"]):
+        for line in lines(rows):
             self.say(line)
         self.say(f"in {self.output / 'ablation.csv'} and report.html")
-        rows: list[dict[str, Any]] = report["ablation"]
-        return rows
+        return report
 
     def _settings(
         self, records: Sequence[TrialRecord], choice: Choice, surface: Surface | None
@@ -131,7 +129,7 @@ class Conclusion:
         choice: Choice,
         surface: Surface | None,
         results: dict[str, dict[str, Any]],
-    ) -> dict[str, Any]:
+    ) -> Report:
         space, confirmation, chosen = self.space, self.confirmation, choice.chosen
         # What is told of the score's course rests on the candidates' runs as well: the model may have been wrong about them.
         informed = (
@@ -139,7 +137,7 @@ class Conclusion:
             if surface is None
             else Surface(space, scored(of_space(space, records), space.robust) + measured(choice, space))
         )
-        confirmed = self._confirmation(records, choice, results)
+        confirmed = confirmed_settings(space, self.plan, records, choice, results)
         baselines = confirmation.baselines()
         test: dict[str, dict[str, Any]] = {
             label: summary(confirmation.per_seed(results[label], "test"))
@@ -154,10 +152,10 @@ class Conclusion:
         wall = self.ledger.earlier_seconds() + time.monotonic() - self.started
         default = {k: results["default"]["hyperparameters"][k] for k in space.search}
         importance = importances(open_study(self.output))
-        report = {
+        content = {
             "name": space.name,
             "metric": metric_of(space),
-            "space": space.model_dump(mode="json"),
+            "space": space,
             "seeds": {
                 "search": self.plan.seeds,
                 "choosing": confirmation.choosing_seeds,
@@ -173,7 +171,7 @@ class Conclusion:
             "paper_default": {k: results["paper_default"]["hyperparameters"][k] for k in space.search},
             "candidates": choice.as_json(len(space.tasks)),
             "confirmation": confirmed,
-            "shrinkage": confirmed["shrinkage"],
+            "shrinkage": confirmed.shrinkage,
             "perturbation": self._perturbation(records, choice, surface),
             "robust_region": robust_region(informed, chosen.params),
             "response": responses(informed, chosen.params),
@@ -198,46 +196,10 @@ class Conclusion:
                 "run_id": self.tracker.run_id,
             },
         }
-        return dict(_finite(report))
+        return Report.model_validate(content)
 
     def _on_choosing_seeds(self, settings: Mapping[str, dict[str, Any]]) -> dict[str, list[float]]:
         return self.confirmation.shares(settings, self.confirmation.choosing_seeds, "choosing")
-
-    def _confirmation(
-        self, records: Sequence[TrialRecord], choice: Choice, results: dict[str, dict[str, Any]]
-    ) -> dict[str, Any]:
-        """Scores on the reporting seeds, and paired differences of the recommended setting to each other one."""
-        best, single = best_trial(records), [r.number for r in best_by_single_seed(records, self.plan)]
-        trials = {"recommended": choice.chosen.trial, "best": None if best is None else best.number}
-        # A row of the report is one run per fresh seed, or their mean over the trials that single seeds would have chosen.
-        rows = {label: [result] for label, result in results.items() if not label.startswith(SINGLE_SEED)}
-        if single:
-            rows[SINGLE_SEED] = [results[f"{SINGLE_SEED}/{number}"] for number in single]
-        shares = {
-            label: [fmean(of) for of in zip(*(r["shares"] for r in row), strict=True)] for label, row in rows.items()
-        }
-        per_seed = {label: per_seed_means(values, len(self.tasks)) for label, values in shares.items()}
-        confirmation: dict[str, Any] = {}
-        for label, row in rows.items():
-            score = fmean(robust_score(result["shares"], len(self.tasks), self.space.robust)[0] for result in row)
-            confirmation[label] = {**summary(per_seed[label]), "score": score, "trial": trials.get(label)}
-            if len(self.tasks) > 1:
-                confirmation[label]["tasks"] = [_spread(own) for own in per_task(shares[label], len(self.tasks))]
-        if single:
-            confirmation[SINGLE_SEED]["trials"] = single
-        own = results["recommended"]["hyperparameters"]
-        differences = {
-            label: paired_difference(per_seed["recommended"], per_seed[label]).as_json()
-            for label, row in rows.items()
-            if label not in ("recommended", "mmd") and any(result["hyperparameters"] != own for result in row)
-        }
-        confirmation["mmd"]["difference"] = paired_difference(per_seed["recommended"], per_seed["mmd"]).as_json()
-        against_default = paired_difference(per_seed["recommended"], per_seed["default"])  # 0 where that is recommended
-        confirmation["difference"] = {**against_default.as_json(), "against": "default"}
-        confirmation["differences"] = differences
-        searched = best or best_trials(records, 1)[0]
-        confirmation["shrinkage"] = searched.metrics["score_mean"] - confirmation["best"]["mean"]
-        return confirmation
 
     def _perturbation(
         self, records: Sequence[TrialRecord], choice: Choice, surface: Surface | None
@@ -311,7 +273,7 @@ class Conclusion:
                 gallery = _across_steps(stages)
         return gallery
 
-    def _to_mlflow(self, report: dict[str, Any], top: Sequence[TrialRecord]) -> None:
+    def _to_mlflow(self, report: Report, top: Sequence[TrialRecord]) -> None:
         for record in top:
             label, seed, end = f"trial {record.number}", self.plan.seeds[0], self.space.steps
             for _, tenant in self.confirmation.shown(label, self.plan.tasks[0], record.config, seed, [end]):
@@ -319,43 +281,16 @@ class Conclusion:
                 self.tracker.log_artifact(record.number, "synthetic_items.png", overview)
         for file in ("report.json", "report.html", "trials.csv", "best.yaml", "condensed/overview.png"):
             self.tracker.log_artifact(None, file, (self.output / file).read_bytes())
-        confirmed, test = report["confirmation"], report["test"]
-        metrics = {f"confirmed/{k}": v["mean"] for k, v in confirmed.items() if isinstance(v, dict) and "values" in v}
-        metrics |= {f"test/{k}": v["mean"] for k, v in test.items()}
-        metrics |= {f"confirmed/gain_over_{k}": v["mean"] for k, v in confirmed["differences"].items()}
-        metrics["score"] = confirmed["recommended"]["score"]
+        confirmed = report.confirmation
+        metrics = {f"confirmed/{k}": row.mean for k, row in confirmed.rows().items()}
+        metrics |= {f"test/{k}": measured.mean for k, measured in report.test.items()}
+        metrics |= {f"confirmed/gain_over_{k}": found.mean for k, found in confirmed.differences.items()}
+        metrics["score"] = confirmed.recommended.score
         self.tracker.log_parent(
             {k: v for k, v in metrics.items() if v is not None},
             {},
-            {
-                f"recommended/{k}": f"{v:.4g}" if isinstance(v, float) else str(v)
-                for k, v in report["recommended"].items()
-            },
+            {f"recommended/{k}": f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in report.recommended.items()},
         )
-
-
-def metric_of(space: Space) -> str:
-    """What the tasks are judged by; `score` if not all by the same."""
-    metrics = {task.metric for task in space.tasks}
-    return metrics.pop() if len(metrics) == 1 else "score"
-
-
-def row(record: TrialRecord) -> dict[str, Any]:
-    """A trial as the report's page wants it."""
-    return {
-        "number": record.number,
-        "name": record.name,
-        "status": record.status,
-        "error": record.error,
-        "params": record.params,
-        "score": record.score,
-        "score_mean": record.metrics.get("score_mean"),
-        "score_std": record.metrics.get("score_std"),
-        "steps": record.steps,
-        "seconds": record.seconds,
-        "accuracies": [v for k, v in record.metrics.items() if k.startswith(("accuracy/", "retrieval/"))],
-        "progress": [{"step": r.step, "score": r.metrics["score"]} for r in record.reports],
-    }
 
 
 def _across_steps(stages: Sequence[tuple[int, list[dict[str, Any]]]]) -> list[dict[str, Any]]:
@@ -365,13 +300,3 @@ def _across_steps(stages: Sequence[tuple[int, list[dict[str, Any]]]]) -> list[di
         card["start"] = stages[0][1][i]["items"]
         card["steps"] = [{"step": step, "items": earlier[i]["items"]} for step, earlier in stages]
     return cards
-
-
-def _spread(values: Sequence[float]) -> dict[str, Any]:
-    return {key: value for key, value in summary(values).items() if key != "values"}
-
-
-def _finite(content: Any) -> Any:
-    """NaN and infinity as None: JSON has neither."""
-    text = json.dumps(content)
-    return json.loads(text, parse_constant=lambda _: None)

@@ -7,35 +7,28 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote, urlencode
 
 from search.cluster.nodes import bootstrap_file, from_home
-from search.report.text import verdict, verdict_on_test
+from search.report.model import Report
+from search.report.verdict import INDENT, Verdict
 from search.tracking.tracker import MlflowTracker
 
 
 def say_results(
-    report: dict[str, Any], output: Path, tracker: MlflowTracker, search_id: str, say: Callable[[str], None]
+    report: Report, output: Path, tracker: MlflowTracker, search_id: str, say: Callable[[str], None]
 ) -> None:
-    """`report`: report.json."""
-    counts = report["trials"]
-    width = max(len(name) for name in report["recommended"])
+    """Says the verdict and the recommended values, then the commands."""
     say("")
-    say(
-        f"recommended ({counts['completed']} trials completed, {counts['pruned']} stopped early, {counts['failed']} failed):"
-    )
-    for name, value in report["recommended"].items():
-        low, high = report["robust_region"].get(name, (None, None))
-        good = f"   good from {low:.3g} to {high:.3g}" if low is not None else ""
-        say(f"  {name:<{width}}  {value:<8.4g}{good}" if isinstance(value, float) else f"  {name:<{width}}  {value}")
-    say("")
-    say(verdict(report))
-    say(verdict_on_test(report["test"], report["metric"]))
+    for label, line in Verdict.of(report).wrapped(shutil.get_terminal_size((100, 24)).columns).items():
+        say(line)
+        if label == "recommended":
+            for value in values(report):
+                say(" " * INDENT + value)
     say("")
     python = command("python")
     say(f"report     {python} -m webbrowser {shlex.quote(str(output / 'report.html'))}")
-    say(f"again      {python} -m condense run {shlex.quote(str(output / 'best.yaml'))} --output DIR")
+    say(f"condense   {python} -m condense run {shlex.quote(str(output / 'best.yaml'))} --output DIR")
     served = tracker.where.startswith("http")
     if not served:
         uri = shlex.quote(tracker.where)
@@ -45,6 +38,18 @@ def say_results(
     if bootstrap_file().exists():
         for line in from_home(output, served):
             say(line)
+
+
+def values(report: Report) -> list[str]:
+    """A line per recommended hyperparameter, with the range in which it is as good."""
+    width = max(map(len, report.recommended))
+    lines = []
+    for name, value in report.recommended.items():
+        low, high = report.robust_region.get(name, (None, None))
+        good = f"   good from {low:.3g} to {high:.3g}" if low is not None and high is not None else ""
+        shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+        lines.append(f"{name:<{width}}  {shown:<8}{good}".rstrip())
+    return lines
 
 
 def command(name: str) -> str:

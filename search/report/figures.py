@@ -7,13 +7,14 @@ light colours; the page swaps them one for one for the dark ones. The symbol say
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
 import plotly.graph_objects as go
 
 from search.report import text
+from search.report.trials import Trial, comparable, scored
 
 PALETTE = {  # role: (light, dark); the light values are all different, as the page maps light to dark by value
     "page": ("#ffffff", "#14181c"),
@@ -33,7 +34,6 @@ ACCENT, BAND = PALETTE["accent"][0], PALETTE["band"][0]
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 SYMBOLS = {"completed": "circle", "pruned": "circle-open", "failed": "x-thin"}
 LOG_FROM = 20  # an axis is logarithmic where the largest value is more than this many times the smallest
-Trial = Mapping[str, Any]
 
 
 def escape(value: object) -> str:
@@ -80,70 +80,64 @@ def short(value: object, limit: int = 18) -> str:
 
 def hover(trial: Trial) -> str:
     """What a trial's mark says under the pointer."""
-    name = f" ({text.label(trial['name'])})" if trial.get("name") else ""
-    lines = [f"<b>trial {escape(trial.get('number'))}</b>{escape(name)}, {escape(trial.get('status'))}"]
-    lines.append(f"score {text.score(trial.get('score'))}")
-    if text.finite(trial.get("score_mean")) is not None:
-        lines.append(f"over seeds {text.spread(trial.get('score_mean'), trial.get('score_std'))}")
-    if trial.get("accuracies"):
-        lines.append(f"per seed {' '.join(map(text.score, trial['accuracies']))}")
-    lines += [f"{escape(key)} {escape(text.number(value))}" for key, value in (trial.get("params") or {}).items()]
+    name = f" ({text.label(trial.name)})" if trial.name else ""
+    lines = [f"<b>trial {trial.number}</b>{escape(name)}, {escape(trial.status)}"]
+    lines.append(f"score {text.score(trial.score)}")
+    if trial.score_mean is not None:
+        lines.append(f"over seeds {text.spread(trial.score_mean, trial.score_std)}")
+    if trial.accuracies:
+        lines.append(f"per seed {' '.join(map(text.score, trial.accuracies))}")
+    lines += [f"{escape(key)} {escape(text.number(value))}" for key, value in trial.params.items()]
     return "<br>".join(lines)
-
-
-def scored(trials: Sequence[Trial], status: str | None = None) -> list[Trial]:
-    """The trials that have a score, in number order."""
-    found = [t for t in trials if text.finite(t.get("score")) is not None and status in (None, t.get("status"))]
-    return sorted(found, key=lambda trial: trial.get("number", 0))
 
 
 def history(trials: Sequence[Trial]) -> go.Figure | None:
     """Score over trial number, the best completed one so far, both defaults as lines."""
-    known = scored(trials)
+    scores = [score for _, score in scored(trials)]
     if not trials:
         return None
     figure = go.Figure()
-    last = max(int(trial.get("number", 0)) for trial in trials)
+    last = max(trial.number for trial in trials)
     for status, colour in (("pruned", MUTED), ("completed", MUTED)):
         some = scored(trials, status)
         if some:
             figure.add_scatter(
-                x=[t["number"] for t in some],
-                y=[t["score"] for t in some],
+                x=[trial.number for trial, _ in some],
+                y=[score for _, score in some],
                 mode="markers",
                 name=status,
                 marker=marks(status, colour, len(trials)),
-                hovertext=[hover(t) for t in some],
+                hovertext=[hover(trial) for trial, _ in some],
                 hoverinfo="text",
             )
-    failed = [trial for trial in trials if trial.get("status") == "failed"]
+    failed = [trial for trial in trials if trial.status == "failed"]
     if failed:
-        floor = min((t["score"] for t in known), default=0.0)
-        floor -= 0.06 * (max((t["score"] for t in known), default=1.0) - floor)
+        floor = min(scores, default=0.0)
+        floor -= 0.06 * (max(scores, default=1.0) - floor)
         figure.add_scatter(
-            x=[t.get("number") for t in failed],
+            x=[trial.number for trial in failed],
             y=[floor] * len(failed),
             mode="markers",
             name="failed (no score)",
             marker=marks("failed", INK, len(failed)),
-            hovertext=[f"<b>trial {escape(t.get('number'))}</b> failed" for t in failed],
+            hovertext=[f"<b>trial {trial.number}</b> failed" for trial in failed],
             hoverinfo="text",
         )
     for name, dash in (("default", "dash"), ("paper_default", "dot")):
-        for trial in (t for t in known if t.get("name") == name and t.get("status") == "completed"):
+        for score in (score for trial, score in scored(trials, "completed") if trial.name == name):
             figure.add_scatter(
                 x=[-0.5, last + 0.5],
-                y=[trial["score"]] * 2,
+                y=[score] * 2,
                 mode="lines",
                 hoverinfo="skip",
-                name=f"{text.label(name)} {text.score(trial['score'])}",
+                name=f"{text.label(name)} {text.score(score)}",
                 line={"color": INK, "width": 1.2, "dash": dash},
             )
     completed = comparable(trials, "completed")
     if completed:
-        best = list(accumulate((t["score"] for t in completed), max))
+        best = list(accumulate((score for _, score in completed), max))
         figure.add_scatter(
-            x=[*(t["number"] for t in completed), last + 0.5],
+            x=[*(trial.number for trial, _ in completed), last + 0.5],
             y=[*best, best[-1]],
             mode="lines",
             name="best so far",
@@ -157,22 +151,18 @@ def history(trials: Sequence[Trial]) -> go.Figure | None:
 
 def progress(trials: Sequence[Trial]) -> go.Figure | None:
     """Score over steps within each trial: where pruning stopped them. One trace per way of ending."""
-    best = max(comparable(trials, "completed"), key=lambda t: float(t["score"]), default=None)
+    best, _ = max(comparable(trials, "completed"), key=lambda pair: pair[1], default=(None, None))
     figure = go.Figure()
     for name, colour, width in (("pruned", FAINT, 1.2), ("completed", MUTED, 1.0), ("best trial", ACCENT, 2.5)):
         xs: list[float | None] = []
         ys: list[float | None] = []
         hovers: list[str] = []
         for trial in trials:
-            if name != ("best trial" if trial is best else trial.get("status")):
-                continue
-            points = [(p.get("step"), p.get("score")) for p in trial.get("progress") or []]
-            points = [p for p in points if text.finite(p[0]) is not None and text.finite(p[1]) is not None]
-            if points:
+            if trial.progress and name == ("best trial" if trial is best else trial.status):
                 # None lifts the pen: all trials of one kind are one trace, so that a thousand of them stay quick
-                xs += [*(p[0] for p in points), None]
-                ys += [*(p[1] for p in points), None]
-                hovers += [hover(trial)] * (len(points) + 1)
+                xs += [*(step for step, _ in trial.progress), None]
+                ys += [*(score for _, score in trial.progress), None]
+                hovers += [hover(trial)] * (len(trial.progress) + 1)
         if xs:
             figure.add_scatter(
                 x=xs,
@@ -185,14 +175,14 @@ def progress(trials: Sequence[Trial]) -> go.Figure | None:
             )
     if not figure.data:
         return None
-    stopped = [t for t in trials if t.get("status") == "pruned" and t.get("progress")]
+    stopped = [trial for trial in trials if trial.status == "pruned" and trial.progress]
     figure.add_scatter(
-        x=[t["progress"][-1].get("step") for t in stopped],
-        y=[t["progress"][-1].get("score") for t in stopped],
+        x=[trial.progress[-1][0] for trial in stopped],
+        y=[trial.progress[-1][1] for trial in stopped],
         mode="markers",
         marker=marks("pruned", FAINT, len(trials)),
         showlegend=False,
-        hovertext=[hover(t) for t in stopped],
+        hovertext=[hover(trial) for trial in stopped],
         hoverinfo="text",
     )
     layout(figure, 320)
@@ -203,18 +193,3 @@ def progress(trials: Sequence[Trial]) -> go.Figure | None:
 def is_log(values: Sequence[float]) -> bool:
     """Whether an axis over `values` should be logarithmic."""
     return bool(values) and min(values) > 0 and max(values) > LOG_FROM * min(values)
-
-
-def searched(trials: Sequence[Trial]) -> list[str]:
-    """The hyperparameters that the sampler varied, in the order of the trials' parameters."""
-    seen: dict[str, set[str]] = {}
-    for trial in trials:
-        if not trial.get("name"):
-            for key, value in (trial.get("params") or {}).items():
-                seen.setdefault(key, set()).add(repr(value))
-    return [key for key, values in seen.items() if len(values) > 1]
-
-
-def comparable(trials: Sequence[Trial], status: str | None = None) -> list[Trial]:
-    """Scored trials in the search's own scaling: the same lambda means something else in the paper's."""
-    return [trial for trial in scored(trials, status) if trial.get("name") != "paper_default"]

@@ -42,9 +42,14 @@ def section(key: str, title: str, *parts: str, missing: str = "") -> str:
     return f'<section id="{key}"><h2>{escape(title)}</h2>\n{content}\n</section>'
 
 
+def paragraph(sentences: str, kind: str) -> str:
+    """A paragraph of one of the page's classes; nothing where there is nothing to say."""
+    return f'<p class="{kind}">{escape(sentences)}</p>' if sentences else ""
+
+
 def note(sentence: str) -> str:
     """A sentence in small print; nothing where there is none."""
-    return f'<p class="note">{escape(sentence)}</p>' if sentence else ""
+    return paragraph(sentence, "note")
 
 
 def columns(*parts: str, kind: str = "columns") -> str:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
-from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 
-def safe_uri(uri: Any) -> str:
+def safe_uri(uri: str | None) -> str:
     """A tracking URI without the user name and password it may hold."""
-    text = str(uri or "")
+    text = uri or ""
     try:
         parts = urlsplit(text)
     except ValueError:
@@ -18,7 +17,7 @@ def safe_uri(uri: Any) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else text
 
 
-def mlflow_command(uri: Any) -> str | None:
+def mlflow_command(uri: str | None) -> str | None:
     """The shell command that opens the MLflow UI; None for a server, which has its own address."""
     text = safe_uri(uri)
     if not text or text.startswith(("http://", "https://", "databricks")):

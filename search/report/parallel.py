@@ -22,19 +22,17 @@ from search.report.figures import (
     MUTED,
     PAGE,
     PALETTE,
-    Trial,
-    comparable,
     crowd,
     escape,
     hover,
     is_log,
     layout,
-    scored,
-    searched,
     short,
 )
+from search.report.trials import Trial, comparable, varied
 
 ROW = 62  # pixels between two axes
+Line = tuple[Trial, float]  # a trial and its score
 
 
 class Axis:
@@ -73,17 +71,17 @@ class Axis:
         return place if -0.02 <= place <= 1.02 else None
 
 
-def parallel(trials: Sequence[Trial], recommended: Mapping[str, Any] | None) -> go.Figure | None:
+def parallel(trials: Sequence[Trial], recommended: Mapping[str, Any]) -> go.Figure | None:
     """Every scored trial as a line through its hyperparameters down to its score; the better, the stronger.
 
     A diamond marks the `recommended` value where it lies within the values tried.
     """
-    names = searched(trials)
-    lines = [t for t in comparable(trials) if all((t.get("params") or {}).get(name) is not None for name in names)]
+    names = varied(trials)
+    lines = [line for line in comparable(trials) if all(line[0].params.get(name) is not None for name in names)]
     if not names or not lines:
         return None
-    axes = [Axis(name, [t["params"][name] for t in lines]) for name in names]
-    axes.append(Axis("robust score", [t["score"] for t in lines]))
+    axes = [Axis(name, [trial.params[name] for trial, _ in lines]) for name in names]
+    axes.append(Axis("robust score", [score for _, score in lines]))
     figure = go.Figure()
     fine = crowd(len(lines))
     for label, colour, dash, group in _groups(lines):
@@ -91,12 +89,12 @@ def parallel(trials: Sequence[Trial], recommended: Mapping[str, Any] | None) -> 
         ys: list[float | None] = []
         hovers: list[str] = []
         numbers: list[int | None] = []
-        for trial in group:
-            values = [*(trial["params"][name] for name in names), trial["score"]]
+        for trial, score in group:
+            values = [*(trial.params[name] for name in names), score]
             xs += [*(axis.place(value) for axis, value in zip(axes, values, strict=True)), None]
             ys += [*range(len(axes)), None]
             hovers += [hover(trial)] * len(axes) + [""]
-            numbers += [trial.get("number")] * len(axes) + [None]
+            numbers += [trial.number] * len(axes) + [None]
         figure.add_scatter(
             x=xs,
             y=ys,
@@ -108,7 +106,7 @@ def parallel(trials: Sequence[Trial], recommended: Mapping[str, Any] | None) -> 
             line={"color": colour, "width": fine * (2.2 if colour == ACCENT else 1.3), "dash": dash},
             marker={"size": 5 * fine, "symbol": "circle-open" if dash == "dot" else "circle", "color": colour},
         )
-    marked = [(row, axis.find((recommended or {}).get(axis.name))) for row, axis in enumerate(axes)]
+    marked = [(row, axis.find(recommended.get(axis.name))) for row, axis in enumerate(axes)]
     figure.add_scatter(
         x=[place for _, place in marked if place is not None],
         y=[row for row, place in marked if place is not None],
@@ -129,10 +127,11 @@ def parallel(trials: Sequence[Trial], recommended: Mapping[str, Any] | None) -> 
     return figure
 
 
-def _groups(lines: Sequence[Trial]) -> list[tuple[str, str, str, list[Trial]]]:
+def _groups(lines: Sequence[Line]) -> list[tuple[str, str, str, Sequence[Line]]]:
     """(legend, colour, dash, trials): pruned ones, then completed ones from the worst quarter to the best."""
-    completed = sorted(scored(lines, "completed"), key=lambda trial: float(trial["score"]))
-    groups = [("pruned", FAINT, "dot", scored(lines, "pruned"))]
+    completed = sorted((line for line in lines if line[0].status == "completed"), key=lambda line: line[1])
+    pruned = [line for line in lines if line[0].status == "pruned"]
+    groups: list[tuple[str, str, str, Sequence[Line]]] = [("pruned", FAINT, "dot", pruned)]
     shades = [PALETTE["shade_1"][0], PALETTE["shade_2"][0], PALETTE["shade_3"][0], ACCENT]
     legends = ["worst quarter", "third quarter", "second quarter", "best quarter"]
     for index, (legend, shade) in enumerate(zip(legends, shades, strict=True)):

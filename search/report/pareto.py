@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import combinations, product
-from typing import Any
 
 import plotly.graph_objects as go
 
 from search.report import html, text
 from search.report.figures import ACCENT, FAINT, MUTED, crowd, escape, layout
+from search.report.model import Pareto, Report
 
-Point = tuple[Any, list[float], bool]  # number, values, on the front
+Point = tuple[int, list[float], bool]  # number, values, on the front
 
 
-def section(report: Mapping[str, Any]) -> str:
+def section(report: Report) -> str:
     """The section on objectives that pull apart; nothing where there was one only."""
-    known = report.get("pareto") or {}
-    names = [text.label(name) for name in known.get("objectives") or []]
-    points = _points(known, len(names))
+    if report.pareto is None:
+        return ""
+    names = [text.label(name) for name in report.pareto.objectives]
+    points = _points(report.pareto)
     if len(names) < 2 or not points:
         return ""
     count = sum(front for _, _, front in points)
     told = (
-        f"{count} of {len(points):,} trials {'are' if count != 1 else 'is'} on the front: no other trial is at least as "
-        "good in every objective and better in one."
+        f"{count} of {text.count(len(points), 'trial')} {'are' if count != 1 else 'is'} on the front: no other trial is at least "
+        "as good in every objective and better in one."
     )
-    chosen = ((report.get("confirmation") or {}).get("recommended") or {}).get("trial")
+    chosen = report.confirmation.recommended.trial
     if len(names) == 2:
-        return html.section(
-            "pareto",
-            "Pareto front",
-            html.note(told),
-            html.figure(scatter(names, points, (0, 1), chosen), "Pareto front"),
-        )
+        drawn = html.figure(scatter(names, points, (0, 1), chosen), "Pareto front")
+        return html.section("pareto", "Pareto front", html.note(told), drawn)
     drawn = "".join(
         html.figure(scatter(names, points, pair, chosen, 260), f"{names[pair[1]]} over {names[pair[0]]}")
         for pair in combinations(range(len(names)), 2)
@@ -41,18 +38,17 @@ def section(report: Mapping[str, Any]) -> str:
     return html.section("pareto", "Pareto front", html.note(told), f'<div class="small">{drawn}</div>')
 
 
-def _points(known: Mapping[str, Any], count: int) -> list[Point]:
+def _points(known: Pareto) -> list[Point]:
     found: list[Point] = []
-    for trial in known.get("trials") or []:
-        values = [text.finite(value) for value in trial.get("values") or []] if isinstance(trial, Mapping) else []
-        whole = [value for value in values if value is not None]
-        if len(whole) == len(values) == count:
-            found.append((trial.get("number"), whole, bool(trial.get("front"))))
+    for trial in known.trials:
+        values = [value for value in trial.values if value is not None]
+        if len(values) == len(known.objectives):
+            found.append((trial.number, values, trial.front))
     return found
 
 
 def scatter(
-    names: Sequence[str], points: Sequence[Point], pair: tuple[int, int], chosen: Any = None, height: int = 380
+    names: Sequence[str], points: Sequence[Point], pair: tuple[int, int], chosen: int | None = None, height: int = 380
 ) -> go.Figure:
     """Two objectives: every trial, those on the front in blue; with only two objectives the front is a step line."""
     x, y = pair
@@ -80,7 +76,7 @@ def scatter(
             hovertext=[_told(names, number, values) for number, values in some],
             hoverinfo="text",
         )
-    own = [values for number, values, _ in points if number is not None and number == chosen]
+    own = [values for number, values, _ in points if number == chosen]
     if own:
         figure.add_scatter(
             x=[own[0][x]],
@@ -95,9 +91,9 @@ def scatter(
     return figure.update_yaxes(title_text=escape(names[y]), nticks=6)
 
 
-def _told(names: Sequence[str], number: Any, values: Sequence[float]) -> str:
+def _told(names: Sequence[str], number: int, values: Sequence[float]) -> str:
     lines = [f"{escape(name)} {text.number(value)}" for name, value in zip(names, values, strict=True)]
-    return "<br>".join([f"<b>trial {escape(number)}</b>", *lines])
+    return "<br>".join([f"<b>trial {number}</b>", *lines])
 
 
 def step_shape(points: Sequence[Point]) -> str:

@@ -19,25 +19,24 @@ from search.report.figures import (
     MUTED,
     PAGE,
     PALETTE,
-    Trial,
-    comparable,
     crowd,
     escape,
     hover,
     is_log,
     layout,
     marks,
-    searched,
     short,
 )
+from search.report.model import Report, ResponsePair
+from search.report.trials import Trial, comparable, varied
 
 VEIL = "30"  # opacity of a curve's band, as the last two digits of its colour
-Curve = dict[str, list[float]]
+Curve = list[tuple[float, float, float, float]]  # (value, mean, low, high), by value
 
 
-def section(report: Mapping[str, Any], trials: Sequence[Trial]) -> str:
+def section(report: Report, trials: Sequence[Trial]) -> str:
     """The section of responses; says so where nothing was varied."""
-    names = searched(trials)
+    names = varied(trials)
     drawn = [html.figure(response(trials, name, report), f"Score over {name}", title=name) for name in names]
     drawn = [figure for figure in drawn if figure]
     intro = (
@@ -57,48 +56,48 @@ def section(report: Mapping[str, Any], trials: Sequence[Trial]) -> str:
     )
 
 
-def curve(report: Mapping[str, Any], name: str) -> Curve | None:
-    """The model's `values`, `mean`, `low` and `high` over one hyperparameter, without gaps; None where unknown."""
-    known = (report.get("response") or {}).get(name)
-    if not isinstance(known, Mapping):
-        return None
-    keys = ("values", "mean", "low", "high")
-    rows = zip(*(known.get(key) or known.get("mean") or [] for key in keys))
-    whole = [row for row in (tuple(map(text.finite, row)) for row in rows) if None not in row]
-    found = {key: [float(row[i] or 0.0) for row in whole] for i, key in enumerate(keys)}
-    return found if len(whole) > 1 else None
+def curve(report: Report, name: str) -> Curve:
+    """The model over one hyperparameter, without gaps; empty where there are not two points of it."""
+    known = report.response.get(name)
+    if known is None:
+        return []
+    whole = [
+        (value, mean, low, high)
+        for value, mean, low, high in zip(known.values, known.mean, known.low, known.high, strict=True)
+        if value is not None and mean is not None and low is not None and high is not None
+    ]
+    return whole if len(whole) > 1 else []
 
 
-def response(trials: Sequence[Trial], name: str, report: Mapping[str, Any]) -> go.Figure | None:
+def response(trials: Sequence[Trial], name: str, report: Report) -> go.Figure | None:
     """Score over one hyperparameter, bars of one std over seeds, the model's curve; the recommended value and its range."""
-    points = [t for t in comparable(trials) if (t.get("params") or {}).get(name) is not None]
+    points = [(trial, score) for trial, score in comparable(trials) if trial.params.get(name) is not None]
     if not points:
         return None
-    values = [t["params"][name] for t in points]
+    values = [trial.params[name] for trial, _ in points]
     numeric = all(text.finite(value) is not None for value in values)
     figure = go.Figure()
-    line = curve(report, name) if numeric else None
+    line = curve(report, name) if numeric else []
     if line:
         _draw_curve(figure, line)
-        values += line["values"]
+        values += [value for value, *_ in line]
     log = numeric and is_log(values)
     for status, colour in (("pruned", FAINT), ("completed", MUTED)):
-        some = [t for t in points if t.get("status") == status]
+        some = [(trial, score) for trial, score in points if trial.status == status]
         if some:
-            means = [t["score"] if text.finite(t.get("score_mean")) is None else t["score_mean"] for t in some]
             figure.add_scatter(
-                x=[t["params"][name] if numeric else escape(t["params"][name]) for t in some],
-                y=means,
+                x=[trial.params[name] if numeric else escape(trial.params[name]) for trial, _ in some],
+                y=[score if trial.score_mean is None else trial.score_mean for trial, score in some],
                 mode="markers",
                 name=status,
                 marker=marks(status, colour, len(points)),
                 error_y={
-                    "array": [text.finite(t.get("score_std")) or 0.0 for t in some],
+                    "array": [trial.score_std or 0.0 for trial, _ in some],
                     "color": colour,
                     "thickness": crowd(len(points)),
                     "width": 0,
                 },
-                hovertext=[hover(t) for t in some],
+                hovertext=[hover(trial) for trial, _ in some],
                 hoverinfo="text",
             )
     layout(figure, 220, showlegend=False, margin={"l": 8, "r": 8, "t": 6, "b": 8})
@@ -113,15 +112,16 @@ def response(trials: Sequence[Trial], name: str, report: Mapping[str, Any]) -> g
             tickangle=0,
         )
     _mark_recommended(figure, name, report, log)
-    value = text.finite((report.get("recommended") or {}).get(name))
+    value = text.finite(report.recommended.get(name))
     axis = _axis([*values, *([value] if value is not None else [])], log)
     return figure.update_xaxes(**axis)
 
 
 def _draw_curve(figure: go.Figure, line: Curve) -> None:
+    values, mean, low, high = map(list, zip(*line, strict=True))
     figure.add_scatter(
-        x=[*line["values"], *reversed(line["values"])],
-        y=[*line["high"], *reversed(line["low"])],
+        x=[*values, *reversed(values)],
+        y=[*high, *reversed(low)],
         mode="lines",
         name="band",
         fill="toself",
@@ -130,8 +130,8 @@ def _draw_curve(figure: go.Figure, line: Curve) -> None:
         hoverinfo="skip",
     )
     figure.add_scatter(
-        x=line["values"],
-        y=line["mean"],
+        x=values,
+        y=mean,
         mode="lines",
         name="model",
         line={"color": ACCENT, "width": 2.2},
@@ -139,24 +139,23 @@ def _draw_curve(figure: go.Figure, line: Curve) -> None:
     )
 
 
-def _mark_recommended(figure: go.Figure, name: str, report: Mapping[str, Any], log: bool) -> None:
-    region = (report.get("robust_region") or {}).get(name)
-    edges = [text.finite(edge) for edge in region] if isinstance(region, list | tuple) else []
-    if len(edges) == 2 and all(edge is not None and (edge > 0 or not log) for edge in edges):
+def _mark_recommended(figure: go.Figure, name: str, report: Report, log: bool) -> None:
+    edges = report.robust_region.get(name, ())
+    if edges and all(edge is not None and (edge > 0 or not log) for edge in edges):
         figure.add_vrect(x0=edges[0], x1=edges[1], fillcolor=BAND, line_width=0, layer="below")
-    value = text.finite((report.get("recommended") or {}).get(name))
+    value = text.finite(report.recommended.get(name))
     if value is None or (log and value <= 0):
         return
     figure.add_vline(x=value, line={"color": ACCENT, "width": 1.5, "dash": "dot"})
-    confirmed = text.measurement((report.get("confirmation") or {}).get("recommended"))
-    if confirmed is not None:
+    confirmed = report.confirmation.recommended
+    if confirmed.mean is not None:
         figure.add_scatter(
             x=[value],
-            y=[confirmed[0]],
+            y=[confirmed.mean],
             mode="markers",
             marker={"symbol": "diamond", "color": ACCENT, "size": 11, "line": {"color": PAGE, "width": 1.5}},
-            error_y={"array": [confirmed[1] or 0.0], "color": ACCENT, "thickness": 2, "width": 0},
-            hovertemplate=f"recommended, on fresh seeds {text.spread(*confirmed[:2])}<extra></extra>",
+            error_y={"array": [confirmed.std or 0.0], "color": ACCENT, "thickness": 2, "width": 0},
+            hovertemplate=f"recommended, on fresh seeds {text.measured(confirmed)}<extra></extra>",
         )
 
 
@@ -171,32 +170,27 @@ def _axis(values: Sequence[float], log: bool) -> dict[str, Any]:
     return {**axis, "type": "log"} if log else axis
 
 
-def score_range(trials: Sequence[Trial], report: Mapping[str, Any]) -> list[float]:
+def score_range(trials: Sequence[Trial], report: Report) -> list[float]:
     """One range of scores for all responses, so that their slopes can be compared by eye."""
     lows, highs = [], []
-    for trial in comparable(trials):
-        mean, std = text.finite(trial.get("score_mean")), text.finite(trial.get("score_std")) or 0.0
-        middle = float(trial["score"]) if mean is None else mean
+    for trial, score in comparable(trials):
+        middle, std = score if trial.score_mean is None else trial.score_mean, trial.score_std or 0.0
         lows.append(middle - std)
         highs.append(middle + std)
-    for name in searched(trials):
+    for name in varied(trials):
         line = curve(report, name)
-        if line:
-            lows.append(min(line["mean"]))
-            highs.append(max(line["high"]))
+        lows += [mean for _, mean, _, _ in line]
+        highs += [high for *_, high in line]
     low, high = min(lows, default=0.0), max(highs, default=1.0)
     pad = 0.05 * (high - low) or 0.05
     return [low - pad, high + pad]
 
 
-def _maps(report: Mapping[str, Any], trials: Sequence[Trial]) -> str:
-    known = [grid for grid in map(_grid, report.get("response_pairs") or []) if grid]
+def _maps(report: Report, trials: Sequence[Trial]) -> str:
+    known = [grid for grid in report.response_pairs if None not in grid.xs and None not in grid.ys]
     shared = levels(known)
     drawn = "".join(
-        html.figure(
-            pair_map(grid, shared, report, trials),
-            f"Modelled score over {grid['x']} and {grid['y']}",
-        )
+        html.figure(pair_map(grid, shared, report, trials), f"Modelled score over {grid.x} and {grid.y}")
         for grid in known
     )
     if not drawn:
@@ -208,21 +202,9 @@ def _maps(report: Mapping[str, Any], trials: Sequence[Trial]) -> str:
     return f'<h3>Two at a time</h3>{html.note(told)}<div class="small maps">{drawn}</div>'
 
 
-def _grid(entry: Any) -> dict[str, Any] | None:
-    """A map with numbers on both axes and a row of means for each y; None where it is not whole."""
-    if not isinstance(entry, Mapping):
-        return None
-    xs, ys = ([text.finite(value) for value in entry.get(key) or []] for key in ("xs", "ys"))
-    mean = [[text.finite(value) for value in row or []] for row in entry.get("mean") or []]
-    whole = len(xs) > 1 and len(ys) > 1 and len(mean) == len(ys) and all(len(row) == len(xs) for row in mean)
-    if not whole or None in xs or None in ys:
-        return None
-    return {"x": str(entry.get("x")), "y": str(entry.get("y")), "xs": xs, "ys": ys, "mean": mean}
-
-
-def levels(grids: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def levels(grids: Sequence[ResponsePair]) -> dict[str, float]:
     """Contours at round scores, the same in all maps."""
-    values = [value for grid in grids for row in grid["mean"] for value in row if value is not None]
+    values = [value for grid in grids for row in grid.mean for value in row if value is not None]
     if not values:
         return {}
     marks = axes.ticks(min(values), max(values), log=False)
@@ -230,27 +212,29 @@ def levels(grids: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {"start": math.floor(min(values) / step) * step, "end": math.ceil(max(values) / step) * step, "size": step}
 
 
-def pair_map(
-    grid: Mapping[str, Any], contours: Mapping[str, float], report: Mapping[str, Any], trials: Sequence[Trial]
-) -> go.Figure:
+def pair_map(grid: ResponsePair, contours: Mapping[str, float], report: Report, trials: Sequence[Trial]) -> go.Figure:
     """Contours of the modelled score over two hyperparameters; trials as dots, the recommended setting as diamond."""
     figure = go.Figure()
     shades = [PALETTE[role][0] for role in ("panel", "band", "shade_2", "shade_3")]
     figure.add_contour(
-        x=grid["xs"],
-        y=grid["ys"],
-        z=grid["mean"],
+        x=grid.xs,
+        y=grid.ys,
+        z=grid.mean,
         colorscale=[[i / (len(shades) - 1), shade] for i, shade in enumerate(shades)],
         contours={**contours, "showlabels": True, "labelfont": {"size": 10, "color": INK}, "labelformat": ".3~g"},
         line={"width": 0.8, "color": LINE},
         showscale=False,
-        hovertemplate=f"{escape(grid['x'])} %{{x:.3g}}<br>{escape(grid['y'])} %{{y:.3g}}<br>model %{{z:.3f}}<extra></extra>",
+        hovertemplate=f"{escape(grid.x)} %{{x:.3g}}<br>{escape(grid.y)} %{{y:.3g}}<br>model %{{z:.3f}}<extra></extra>",
     )
-    logs = {axis: is_log(grid[f"{axis}s"]) for axis in "xy"}
+    sides = {
+        axis: (name, [value for value in values if value is not None])
+        for axis, name, values in (("x", grid.x, grid.xs), ("y", grid.y, grid.ys))
+    }
+    logs = {axis: is_log(values) for axis, (_, values) in sides.items()}
     inside = []
-    for trial in comparable(trials):
-        at = [text.finite((trial.get("params") or {}).get(grid[axis])) for axis in "xy"]
-        if all(value is not None and (value > 0 or not logs[axis]) for value, axis in zip(at, "xy")):
+    for trial, _ in comparable(trials):
+        at = [text.finite(trial.params.get(name)) for name, _ in sides.values()]
+        if all(value is not None and (value > 0 or not logs[axis]) for value, axis in zip(at, sides)):
             inside.append((trial, at))
     figure.add_scatter(
         x=[at[0] for _, at in inside],
@@ -261,7 +245,7 @@ def pair_map(
         hovertext=[hover(trial) for trial, _ in inside],
         hoverinfo="text",
     )
-    chosen = [text.finite((report.get("recommended") or {}).get(grid[axis])) for axis in "xy"]
+    chosen = [text.finite(report.recommended.get(name)) for name, _ in sides.values()]
     if None not in chosen:
         figure.add_scatter(
             x=[chosen[0]],
@@ -273,7 +257,8 @@ def pair_map(
         )
     layout(figure, 300, showlegend=False, margin={"l": 8, "r": 18, "t": 10, "b": 8})
     for axis, update in (("x", figure.update_xaxes), ("y", figure.update_yaxes)):
-        shape = _axis(grid[f"{axis}s"], logs[axis])
-        edges = [math.log10(value) if logs[axis] else value for value in grid[f"{axis}s"]]
-        update(**{**shape, "range": [min(edges), max(edges)]}, title_text=escape(grid[axis]), showgrid=False, ticks="")
+        name, values = sides[axis]
+        shape = _axis(values, logs[axis])
+        edges = [math.log10(value) if logs[axis] else value for value in values]
+        update(**{**shape, "range": [min(edges), max(edges)]}, title_text=escape(name), showgrid=False, ticks="")
     return figure

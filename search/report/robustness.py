@@ -5,22 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import plotly.graph_objects as go
 
 from search.report import html, text
-from search.report.figures import ACCENT, FAINT, INK, LINE, MUTED, PAGE, PALETTE, Trial, comparable, is_log, layout
+from search.report.figures import ACCENT, FAINT, INK, LINE, MUTED, PAGE, PALETTE, layout
 from search.report.figures import escape as plain
+from search.report.model import Report
+from search.space.model import Space
 
 ROW = 60  # pixels between two ranges
 
 
-def section(report: Mapping[str, Any], trials: Sequence[Trial]) -> str:
+def section(report: Report) -> str:
     """The section on robustness; says so where neither runs nor ranges are known."""
-    told = sentence(report)
-    lead = f'<p class="lead">{escape(told)}</p>' if told else ""
     caption = (
         "A thin mark is a run with every hyperparameter moved at once; the bar is the quantile, the dot the setting itself "
         "on fresh seeds."
@@ -30,62 +29,51 @@ def section(report: Mapping[str, Any], trials: Sequence[Trial]) -> str:
         "Blue: the range in which one hyperparameter may lie, the others as recommended, before the modelled score falls "
         "by more than a standard error. Dot: recommended; ring: normalised default. Grey: the searched range."
     )
-    spans = html.figure(ranges(report, trials), "Robust range of each hyperparameter", caption)
-    strip = f"<h3>All at once: real runs</h3>{strip}" if strip else ""
-    spans = f"<h3>One at a time: robust ranges</h3>{spans}" if spans else ""
+    spans = html.figure(ranges(report), "Robust range of each hyperparameter", caption)
     return html.section(
         "robustness",
         "How far one may stray",
-        lead,
-        strip,
-        spans,
+        html.paragraph(sentence(report), "lead"),
+        f"<h3>All at once: real runs</h3>{strip}" if strip else "",
+        f"<h3>One at a time: robust ranges</h3>{spans}" if spans else "",
         missing="No robust range was estimated in this search.",
     )
 
 
-def sentence(report: Mapping[str, Any]) -> str:
+def sentence(report: Report) -> str:
     """What runs with all hyperparameters moved at once have shown; empty where there were none."""
-    known = report.get("perturbation") or {}
-    own = _entry(known, "recommended")
-    kept = text.finite(own.get("quantile"))
-    if kept is None:
+    known = report.perturbation
+    if known is None or known.recommended.quantile is None:
         return ""
-    count = len(_values(own))
-    told = f"With {text.moved(report)}"
-    lost = int(own.get("diverged") or 0)
-    told += f" ({count} runs{f', {lost} of which diverged' if lost else ''})" if count else ""
-    told += f", {text.most(known.get('quantile'))} score at least {text.score(kept)}"
-    worst = text.finite(own.get("worst"))
-    told += f" and the worst {text.score(worst)}" if worst is not None else ""
-    confirmed = text.measurement((report.get("confirmation") or {}).get("recommended"))
-    told += f", against {text.score(confirmed[0])} unmoved" if confirmed else ""
-    predicted = text.finite(known.get("predicted"))
-    told += f"; the model had predicted {text.score(predicted)}" if predicted is not None else ""
-    best = text.finite(_entry(known, "best").get("quantile"))
-    if best is not None:
-        told += f". Around the search's best trial, {text.most(known.get('quantile'))} keep {text.score(best)}"
+    own, most = known.recommended, text.most(known.quantile)
+    told = f"With {text.moved(known.decades, report)} ({text.count(len(own.values), 'run')}"
+    told += f", {own.diverged} of which diverged" if own.diverged else ""
+    told += f"), {most} score at least {text.score(own.quantile)} and the worst {text.score(own.worst)}"
+    confirmed = report.confirmation.recommended.mean
+    told += f", against {text.score(confirmed)} unmoved" if confirmed is not None else ""
+    told += f"; the model had predicted {text.score(known.predicted)}" if known.predicted is not None else ""
+    if known.best is not None and known.best.quantile is not None:
+        told += f". Around the search's best trial, {most} keep {text.score(known.best.quantile)}"
     return told + "."
 
 
-def _entry(known: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    entry = known.get(key)
-    return entry if isinstance(entry, Mapping) else {}
-
-
-def _values(entry: Mapping[str, Any]) -> list[float]:
-    return [value for value in map(text.finite, entry.get("values") or []) if value is not None]
-
-
-def moved_runs(report: Mapping[str, Any]) -> go.Figure | None:
+def moved_runs(report: Report) -> go.Figure | None:
     """A strip of scores for the recommended setting and the best trial: every run, the quantile, the setting itself."""
-    known = report.get("perturbation") or {}
-    rows = [key for key in ("recommended", "best") if _values(_entry(known, key))]
+    known, confirmation = report.perturbation, report.confirmation
+    if known is None:
+        return None
+    around = {"recommended": (known.recommended, confirmation.recommended), "best": (known.best, confirmation.best)}
+    rows = [
+        (key, moved, confirmed)
+        for key, (moved, confirmed) in around.items()
+        if moved is not None and any(value is not None for value in moved.values)
+    ]
     if not rows:
         return None
     figure = go.Figure()
-    for row, key in enumerate(rows):
-        entry, colour = _entry(known, key), ACCENT if key == "recommended" else MUTED
-        values = _values(entry)
+    for row, (key, moved, confirmed) in enumerate(rows):
+        colour = ACCENT if key == "recommended" else MUTED
+        values = [value for value in moved.values if value is not None]
         figure.add_scatter(
             x=values,
             y=[row] * len(values),
@@ -93,33 +81,31 @@ def moved_runs(report: Mapping[str, Any]) -> go.Figure | None:
             marker={"symbol": "line-ns-open", "size": 15, "color": colour, "line": {"width": 1.5}, "opacity": 0.6},
             hovertemplate="%{x:.3f}<extra>moved</extra>",
         )
-        quantile = text.finite(entry.get("quantile"))
-        if quantile is not None:
+        if moved.quantile is not None:
             figure.add_scatter(
-                x=[quantile],
+                x=[moved.quantile],
                 y=[row],
                 mode="markers",
                 marker={"symbol": "line-ns-open", "size": 30, "color": colour, "line": {"width": 4}},
-                hovertemplate=f"{text.most(known.get('quantile'))} score more than %{{x:.3f}}<extra></extra>",
+                hovertemplate=f"{text.most(known.quantile)} score more than %{{x:.3f}}<extra></extra>",
             )
             figure.add_annotation(
-                x=quantile,
+                x=moved.quantile,
                 y=row,
                 yshift=-27,
                 showarrow=False,
-                text=text.score(quantile),
+                text=text.score(moved.quantile),
                 font={"size": 12, "color": ACCENT if key == "recommended" else INK},
             )
-        confirmed = text.measurement((report.get("confirmation") or {}).get(key))
-        if confirmed is not None:
+        if confirmed.mean is not None:
             figure.add_scatter(
-                x=[confirmed[0]],
+                x=[confirmed.mean],
                 y=[row],
                 mode="markers",
                 marker={"size": 12, "color": colour, "line": {"color": PAGE, "width": 2}},
                 hovertemplate="not moved, on fresh seeds: %{x:.3f}<extra></extra>",
             )
-    labels = [f"<b>{text.label(key)}</b>" if key == "recommended" else text.label(key) for key in rows]
+    labels = [f"<b>{text.label(key)}</b>" if key == "recommended" else text.label(key) for key, _, _ in rows]
     layout(figure, 70 + 76 * len(rows), showlegend=False, margin={"l": 8, "r": 16, "t": 4, "b": 8})
     figure.update_yaxes(
         tickvals=list(range(len(rows))), ticktext=labels, range=[len(rows) - 0.4, -0.5], tickfont={"color": INK}
@@ -144,28 +130,20 @@ class Searched:
         return (at - low) / (high - low)
 
 
-def searched_range(report: Mapping[str, Any], trials: Sequence[Trial], name: str) -> Searched | None:
-    """From the search space, else from the trials; None for choices and for what is not known."""
-    space = report.get("space")
-    given = (space.get("search") or {}).get(name) if isinstance(space, Mapping) else None
-    if isinstance(given, Mapping):
-        low, high, log = text.finite(given.get("low")), text.finite(given.get("high")), bool(given.get("log"))
-    else:
-        values = [text.finite((trial.get("params") or {}).get(name)) for trial in comparable(trials)]
-        known = [value for value in values if value is not None]
-        low, high, log = min(known, default=None), max(known, default=None), is_log(known)
-    if low is None or high is None or low >= high or (log and low <= 0):
+def searched_range(space: Space, name: str) -> Searched | None:
+    """From the search space; None for choices."""
+    dimension = space.search.get(name)
+    if dimension is None or dimension.low is None or dimension.high is None:
         return None
-    return Searched(low, high, log)
+    return Searched(dimension.low, dimension.high, dimension.log)
 
 
-def ranges(report: Mapping[str, Any], trials: Sequence[Trial]) -> go.Figure | None:
+def ranges(report: Report) -> go.Figure | None:
     """A row per hyperparameter: the searched range, in it the robust one, the recommended value and the default."""
-    region = report.get("robust_region") or {}
     rows = []
-    for name, bounds in region.items():
-        whole = searched_range(report, trials, name)
-        if whole is not None and isinstance(bounds, list | tuple) and len(bounds) == 2:
+    for name, bounds in report.robust_region.items():
+        whole = searched_range(report.space, name)
+        if whole is not None:
             low, high = map(whole.place, bounds)
             if low is not None and high is not None:
                 rows.append((name, whole, bounds, (low, high)))
@@ -189,9 +167,9 @@ def ranges(report: Mapping[str, Any], trials: Sequence[Trial]) -> go.Figure | No
             {**end, "x": 0, "xanchor": "left", "y": row, "text": text.number(whole.low)},
             {**end, "x": 1, "xanchor": "right", "y": row, "text": text.number(whole.high)},
         ]
-    _mark(figure, rows, report.get("default") or {}, "normalised default", {"symbol": "circle-open", "color": INK})
+    _mark(figure, rows, report.default, "normalised default", {"symbol": "circle-open", "color": INK})
     edge = {"color": PAGE, "width": 2}
-    _mark(figure, rows, report.get("recommended") or {}, "recommended", {"size": 15, "color": ACCENT, "line": edge})
+    _mark(figure, rows, report.recommended, "recommended", {"size": 15, "color": ACCENT, "line": edge})
     layout(figure, ROW * len(rows) + 50, margin={"l": 14, "r": 14, "t": 38, "b": 4}, annotations=notes, shapes=shapes)
     figure.update_xaxes(visible=False, range=[-0.015, 1.015], fixedrange=True)
     return figure.update_yaxes(visible=False, range=[len(rows) - 0.55, -0.5], fixedrange=True)

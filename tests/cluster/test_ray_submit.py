@@ -161,7 +161,7 @@ def test_the_commands_of_the_readme(hosts: Hosts) -> None:
             hosts.boot(name)
     section = (ROOT / "README.md").read_text().partition("\n## On a cluster\n")[2].partition("\n## ")[0]
     said = [typed(hosts, command, timeout=900) for command in commands(section)]
-    assert len(said) == 2 and "recommended (" in said[-1] and "fetch it" in said[-1]
+    assert len(said) == 2 and "\nrecommended " in said[-1] and "fetch it" in said[-1]
     typed(hosts, DOWN)
 
 

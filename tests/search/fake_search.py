@@ -1,4 +1,7 @@
-"""A search's results that are made up, complete, and agree with each other: what the tests of the report start from."""
+"""A search's results that are made up, complete, and agree with each other: what the tests of the report start from.
+
+The report is a `search.report.model.Report`, as a search writes it: a key that production has not cannot be made up here.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from search.report.model import Report
+from search.report.trials import Trial, comparable
+
 SPACE = {
     "lambda_cross": (1e-2, 1e2),
     "lambda_joint": (1e-2, 1e2),
@@ -23,7 +29,7 @@ SEARCHED = list(SPACE)
 OPTIMUM = dict(zip(SEARCHED, (0.3, 0.1, 0.9, 8.0, 5.0), strict=True))
 WIDTH = dict(zip(SEARCHED, (0.012, 0.02, 0.05, 0.024, 0.01), strict=True))  # loss of score per decade, squared
 DEFAULT = dict(zip(SEARCHED, (10.0, 10.0, 1.0, 3.16, 3.16), strict=True))
-TUNED_RATES = DEFAULT | {"learning_rate_vision": 9.3, "learning_rate_audio": 6.1}
+PAPER_DEFAULT = DEFAULT | {"learning_rate_vision": 0.5, "learning_rate_audio": 0.5}
 TASKS = ["spoken_digits, 1 per class", "spoken_digits, 5 per class", "ave, 5 per class"]
 OFFSETS = (-0.035, 0.01, 0.025)  # of each task's share of full data
 Params = Mapping[str, float]
@@ -34,102 +40,117 @@ def true_score(params: Params) -> float:
     return 0.942 - sum(WIDTH[key] * math.log10(params[key] / OPTIMUM[key]) ** 2 for key in SEARCHED)
 
 
-def fake_search(num_trials: int = 40) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
+def fake_search(num_trials: int = 40) -> tuple[Report, list[Trial], list[dict[str, Any]]]:
     """(report, trials, gallery) as a search over three tasks would leave them; the same at every call."""
+    content, trials, gallery = fake_content(num_trials)
+    return Report.model_validate(content), trials, gallery
+
+
+def fake_content(num_trials: int = 40) -> tuple[dict[str, Any], list[Trial], list[dict[str, Any]]]:
+    """As `fake_search`, with the content of report.json in place of the report: to be changed before it is validated."""
     rng = np.random.default_rng(0)
     trials = [_trial(rng, number) for number in range(num_trials)]
-    return _report(rng, trials), trials, _gallery(rng)
+    content = _report(rng, trials)
+    return Report.model_validate(content).as_json(), trials, _gallery(rng)
 
 
-def _trial(rng: np.random.Generator, number: int) -> dict[str, Any]:
+def _trial(rng: np.random.Generator, number: int) -> Trial:
     name = {0: "paper_default", 1: "default"}.get(number)
     params = {key: float(np.exp(rng.uniform(math.log(low), math.log(high)))) for key, (low, high) in SPACE.items()}
     if number > 16:  # as if the sampler had learnt
         params = {key: OPTIMUM[key] * (params[key] / OPTIMUM[key]) ** 0.4 for key in SEARCHED}
     if name:
-        params = DEFAULT | ({"learning_rate_vision": 0.5, "learning_rate_audio": 0.5} if number == 0 else {})
+        params = PAPER_DEFAULT if number == 0 else DEFAULT
     final = true_score(params) + rng.normal(0, 0.006)
     seeds = final + rng.normal(0, 0.01 + 0.1 * (0.942 - final), 3)
     status = "failed" if number == 7 else "pruned" if not name and number > 2 and final < 0.85 else "completed"
     steps = {"failed": 20, "pruned": 40, "completed": 100}[status]
     progress = [
-        {"step": step, "score": float(0.45 + (final - 0.45) * (1 - math.exp(-step / 18)) + rng.normal(0, 0.006))}
+        (step, float(0.45 + (final - 0.45) * (1 - math.exp(-step / 18)) + rng.normal(0, 0.006)))
         for step in range(20, steps + 1, 20)
     ]
     mean, std = float(seeds.mean()), float(seeds.std(ddof=1))
-    trial = {
-        "number": number,
-        "name": name,
-        "status": status,
-        "error": None,
-        "params": params,
+    known: dict[str, Any] = {
         "score": mean - 0.5 * std,
         "score_mean": mean,
         "score_std": std,
-        "steps": steps,
-        "seconds": 7.3 + number / 7,
         "accuracies": [float(seed) for seed in seeds],
         "progress": progress,
     }
     if status == "pruned":
-        trial["score"], trial["score_mean"] = progress[-1]["score"] - 0.5 * std, progress[-1]["score"]
+        known |= {"score": progress[-1][1] - 0.5 * std, "score_mean": progress[-1][1]}
     if status == "failed":
-        trial |= {"score": None, "score_mean": None, "score_std": None, "accuracies": [], "progress": []}
-        trial["error"] = (
-            "loss/joint became NaN at step 20 (replica spoken_digits dpc 5 seed 2), learning_rate_audio 88.1"
-        )
-    return trial
+        cause = "loss/joint became NaN at step 20 (replica spoken_digits dpc 5 seed 2), learning_rate_audio 88.1"
+        known = {"error": cause}
+    return Trial(number, status, params, name, steps=steps, seconds=7.3 + number / 7, **known)
 
 
 def _entry(rng: np.random.Generator, mean: float, std: float, trial: int | None = None, n: int = 10) -> dict[str, Any]:
     tasks = [{"mean": mean + offset * (1 + 8 * (0.942 - mean)), "std": std * 1.4, "n": n} for offset in OFFSETS]
     values = [float(value) for value in rng.normal(mean, std, n)]
-    return {"mean": mean, "std": std, "n": n, "values": values, "trial": trial, "tasks": tasks}
+    return {"mean": mean, "std": std, "n": n, "values": values, "score": mean - std, "trial": trial, "tasks": tasks}
 
 
-def _report(rng: np.random.Generator, trials: list[dict[str, Any]]) -> dict[str, Any]:
-    recommended = {"lambda_uni": 1.0, **OPTIMUM, "scaling": "normalized", "optimizer": "sgd", "momentum": 0.5}
-    statuses = [trial["status"] for trial in trials]
-    ended = [trial for trial in trials if trial["score"] is not None and trial["name"] != "paper_default"]
-    best = max(ended, key=lambda trial: float(trial["score"]))["number"]
+def _against(mean: float, low: float, high: float) -> dict[str, Any]:
+    return {"mean": mean, "ci95": [low, high], "n": 10}
+
+
+def _spread(mean: float, std: float, n: int = 10) -> dict[str, Any]:
+    return {"mean": mean, "std": std, "n": n, "values": [mean] * n}
+
+
+def _report(rng: np.random.Generator, trials: list[Trial]) -> dict[str, Any]:
+    statuses = [trial.status for trial in trials]
+    ended = comparable(trials)
+    best = max(ended, key=lambda pair: pair[1])[0].number
+    search = {key: {"low": low, "high": high, "log": True} for key, (low, high) in SPACE.items()}
     return {
         "name": "spoken digits and AVE: which lambdas?",
-        "space": {"steps": 100, "search": {key: {"low": low, "high": high, "log": True} for key, (low, high) in SPACE.items()}},
+        "metric": "accuracy",
+        "space": {"name": "spoken digits and AVE", "tasks": [{}, {"dpc": 5}, {}], "search": search, "steps": 100},
+        "search_id": "5d3c0c8e5a6f4d3b9c3e1b7a2f6d8e90",
         "seeds": {"search": [0, 1, 2], "choosing": list(range(1000, 1010)), "reporting": list(range(2000, 2010))},
-        "created": "2026-03-02T10:14:07",
+        "created": 1772446447.2,
         "tasks": [
-            {"dataset": name.split(",")[0], "modalities": ["vision", "audio"], "class_names": names, "items": {"condense": items}}
-            | {"metric": "accuracy", "full_score": full, "dpc": int(name.split()[1]), "name": name}
+            {
+                "dataset": name.split(",")[0], "encoder": "tiny", "dpc": int(name.split()[1]), "modalities": ["vision", "audio"],
+                "class_names": names, "items": {"condense": items, "validation": items // 4}, "metric": "accuracy",
+                "full_score": full, "warnings": [], "fingerprints": {"dataset": "7acd", "encoder": "2965"}, "device": "cpu",
+                "name": name,
+            }
             for name, names, items, full in zip(
                 TASKS, (list("0123456789"), list("0123456789"), [f"event {i}" for i in range(28)]),
                 (4000, 4000, 3339), (0.947, 0.947, 0.881), strict=True,
             )
         ],
         "trials": {status: statuses.count(status) for status in ("completed", "pruned", "failed")},
-        "recommended": recommended,
-        "default": {"lambda_uni": 1.0, **DEFAULT, "scaling": "normalized"},
+        "recommended": OPTIMUM,
+        "default": DEFAULT,
+        "paper_default": PAPER_DEFAULT,
         "confirmation": {
             "recommended": _entry(rng, 0.931, 0.009),
             "best": _entry(rng, 0.927, 0.012, best),
-            "best_single_seed": _entry(rng, 0.909, 0.013, 22),
+            "best_single_seed": {**_entry(rng, 0.909, 0.013), "trials": [22, 31, 22]},
             "tuned_rates": _entry(rng, 0.912, 0.011),
             "default": _entry(rng, 0.868, 0.016),
             "paper_default": _entry(rng, 0.812, 0.019),
-            "mmd": {**_entry(rng, 0.919, 0.004), "difference": {"mean": 0.012, "ci95": [0.005, 0.019], "n": 10}},
-            "difference": {"mean": 0.063, "ci95": [0.051, 0.075], "against": "default"},
+            "mmd": {**_entry(rng, 0.919, 0.004), "difference": _against(0.012, 0.005, 0.019)},
+            "difference": {**_against(0.063, 0.051, 0.075), "against": "default"},
             "differences": {
-                "default": {"mean": 0.063, "ci95": [0.051, 0.075], "n": 10},
-                "paper_default": {"mean": 0.119, "ci95": [0.104, 0.133], "n": 10},
-                "tuned_rates": {"mean": 0.019, "ci95": [0.010, 0.028], "n": 10},
-                "best_single_seed": {"mean": 0.022, "ci95": [0.013, 0.031], "n": 10},
-                "best": {"mean": 0.004, "ci95": [-0.003, 0.011], "n": 10},
+                "default": _against(0.063, 0.051, 0.075),
+                "paper_default": _against(0.119, 0.104, 0.133),
+                "tuned_rates": _against(0.019, 0.010, 0.028),
+                "best_single_seed": _against(0.022, 0.013, 0.031),
+                "best": _against(0.004, -0.003, 0.011),
             },
             "shrinkage": 0.014,
         },
+        "shrinkage": 0.014,
         "candidates": _candidates(rng, ended),
         "perturbation": {
             "decades": 0.3,
             "quantile": 0.1,
+            "seeds": 2,
             "predicted": 0.916,
             "recommended": _moved(rng, 0.931, 0.0),
             "best": _moved(rng, 0.927, 0.012),
@@ -168,7 +189,7 @@ def _report(rng: np.random.Generator, trials: list[dict[str, Any]]) -> dict[str,
                 "terms": terms,
                 "validation": {"mean": mean, "std": 0.009, "n": 10},
                 "test": {"mean": mean * 0.944, "std": 0.007, "n": 10},
-                "difference": {"mean": mean - 0.931, "ci95": [mean - 0.939, mean - 0.923]} if mean < 0.931 else None,
+                "difference": _against(mean - 0.931, mean - 0.939, mean - 0.923) if mean < 0.931 else None,
             }
             for terms, mean in (
                 ("uni + cross + joint", 0.931), ("uni + cross", 0.918), ("uni + joint", 0.925), ("cross + joint", 0.909),
@@ -177,15 +198,17 @@ def _report(rng: np.random.Generator, trials: list[dict[str, Any]]) -> dict[str,
         ],
         "racing": {"seeds": {"1": 24, "2": 9, "4": 7}, "replica_steps": 6120, "full": 14800},
         "test": {
-            "recommended": {"mean": 0.924, "std": 0.006, "n": 10},
-            "default": {"mean": 0.861, "std": 0.014, "n": 10},
-            "random": {"mean": 0.736, "std": 0.019, "n": 10},
-            "herding": {"mean": 0.895, "std": 0.0, "n": 10},
-            "k_center": {"mean": 0.842, "std": 0.004, "n": 10},
-            "mmd": {"mean": 0.911, "std": 0.005, "n": 10},
-            "full_data": 0.966,
+            "recommended": _spread(0.924, 0.006),
+            "default": _spread(0.861, 0.014),
+            "paper_default": _spread(0.803, 0.017),
+            "tuned_rates": _spread(0.905, 0.009),
+            "random": _spread(0.736, 0.019),
+            "herding": _spread(0.895, 0.0),
+            "k_center": _spread(0.842, 0.004),
+            "mmd": _spread(0.911, 0.005),
+            "full_data": _spread(0.966, 0.0, 1),
         },
-        "cost": {"seconds": 214.3, "replica_steps": 6120, "replica_steps_per_second": 37.42},
+        "cost": {"seconds": 214.3, "trial_seconds": 402.5, "replica_steps": 6120, "replica_steps_per_second": 37.42},
         "mlflow": {
             "tracking_uri": "sqlite:////data/results/quick start/mlflow.db",
             "experiment": "quickstart",
@@ -195,12 +218,11 @@ def _report(rng: np.random.Generator, trials: list[dict[str, Any]]) -> dict[str,
     }  # fmt: skip
 
 
-def _candidates(rng: np.random.Generator, ended: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    top = sorted(ended, key=lambda trial: -float(trial["score"]))[:4]
-    found = [("plateau", None, OPTIMUM, 0.93, 0.917)]
+def _candidates(rng: np.random.Generator, ended: list[tuple[Trial, float]]) -> list[dict[str, Any]]:
+    top = sorted(ended, key=lambda pair: -pair[1])[:4]
+    found: list[tuple[str, int | None, Params, float, float]] = [("plateau", None, OPTIMUM, 0.93, 0.917)]
     found += [
-        (f"trial {t['number']}", t["number"], t["params"], 0.934 - 0.007 * i, 0.904 - 0.008 * i)
-        for i, t in enumerate(top)
+        (f"trial {t.number}", t.number, t.params, 0.934 - 0.007 * i, 0.904 - 0.008 * i) for i, (t, _) in enumerate(top)
     ]
     return [
         {
@@ -226,6 +248,7 @@ def _moved(rng: np.random.Generator, mean: float, wider: float) -> dict[str, Any
         "mean": float(np.mean(values)),
         "worst": min(values),
         "values": values,
+        "diverged": 0,
     }
 
 
@@ -248,8 +271,8 @@ def _pair(x: str, y: str) -> dict[str, Any]:
     return {"x": x, "y": y, "xs": xs, "ys": ys, "mean": mean}
 
 
-def _pareto(ended: list[dict[str, Any]]) -> dict[str, Any]:
-    found = [(trial["number"], [trial["score_mean"], trial["steps"] * 0.06 + trial["number"] % 7]) for trial in ended]
+def _pareto(ended: list[tuple[Trial, float]]) -> dict[str, Any]:
+    found = [(t.number, [t.score_mean or score, t.steps * 0.06 + t.number % 7]) for t, score in ended]
     return {
         "objectives": ["score", "seconds per condensation"],
         "trials": [

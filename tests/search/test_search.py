@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import mlflow
 import pytest
 import yaml
+from report_page import Page
 from search_process import SearchProcess, report, results, table
 from small_search import NO_CONFIRMATION, SMALL
 
@@ -20,6 +22,11 @@ from condense.config.models import CondensationConfig, read_yaml, validate
 from condense.export.export import read_export
 from search.analysis.failure_signatures import MEANING
 from search.ledger.ledger import Ledger
+from search.report.grounds import grounds
+from search.report.model import Report
+from search.report.page import MENU
+from search.report.text import label, number, score
+from search.report.verdict import Verdict
 from search.tracking.store import connect
 
 STATUS = {"completed": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
@@ -78,11 +85,10 @@ def test_the_output_folder(whole_search: tuple[Path, SearchProcess]) -> None:
     output, search = whole_search
     assert search.finish() == 0, search.said()
     assert search.err.read_text() == ""
-    assert "recommended" in search.out.read_text()
     assert str(output / "report.html") in search.out.read_text()
     commands = {line.split()[0]: line.split() for line in search.out.read_text().splitlines() if line.strip()}
     assert commands["MLflow"][3:5] == ["ui", "--backend-store-uri"]
-    for program in (commands["MLflow"][2], commands["report"][1], commands["again"][1]):
+    for program in (commands["MLflow"][2], commands["report"][1], commands["condense"][1]):
         assert shutil.which(program, path=f"{search.out.parent}:{os.environ['PATH']}") is not None
 
     rows = table(output)
@@ -130,7 +136,6 @@ def test_the_output_folder(whole_search: tuple[Path, SearchProcess]) -> None:
     assert methods <= content["test"].keys()
     assert content["cost"].keys() >= {"seconds", "replica_steps", "replica_steps_per_second"}
     assert content["cost"]["replica_steps"] == 2 * sum(row["steps"] for row in rows)
-    assert "<html" in (output / "report.html").read_text()
 
     config = validate(CondensationConfig, read_yaml(output / "best.yaml"), "best.yaml")
     assert config.hyperparameters.lambda_cross == content["recommended"]["lambda_cross"]
@@ -140,6 +145,54 @@ def test_the_output_folder(whole_search: tuple[Path, SearchProcess]) -> None:
     assert labels.tolist() == [0, 1, 2]
     assert {name: tuple(x.shape) for name, x in inputs.items()} == {"vision": (3, 1, 8, 8), "audio": (3, 1, 32, 32)}
     assert record["search_id"] == content["search_id"]
+
+
+@pytest.mark.slow
+def test_the_report_of_a_real_search(whole_search: tuple[Path, SearchProcess]) -> None:
+    """The model reads it, the terminal says its verdict, and the page shows it all."""
+    output, search = whole_search
+    content, rows = Report.load(output), table(output)
+    assert content.as_json() == report(output)
+    said = " ".join(search.out.read_text().split())
+    page = Page(output / "report.html")
+    verdict = Verdict.of(content)
+    assert (verdict.n, verdict.score) == (3, content.confirmation.recommended.mean)
+    for name, line in verdict.lines().items():
+        assert f"{name} {line}" in page.text
+        assert line in said
+    assert verdict.lines()["recommended"].startswith(("trial ", "the plateau's"))
+    assert "over the normalised default" in verdict.lines()["against"] or "below the norm" in verdict.lines()["against"]
+    assert grounds(content) and grounds(content) in page.text
+
+    settings = page.source[page.source.index('<table class="setting">') :].partition("</table>")[0]
+    shown = re.findall(r"<tr><td><code>(.*?)</code></td>(.*?)</tr>", settings.replace("<wbr>", ""))
+    assert {name for name, _ in shown} == SMALL["search"].keys() and len(shown) == len(SMALL["search"])
+    for name, cells in shown:
+        low, high = content.robust_region[name]
+        value = [content.recommended[name], content.default[name], content.paper_default[name]]
+        told = [number(value[0]), f"{number(low)} – {number(high)}", *map(number, value[1:])]
+        assert re.findall(r">([^<]+)</td>", cells) == told
+
+    trials = re.findall(r'<tr class="(\w+)" id="trial-(\d+)">(.*?)</tr>', page.source)
+    assert {int(n): status for status, n, _ in trials} == {int(row["number"]): row["status"] for row in rows}
+    assert len(trials) == len(rows)
+    for _, n, cells in trials:
+        row = rows[int(n)]
+        assert f">{score(row['score'])}</td>" in cells
+        assert all(f'data-value="{row[name]}"' in cells for name in SMALL["search"])
+
+    absent = {"tasks", "pareto"} | (set() if content.ablation else {"ablation"})  # another test may have asked for one
+    assert page.sections == [section for section in MENU if section not in absent]
+    assert page.source.count('class="missing"') == 2  # the hidden lines for a broken figure and for no JavaScript
+    parts = dict(re.findall(r'<section id="(\w+)">(.*?)</section>', page.source, re.DOTALL))
+    figures = {"use": 1, "robustness": 2, "test": 1, "response": 4, "parallel": 1, "importance": 2, "history": 2}
+    assert {name: parts[name].count('<div class="plot"') for name in figures} == figures
+    assert parts["gallery"].count("<img") >= 3 * 2  # classes x modalities
+    for name, found in content.diagnostics.items():
+        assert label(name) in parts["signatures"]
+        assert all(f'href="#trial-{n}"' in parts["signatures"] for n in found.trials[:10])
+    for seed in content.seeds.reporting:
+        assert str(seed) in parts["provenance"]
 
 
 @pytest.mark.slow

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from search.analysis.ranking import best_by_single_seed
-from search.conclusion import Conclusion
 from search.ledger.ledger import Report, TrialRecord
+from search.report.confirmed import confirmed_settings
 from search.space.model import Robust, Space
 from search.space.plan import Plan
 
@@ -45,21 +45,20 @@ def test_only_seeds_that_all_have_can_choose() -> None:
 
 
 def test_the_row_is_the_mean_over_what_the_seeds_chose() -> None:
-    results = object.__new__(Conclusion)
-    results.plan, results.tasks = PLAN, [{}, {}]
-    results.space = Space.model_validate(
-        {"name": "x", "tasks": [{}], "search": {"lambda_cross": {"low": 0.1, "high": 1, "log": True}}}
+    space = Space.model_validate(
+        {"name": "x", "tasks": [{}, {}], "search": {"lambda_cross": {"low": 0.1, "high": 1, "log": True}}}
     )
     shares = {0: [0.2, 0.4, 0.6, 0.8], 1: [0.4, 0.6, 0.8, 1.0], 4: [0.9, 0.8, 0.7, 0.6]}  # two tasks x two fresh seeds
     runs: dict[str, dict[str, Any]] = {
         f"best_single_seed/{n}": {"shares": x, "hyperparameters": {"of": n}} for n, x in shares.items()
     }
-    for label, number in (("recommended", 4), ("best", 4), ("default", 1), ("mmd", 0)):
+    for label, number in (("recommended", 4), ("best", 4), ("default", 1), ("paper_default", 1), ("mmd", 0)):
         runs[label] = {"shares": shares[number], "hyperparameters": {"of": number}}
-    found = results._confirmation(RECORDS, SimpleNamespace(chosen=SimpleNamespace(trial=4)), runs)  # type: ignore[arg-type]
-    row = found["best_single_seed"]
-    assert row["trials"] == [0, 1, 4] and not any(label.startswith("best_single_seed/") for label in found)
-    assert row["values"] == pytest.approx([0.6, 0.7])  # of shares 0.5, 0.6 on one task and 0.7, 0.8 on the other
-    assert [task["mean"] for task in row["tasks"]] == pytest.approx([0.55, 0.75])
-    assert found["differences"]["best_single_seed"]["mean"] == pytest.approx(0.1)  # to 0.8, 0.7
-    assert "best" not in found["differences"]  # the same setting
+    choice: Any = SimpleNamespace(chosen=SimpleNamespace(trial=4))
+    found = confirmed_settings(space, PLAN, RECORDS, choice, runs)
+    row = found.best_single_seed
+    assert row is not None and row.trials == [0, 1, 4]
+    assert row.values == pytest.approx([0.6, 0.7])  # of shares 0.5, 0.6 on one task and 0.7, 0.8 on the other
+    assert [task.mean for task in row.tasks] == pytest.approx([0.55, 0.75])
+    assert found.differences["best_single_seed"].mean == pytest.approx(0.1)  # to 0.8, 0.7
+    assert "best" not in found.differences  # the same setting

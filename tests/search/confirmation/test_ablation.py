@@ -11,8 +11,8 @@ import pytest
 from search_process import SearchProcess, report
 
 from condense.config.models import Hyperparameters
-from search.conclusion import _finite
 from search.confirmation.ablation import FULL, ablation_table, ablations, lines
+from search.report.model import finite
 
 CONFIG = Hyperparameters(lambda_cross=0.05, lambda_joint=4.0, frequency_scale=0.3).model_dump(mode="json")
 
@@ -51,7 +51,7 @@ def test_table() -> None:
 
 def test_terms_that_diverge_are_told_as_such() -> None:
     rows = ablation_table({FULL: [0.9, 0.92], "uni": [0.8, math.nan]}, {FULL: [0.88, 0.9], "uni": [0.7, math.nan]})
-    told = lines(_finite(rows))  # as report.json has them
+    told = lines(finite(rows))  # as report.json has them
     assert told[2].split() == ["uni", "diverged", "diverged"]
     assert lines(rows) == told
 

@@ -1,0 +1,346 @@
+"""report.json as a typed model: what a search writes, the page draws, and `search.load` reads.
+
+Numbers that a loss that was not finite can take away are `Number`: JSON knows neither NaN nor infinity, so they are null
+there and None here. Parts that not every search has (tasks to compare, several objectives, an ablation) have a default,
+and are in the JSON only where they were set. So is what was added to the report later on: older files can be read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator
+
+from search.space.model import Space
+
+Number = float | None
+Value = bool | int | float | str | None  # of a hyperparameter
+
+
+class Part(BaseModel):
+    """What all parts share: no unknown keys, no changes, and None for what is not finite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _finite(cls, value: Any) -> Any:
+        return finite(value)
+
+
+def finite(content: Any) -> Any:
+    """The same lists and mappings, with None for NaN and infinity: JSON has neither."""
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, dict):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    return content
+
+
+class Measured(Part):
+    """Mean and spread over runs with different seeds."""
+
+    mean: Number
+    std: Number
+    n: int = Field(description="how many runs")
+    values: list[Number] = Field([], description="one per seed")
+
+
+class PairedDifference(Part):
+    """The recommended setting minus another, seed by seed."""
+
+    mean: Number
+    ci95: tuple[Number, Number] = Field(description="95 % interval: low, high")
+    n: int = Field(2, description="how many seeds")
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval, or None where it is not known."""
+        low, high = self.ci95
+        return None if low is None or high is None else (low, high)
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the interval is above or below 0; 0 where it includes 0 or is not known."""
+        return 0 if self.interval is None else int(self.interval[0] > 0) - int(self.interval[1] < 0)
+
+
+class DifferenceTo(PairedDifference):
+    """A paired difference that says what it is to."""
+
+    against: str
+
+
+class Confirmed(Measured):
+    """A setting on the reporting seeds: shares of full-data score, each the mean over tasks."""
+
+    score: Number = Field(None, description="robust score")
+    trial: int | None = Field(
+        None, description="the trial that it was; None for the plateau's setting and the published ones"
+    )
+    tasks: list[Measured] = Field([], description="task by task, where there are several")
+    trials: list[int] = Field([], description="of `best_single_seed`: the trial that each seed alone would have chosen")
+    difference: PairedDifference | None = Field(None, description="of `mmd`: the recommended setting minus this one")
+
+
+class Confirmation(Part):
+    """Fresh runs of the recommended setting and of what it is compared with, on the same seeds."""
+
+    recommended: Confirmed
+    best: Confirmed = Field(description="the trial with the best score of the search")
+    paper_default: Confirmed
+    default: Confirmed = Field(description="the normalised default")
+    tuned_rates: Confirmed | None = Field(None, description="the default's lambdas and sigma with tuned learning rates")
+    mmd: Confirmed | None = None
+    best_single_seed: Confirmed | None = Field(None, description="the mean over what single seeds would have chosen")
+    difference: DifferenceTo = Field(description="to the normalised default, also where that is recommended")
+    differences: dict[str, PairedDifference] = Field(description="setting -> to that one; not to an equal one")
+    shrinkage: Number = Field(description="the best trial's score in the search minus that on fresh seeds")
+
+    def rows(self) -> dict[str, Confirmed]:
+        """setting -> its runs, for all that were run."""
+        return {name: row for name in type(self).model_fields if isinstance(row := getattr(self, name), Confirmed)}
+
+
+class Moved(Part):
+    """Runs around a setting, each with every numeric hyperparameter moved at random."""
+
+    quantile: Number = Field(description="what all but the lowest share (`Perturbation.quantile`) of the runs reach")
+    mean: Number
+    worst: Number
+    values: list[Number] = Field(description="one per run; 0 for one that diverged")
+    diverged: int = 0
+
+
+class Perturbation(Part):
+    """What is left of the score when all hyperparameters move at once."""
+
+    decades: float = Field(description="how far, up or down; of a range that is not logarithmic, this share of it")
+    quantile: float = Field(description="0.1: nine runs in ten are above it")
+    seeds: int = Field(description="of each run")
+    predicted: Number = Field(None, description="the model's quantile, where the plateau's setting is recommended")
+    recommended: Moved
+    best: Moved | None = Field(None, description="the same around the search's best trial, where that is another")
+
+
+class CandidateMoved(Part):
+    """Runs around a candidate on the choosing seeds."""
+
+    quantile: Number
+    mean: Number
+    n: int
+
+
+class Candidate(Part):
+    """A setting that could have been recommended."""
+
+    label: str = Field(description="`trial 7` or `plateau`")
+    trial: int | None = Field(description="None: the plateau's setting")
+    params: dict[str, Value] = Field(description="the searched hyperparameters")
+    score: Number = Field(description="robust score on the choosing seeds")
+    perturbed: CandidateMoved | None = Field(description="None: there were no runs around it")
+    confirmed: Measured = Field(description="on the choosing seeds")
+    tied: bool = Field(description="cannot be told apart from the candidate with the best mean")
+    chosen: bool
+
+
+class Response(Part):
+    """The modelled score along one hyperparameter, the others as recommended."""
+
+    values: list[Number]
+    mean: list[Number]
+    low: list[Number] = Field(description="two of the model's standard deviations below")
+    high: list[Number]
+
+
+class ResponsePair(Part):
+    """The modelled score over two hyperparameters, the others as recommended."""
+
+    x: str
+    y: str
+    xs: list[Number]
+    ys: list[Number]
+    mean: list[list[Number]] = Field(description="a row for each of `ys`")
+
+
+class BestForTask(Part):
+    """The trial that was best for one task alone."""
+
+    task: str
+    trial: int
+
+
+class Transfer(Part):
+    """Whether what is best for one task holds on another."""
+
+    tasks: list[str]
+    settings: list[BestForTask]
+    share: list[list[Number]] = Field(description="[i][j]: on task j, by the trial that was best for task i")
+
+
+class Racing(Part):
+    """What was saved by giving seeds only to trials that could still win."""
+
+    seeds: dict[str, int] = Field(description="number of seeds -> trials that ended with so many")
+    replica_steps: int
+    full: int = Field(description="replica-steps, had every trial had all seeds")
+
+
+class ParetoTrial(Part):
+    """A completed trial of a search with several objectives."""
+
+    number: int
+    values: list[Number] = Field(description="one per objective")
+    front: bool = Field(description="no other trial is at least as good in every objective and better in one")
+
+
+class Pareto(Part):
+    """The trials of a search with several objectives."""
+
+    objectives: list[str]
+    trials: list[ParetoTrial]
+
+
+class FailureSignature(Part):
+    """Trials that went wrong in one known way."""
+
+    trials: list[int] = Field(description="numbers of those that show it")
+    of: int = Field(description="how many could be judged")
+    region: str | None = Field(description="where in the space it occurs; None where no split tells")
+    meaning: str
+
+
+class AblationRow(Part):
+    """The recommended setting with some of the loss terms only, on the reporting seeds."""
+
+    terms: str = Field(description="`uni + cross`")
+    validation: Measured
+    test: Measured
+    difference: PairedDifference | None = Field(description="to all terms, on validation; None for all terms")
+
+
+class TaskItems(Part):
+    """How many real items there are."""
+
+    condense: int = Field(description="what is condensed")
+    validation: int
+
+
+class TaskDescription(Part):
+    """What is condensed, and how it is judged."""
+
+    name: str = Field(description="`spoken_digits, 1 per class`")
+    dataset: str
+    encoder: str
+    dpc: int = Field(description="synthetic items per class")
+    modalities: list[str]
+    class_names: list[str]
+    items: TaskItems
+    metric: str = Field(description="`accuracy` or `retrieval`")
+    full_score: Number = Field(description="what all real items give on validation: shares are of this")
+    warnings: list[str] = []
+    fingerprints: dict[str, str]
+    device: str
+
+
+class Seeds(Part):
+    """Seeds of replicas; the three lists are disjoint."""
+
+    search: list[int]
+    choosing: list[int] = Field(description="fresh ones, on which the recommendation was chosen")
+    reporting: list[int] = Field(description="fresh ones that had no part in any choice")
+
+
+class TrialCounts(Part):
+    """How trials ended."""
+
+    completed: int
+    pruned: int = Field(description="stopped early")
+    failed: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.completed + self.pruned + self.failed
+
+
+class Cost(Part):
+    """What the search took."""
+
+    seconds: float = Field(description="of the whole search, interruptions aside")
+    trial_seconds: float = Field(description="the sum over trials")
+    replica_steps: int
+    replica_steps_per_second: Number
+
+
+class Mlflow(Part):
+    """Where the search was logged."""
+
+    tracking_uri: str
+    experiment: str
+    run_id: str | None
+
+
+class Report(Part):
+    """report.json. `search/report/page.py` makes report.html of it, `search/report/verdict.py` what it says."""
+
+    name: str
+    metric: str = Field("accuracy", description="what condensed sets are judged by; `score` where tasks differ in it")
+    space: Space
+    seeds: Seeds
+    search_id: str
+    created: float = Field(description="seconds since 1970")
+    versions: dict[str, str] = Field(description="library -> version")
+    tasks: list[TaskDescription]
+    trials: TrialCounts
+    recommended: dict[str, Value] = Field(min_length=1, description="the searched hyperparameters")
+    default: dict[str, Value] = Field(description="the normalised default's values of the same")
+    paper_default: dict[str, Value]
+    candidates: list[Candidate] = Field([], description="best score first")
+    confirmation: Confirmation
+    shrinkage: Number = None
+    perturbation: Perturbation | None = None
+    robust_region: dict[str, tuple[Number, Number]] = Field(
+        description="hyperparameter -> low, high: where the modelled score is within one standard error of the recommended "
+        "setting's, the others as recommended; {} with too few trials for a model"
+    )
+    response: dict[str, Response] = {}
+    response_pairs: list[ResponsePair] = []
+    importance: dict[str, Number] = Field({}, description="by PED-ANOVA: for being among the best trials")
+    importance_fanova: dict[str, Number] = Field({}, description="by fANOVA: share of the score's variance")
+    sensitivity: dict[str, Number] = Field({}, description="modelled loss of score at the default's value")
+    transfer: Transfer | None = Field(None, description="None: a single task")
+    racing: Racing | None = Field(None, description="None: trials did not race")
+    pareto: Pareto | None = Field(None, description="None: a single objective")
+    diagnostics: dict[str, FailureSignature] = Field({}, description="failure signature -> the trials that show it")
+    ablation: list[AblationRow] = Field([], description="only after `--ablate`")
+    test: dict[str, Measured] = Field(description="setting or baseline -> score on the test split")
+    cost: Cost
+    mlflow: Mlflow
+
+    @field_serializer("space")
+    def _whole(self, space: Space) -> dict[str, Any]:
+        """Its defaults as well, although the rest leaves out what was not set."""
+        return dict(finite(space.model_dump(mode="json")))
+
+    @property
+    def chosen(self) -> Candidate | None:
+        """The candidate that is recommended, if the candidates are known."""
+        return next((candidate for candidate in self.candidates if candidate.chosen), None)
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of report.json."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+    @classmethod
+    def load(cls, folder: Path) -> Report:
+        """The report in a search's output folder.
+
+        Raises FileNotFoundError if there is none, and pydantic's ValidationError (a ValueError) if it is no report.
+        """
+        return cls.model_validate(json.loads((Path(folder) / "report.json").read_text(encoding="utf-8")))
