@@ -282,7 +282,7 @@ def parse_yaml(text: str, source: str) -> Any:
 def _refuse_loops(value: Any, above: set[int], seen: set[int]) -> None:
     """Raises ValueError if an alias is of what it stands in (`&a [*a]`). `above`, `seen`: ids of what holds `value`, of all."""
     if id(value) in above:
-        raise ValueError("an alias refers to what it is a part of")
+        raise ValueError("an alias must not refer to a node that contains it")
     if id(value) in seen or not isinstance(value, dict | list):
         return
     seen.add(id(value))

@@ -93,7 +93,7 @@ def decoded(
                 begun.popleft()
                 yield items
         except _WorkerDied as error:
-            log.warning("decoding goes on without worker processes: %s", error)
+            log.warning("continuing to decode without worker processes: %s", error)
         for chunk in begun:
             yield split.load(chunk)
     for chunk in left:

@@ -148,7 +148,7 @@ def _read_safetensors(path: Path) -> dict[str, _Part]:
                 f"{path}: unknown key `{key}`: must be train/, validation/ or test/ and label, {', '.join(MODALITIES)}"
             )
         if name != of_present and f"{split}/{of_present}" not in tensors:
-            raise UserError(f"{path}: `{key}`: `{split}/{of_present}`, which it is about, is missing")
+            raise UserError(f"{path}: `{key}`: `{split}/{of_present}`, which it describes, is missing")
     parts = {}
     for split in ("train", "validation", "test"):
         inputs = {m: tensors[f"{split}/{m}"] for m in MODALITIES if f"{split}/{m}" in tensors}

@@ -39,8 +39,8 @@ def download(name: str, to: Path) -> Path:
     path = to / url.rpartition("/")[2] if to.is_dir() else to
     if path.exists():
         if not zipfile.is_zipfile(path):
-            raise UserError(f"{path}: is there already, but is not a whole checkpoint: remove it first")
-        print(f"{path} is there already", file=sys.stderr)
+            raise UserError(f"{path}: already exists, but is not a complete checkpoint: remove it first")
+        print(f"{path} already exists", file=sys.stderr)
         return path
     print(NOTICES[name], file=sys.stderr)
     part = path.with_name(path.name + ".part")
@@ -55,7 +55,7 @@ def download(name: str, to: Path) -> Path:
     except urllib.error.URLError as error:
         raise UserError(f"{url}: cannot be fetched: {getattr(error, 'reason', error)}") from None
     except (http.client.HTTPException, TimeoutError, ConnectionError) as error:
-        raise UserError(f"{url}: the connection broke ({error}): the same command goes on from there") from None
+        raise UserError(f"{url}: the connection broke ({error}): run the same command again to continue") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
     return path
@@ -81,7 +81,9 @@ def _fetch(url: str, file: IO[bytes], part: Path) -> None:
         free = shutil.disk_usage(part.parent).free
         if total - have > free:
             raise UserError(f"{part}: {total - have:,} bytes are needed on that disk, but only {free:,} are free")
-        with Progress(total, functools.partial(_told, part.name.removesuffix(".part"), total), have) as progress:
+        with Progress(
+            total, functools.partial(_progress_line, part.name.removesuffix(".part"), total), have
+        ) as progress:
             while chunk := answer.read(CHUNK):
                 file.write(chunk)
                 have += len(chunk)
@@ -91,7 +93,7 @@ def _fetch(url: str, file: IO[bytes], part: Path) -> None:
         os.fsync(file.fileno())
     if have < total:
         raise UserError(
-            f"{url}: the connection broke after {have:,} of {total:,} bytes: the same command goes on there"
+            f"{url}: the connection broke after {have:,} of {total:,} bytes: run the same command again to continue"
         )
     if have > total:
         file.truncate(0)
@@ -142,7 +144,7 @@ def _check_content(part: Path, url: str) -> None:
         raise UserError(f"{url}: {damaged} arrived damaged: fetch it again")
 
 
-def _told(name: str, total: int, have: int, rate: float, left: str) -> str:
+def _progress_line(name: str, total: int, have: int, rate: float, left: str) -> str:
     """The progress line: share, rate and time left."""
     share = 100 * have / max(1, total)
     return f"{name}  {share:5.1f} % of {total / 1e9:.2f} GB  {rate / 1e6:.1f} MB/s  {left}"

@@ -60,7 +60,7 @@ def select_towers(
     known, wanted = prefixes(MODALITIES), prefixes(modalities)
     for key in tensors:
         if not key.startswith(known) or (key.startswith(wanted) and key not in needed):
-            raise UserError(f"{path}: is not a checkpoint of this model: it has no `{key}`")
+            raise UserError(f"{path}: is not a checkpoint of this model: the model has no `{key}`")
     for key, own in needed.items():
         if key not in tensors:
             raise UserError(f"{path}: is not a checkpoint of this model: `{key}` is missing")

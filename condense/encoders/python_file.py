@@ -26,7 +26,7 @@ def python_specs(config: PythonEncoder) -> dict[str, InputSpec]:
     """What the file's `specs` gives. Raises UserError, one line naming the file, if it is not what it should be."""
     found = _call(config, "specs", config.options)
     if not isinstance(found, Mapping) or not all(isinstance(spec, InputSpec) for spec in found.values()):
-        raise UserError(f"{config.path}: specs(options) must give modality -> InputSpec, but gave {found!r:.80}")
+        raise UserError(f"{config.path}: specs(options) must return modality -> InputSpec, but returned {found!r:.80}")
     for name, spec in found.items():
         if name not in MODALITIES or spec.modality != name:
             raise UserError(f"{config.path}: specs(options): {name!r}: must be one of {', '.join(MODALITIES)}")
@@ -83,7 +83,7 @@ def _call(config: PythonEncoder, name: str, *arguments: Any) -> Any:
     try:
         return getattr(module, name)(*arguments)
     except Exception as error:
-        raise UserError(f"{config.path}: {name}: {_told(error)}") from error
+        raise UserError(f"{config.path}: {name}: {_one_line(error)}") from error
 
 
 def _load(config: PythonEncoder) -> ModuleType:
@@ -94,7 +94,7 @@ def _load(config: PythonEncoder) -> ModuleType:
     try:
         found.loader.exec_module(module)
     except Exception as error:
-        raise UserError(f"{config.path}: cannot be imported: {_told(error)}") from error
+        raise UserError(f"{config.path}: cannot be imported: {_one_line(error)}") from error
     return module
 
 
@@ -109,10 +109,10 @@ def _try(config: PythonEncoder, encoder: PythonFileEncoder, modality: str, spec:
         gradient = torch.autograd.grad(embedded.square().cumsum(1).sum(), items)[0]
         alone = torch.cat([encoder.embed(modality, item[None]) for item in items.detach()])
     except Exception as error:
-        raise UserError(f"{at}: {_told(error)}") from error
+        raise UserError(f"{at}: {_one_line(error)}") from error
     if embedded.shape != (2, encoder.dim) or embedded.dtype != torch.float32:
         got = f"{str(embedded.dtype).removeprefix('torch.')} of shape {tuple(embedded.shape)}"
-        raise UserError(f"{at}: must give float32 of shape (2, {encoder.dim}) for two items, but gave {got}")
+        raise UserError(f"{at}: must return float32 of shape (2, {encoder.dim}) for two items, but returned {got}")
     if not gradient.isfinite().all() or not embedded.isfinite().all():
         raise UserError(f"{at}: the embedding of a random item, or its gradient, is not finite")
     if (embedded.norm(dim=1) - 1).abs().max() > 1e-3:
@@ -121,5 +121,5 @@ def _try(config: PythonEncoder, encoder: PythonFileEncoder, modality: str, spec:
         raise UserError(f"{at}: an item's embedding must not depend on the other items of a batch")
 
 
-def _told(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -174,7 +174,7 @@ def check_shapes(specs: Mapping[str, InputSpec]) -> None:
     for modality, spec in specs.items():
         if len(spec.shape) not in (2, 3, 4):
             raise UserError(
-                f"{modality}: a ConvNet takes items of 2 or 3 dimensions, or clips of such, but they have {len(spec.shape)}: "
+                f"{modality}: a ConvNet takes items of 2 or 3 dimensions, or clips of them, but got {len(spec.shape)}: "
                 "use --convnet-seeds 0"
             )
 
@@ -195,7 +195,7 @@ def _tower(modality: str, shape: Sequence[int], widths: Sequence[int]) -> nn.Seq
     input by the stride of its convolution, not by pooling: full resolution took three quarters of the time.
     """
     if len(shape) not in (2, 3):
-        raise ValueError(f"{modality}: a ConvNet takes items of 2 or 3 dimensions, but they have {len(shape)}")
+        raise ValueError(f"{modality}: a ConvNet takes items of 2 or 3 dimensions, but got {len(shape)}")
     channels, *sides = _channels_first({modality: shape})[modality]
     one = len(sides) == 1
     convolution = nn.Conv1d if one else nn.Conv2d

@@ -143,7 +143,7 @@ def _check_items(
     inputs: Mapping[str, Tensor], labels: Tensor, specs: Mapping[str, InputSpec], num_classes: int
 ) -> None:
     if set(inputs) != set(specs):
-        raise ValueError(f"inputs must be of {list(specs)}, but are of {list(inputs)}")
+        raise ValueError(f"inputs must have the modalities {list(specs)}, but have {list(inputs)}")
     if labels.ndim != 1 or (len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes):
         raise ValueError(f"labels must be of shape (n,) and in 0 .. {num_classes - 1}")
     for modality, spec in specs.items():

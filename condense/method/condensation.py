@@ -148,14 +148,14 @@ class Condensation:
             ValueError: the state is of another version, or of other shapes.
         """
         if state["version"] != STATE_VERSION:
-            raise ValueError(f"a checkpoint of version {state['version']} cannot be continued (need {STATE_VERSION})")
+            raise ValueError(f"checkpoint version must be {STATE_VERSION}, but got {state['version']}")
         for own, given in (
             (self.inputs, state["inputs"]),
             (self.velocity, state["velocity"]),
             (self.square, state["square"]),
         ):
             if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in given.items()}:
-                raise ValueError("the checkpoint is of a condensation of another shape or optimiser")
+                raise ValueError("the checkpoint belongs to a condensation with other shapes or another optimiser")
             for name, tensor in given.items():
                 own[name].copy_(tensor)  # in place: an engine may hold views of it
         self.step = state["step"]

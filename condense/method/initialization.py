@@ -37,9 +37,7 @@ def choose(
     if method not in get_args(Method):
         raise ValueError(f"method must be one of {', '.join(get_args(Method))}, but got {method!r}")
     if len(features) != len(labels):
-        raise ValueError(
-            f"features and labels must be of the same items, but there are {len(features)} and {len(labels)}"
-        )
+        raise ValueError(f"features and labels must have the same length, but have {len(features)} and {len(labels)}")
     chosen = []
     for c in range(num_classes):
         members = torch.nonzero(labels == c).squeeze(1)  # (n_c,)

@@ -13,6 +13,6 @@ def check_replaceable(directory: Path) -> None:
     """Nothing of the user's may be deleted: raises UserError unless there is an earlier export, an empty folder, or nothing."""
     if directory.is_dir():
         if any(directory.iterdir()) and not (directory / RECORD).is_file():
-            raise UserError(f"{directory}: holds other files: only an earlier condensed dataset is replaced")
+            raise UserError(f"{directory}: holds other files: only an earlier condensed dataset may be replaced")
     elif directory.exists():
         raise UserError(f"{directory}: must be a folder, but is a file")

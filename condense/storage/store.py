@@ -129,7 +129,7 @@ class Store:
         except OSError as error:
             if not is_full_disk(error):
                 raise
-            log.warning("no space is left on the disk of %s: going on with what is in memory", self.folder)
+            log.warning("no space is left on the disk of %s: continuing with the copy in memory", self.folder)
             return _checked(content)
         return self.get(kind, key)
 

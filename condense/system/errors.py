@@ -18,7 +18,7 @@ def what_ran_out(error: BaseException) -> str | None:
     from condense.system.device_memory import is_out_of_memory  # here: it needs torch
 
     if is_out_of_memory(error):
-        return f"out of memory, with as few items at a time as there can be ({' '.join(str(error).split())[:200]})"
+        return f"out of memory even with the smallest batches ({' '.join(str(error).split())[:200]})"
     return None
 
 

@@ -68,18 +68,21 @@ def wait_for_nodes(
     alive, lost = _hosts(nodes())
     there = len(alive) + len(lost)
     if there < expected:
-        say(f"waiting for nodes: {there} of {expected} are there")
+        say(f"waiting for nodes: {there} of {expected} have joined")
     while there < expected and time.monotonic() - started < patience:
         time.sleep(min(0.5, patience / 10))
         alive, lost = _hosts(nodes())
         before, there = there, len(alive) + len(lost)
         if there != before or time.monotonic() - said > EVERY:
             said = time.monotonic()
-            say(f"waiting for nodes: {there} of {expected} are there after {said - started:.0f} s")
+            say(f"waiting for nodes: {there} of {expected} have joined after {said - started:.0f} s")
     if there < expected:
-        say(f"warning: only {there} of {expected} nodes came in {patience:.0f} s; going on (later ones will be used)")
+        say(
+            f"warning: only {there} of {expected} nodes joined within {patience:.0f} s; "
+            "starting without the others (they are used once they join)"
+        )
     for host in sorted(lost):
-        say(f"warning: {host} is lost; going on without it (it will be used when it is back)")
+        say(f"warning: lost {host}; going on without it (it is used again once it is back)")
     return len(alive)
 
 
@@ -111,7 +114,7 @@ def check_resources(nodes: list[dict[str, Any]], here: str, wanted: Resources, l
         if local:
             has = "is no such node" if key == "node_kind" else f"has {f'{most:g} {kind}s' if most else f'no {kind}'}"
             raise UserError(f"{what}, but this machine {has}")
-        warnings.append(f"{what}, but no node has that with the rest of `resources` yet: trials wait for one that has")
+        warnings.append(f"{what}, but no node has this and the rest of `resources` yet: trials wait for one that does")
         break
     if wanted.gpus_per_trial and not alive.get(here, {}).get("GPU"):
         warnings.append("this node has no GPU: embeddings will be computed on its CPU")

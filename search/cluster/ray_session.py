@@ -42,8 +42,8 @@ def check_address(address: str) -> None:
         return
     if address.startswith("ray://"):
         raise UserError(
-            f"--address {address}: a search keeps its record beside its driver, which has to be on the cluster, not a Ray "
-            "client: `ray submit cluster.yaml search/run.py` runs it on the head"
+            f"--address {address}: must not be a Ray client: the driver writes the search's record, so it must run on "
+            "the cluster: `ray submit cluster.yaml search/run.py`"
         )
     host, colon, port = address.rpartition(":")
     if not (host and colon and port.isdecimal() and 0 < int(port) < 65536):

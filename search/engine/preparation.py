@@ -66,7 +66,7 @@ class Preparation:
                 function = ray.remote(help_out).options(max_retries=0, scheduling_strategy=where, **options)
                 found[function.remote(self.pool, self.engine, self.own, task, doing)] = node["NodeManagerHostname"]
         if found:
-            self.say(f"help is asked for on {', '.join(sorted(set(found.values())))}")
+            self.say(f"asking {', '.join(sorted(set(found.values())))} to help encode")
         return found
 
     def _hear(self, reference: Any, host: str) -> None:

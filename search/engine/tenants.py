@@ -201,7 +201,7 @@ class Tenants:
         if tenant is None:
             raise TenantLost(name)
         if tenant.answer is not None:
-            raise RuntimeError(f"{name} is being advanced already")
+            raise RuntimeError(f"{name} is already taking steps")
         tenant.target, tenant.answer = tenant.step + steps, answer
 
     def leave(self, name: str) -> None:
@@ -222,7 +222,7 @@ class Tenants:
         dataset, encoder = self._load_parts(TaskConfig.model_validate(config))
         split = {"condense": dataset.condense, "validation": dataset.validation}[key["split"]]
         if embedding_key(dataset, encoder, key["split"]) != key:
-            raise UserError(f"{dataset.name}: the data or the encoder is not the same here")
+            raise UserError(f"{dataset.name}: the data or the encoder differs on this host")
         return embed_batches(encoder, split, self.device, batch, take, put)
 
     def describe(self, config: dict[str, Any]) -> dict[str, Any]:
@@ -341,7 +341,8 @@ class Tenants:
             full = full_score(task, parsed.metric)
             if not full > 0:
                 raise UserError(
-                    f"{task.dataset.name}: the full data's validation {parsed.metric} is 0: no score without"
+                    f"{task.dataset.name}: the validation {parsed.metric} of the full data is 0, "
+                    "so a score, which is a share of it, cannot be computed"
                 )
             self._full[key, parsed.metric] = full
         return key, parsed, task

@@ -181,7 +181,7 @@ class Ledger:
         known = read_json(file)
         if known is not None:
             if {key: known.get(key) for key in entry} != json.loads(json.dumps(entry)):
-                raise ValueError(f"trial {number} is already recorded, with other content")
+                raise ValueError(f"trial {number} is already recorded with different content")
             return
         file.parent.mkdir(parents=True, exist_ok=True)
         write(file, json.dumps({**entry, "created": time.time()}).encode())

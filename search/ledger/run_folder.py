@@ -20,7 +20,9 @@ CHANGEABLE = ("trials", "max_concurrent", "confirmation", "resources")
 def absolute_folder(output: Path) -> Path:
     """Raises UserError for the address of an object store, which would become a folder named s3:."""
     if re.match(r"[a-z][a-z0-9+.-]*:/", str(output), re.IGNORECASE):  # Path has made one / of two
-        raise UserError(f"--output {output}: must be a folder here; docs/reliability.md has how to have it elsewhere")
+        raise UserError(
+            f"--output {output}: must be a local folder; docs/reliability.md shows how to copy it elsewhere"
+        )
     return output.absolute()
 
 
@@ -46,18 +48,18 @@ def check_folder(output: Path, space: Mapping[str, Any], resume: bool, known: Ma
     begun = any((output / "trials").glob("*/trial.json"))
     if not file.exists():
         if begun:
-            raise UserError(f"{output}: holds trials but no search.json: not a folder for a new search")
+            raise UserError(f"{output}: holds trials but no search.json: choose another --output")
         return
     if not (begun or resume):
         return
     if known is None or not isinstance(known.get("space"), dict):
-        raise UserError(f"{file}: is damaged: it is not the record of a search")
+        raise UserError(f"{file}: is damaged: it does not hold the record of a search")
     difference = _difference(known["space"], space, CHANGEABLE)
     if difference is not None:
         key, there, here = difference
-        raise UserError(f"{output}: holds another search: `{key}` is {there} there and {here} here")
+        raise UserError(f"{output}: holds another search: `{key}` is {there} there but {here} here")
     if not resume:
-        raise UserError(f"{output}: holds this search already: go on with --resume, or choose another --output")
+        raise UserError(f"{output}: already holds this search: continue with --resume, or choose another --output")
 
 
 def _difference(there: Any, here: Any, skip: Iterable[str] = ()) -> tuple[str, str, str] | None:

@@ -111,7 +111,9 @@ def _check_sqlite(uri: str, shown: str) -> None:
     # MLflow itself would try for 100 seconds to open a database that it cannot open.
     path = database_path(uri)
     if path is None:
-        raise UserError(f"{shown}: a database in memory keeps nothing; name a file, as in sqlite:////home/me/mlflow.db")
+        raise UserError(
+            f"{shown}: a database in memory is lost at the end; name a file, as in sqlite:////home/me/mlflow.db"
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -261,7 +261,7 @@ class Writer:
             self._made.append(run)
         except Refused as refused:
             run.lost = True
-            logger.warning("MLflow refused to make the run %r, nothing of it is logged: %s", run.name, refused)
+            logger.warning("MLflow refused to create the run %r, so nothing is logged for it: %s", run.name, refused)
 
     def _send(self, run: Run, items: Sequence[Item], suspect: bool = False) -> None:
         """Logs a batch; of a refused one everything but the refused items, found by halving."""
@@ -273,7 +273,7 @@ class Writer:
         except Refused as refused:
             if self._is_gone(run):
                 run.lost = True
-                logger.warning("MLflow no longer has the run %r: nothing more of it is logged", run.name)
+                logger.warning("MLflow no longer has the run %r: nothing more is logged for it", run.name)
             elif len(items) == 1:
                 item = items[0]
                 if item.kind == "metric" and refused.surely:
@@ -334,7 +334,7 @@ class Writer:
                 try:
                     self._attempt(partial(self._client.delete_run, stored.info.run_id))
                 except Refused as refused:
-                    logger.warning("MLflow did not delete run %s, a double: %s", stored.info.run_id, refused)
+                    logger.warning("MLflow did not delete the duplicate run %s: %s", stored.info.run_id, refused)
 
     def _attempt(
         self,
@@ -359,7 +359,7 @@ class Writer:
                 if self._away_since is None and (kind == "away" or failures >= limit):
                     self._away_since = time.monotonic()
                     logger.warning(
-                        "MLflow at %s does not answer (%s): logging waits, the search goes on",
+                        "MLflow at %s does not answer (%s): the search continues, logging waits",
                         self._where,
                         reason(error),
                     )

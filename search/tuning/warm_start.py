@@ -51,7 +51,7 @@ def earlier_settings(folder: Path, space: Space) -> list[dict[str, Any]]:
         ):
             found.append(params)
     if not found:
-        raise UserError(f"--warm-start {folder}: none of its {len(trials)} trials lies in the ranges of {space.name}")
+        raise UserError(f"--warm-start {folder}: none of its {len(trials)} trials is within the ranges of {space.name}")
     return found[:MOST]
 
 

@@ -171,7 +171,7 @@ def test_other_files_are_never_replaced(tmp_path: Path) -> None:
     (folder / "mine.png").touch()
     with pytest.raises(UserError) as raised:
         write(folder, make(1, ("vision",)))
-    assert str(raised.value) == f"{folder}: holds other files: only an earlier condensed dataset is replaced"
+    assert str(raised.value) == f"{folder}: holds other files: only an earlier condensed dataset may be replaced"
     with pytest.raises(UserError) as raised:
         write(folder / "mine.png", make(1, ("vision",)))
     assert str(raised.value) == f"{folder}/mine.png: must be a folder, but is a file"
