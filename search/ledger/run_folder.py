@@ -1,4 +1,4 @@
-"""Whose an output folder is: one driver at a time, and one search for ever."""
+"""Ownership of an output folder: one driver at a time, and the same search forever."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any, TextIO
 
 from condense.system.errors import UserError
 
-# What a resumed search may change: it alters how much is run, not what a trial is.
+# Keys that a resumed search may change: they alter how much is run, not what a trial is.
 CHANGEABLE = ("trials", "max_concurrent", "confirmation", "resources")
 
 
 def absolute_folder(output: Path) -> Path:
     """Raises UserError for the address of an object store, which would become a folder named s3:."""
-    if re.match(r"[a-z][a-z0-9+.-]*:/", str(output), re.IGNORECASE):  # Path has made one / of two
+    if re.match(r"[a-z][a-z0-9+.-]*:/", str(output), re.IGNORECASE):  # Path turned // into /
         raise UserError(
             f"--output {output}: must be a local folder; docs/reliability.md shows how to copy it elsewhere"
         )
@@ -27,23 +27,23 @@ def absolute_folder(output: Path) -> Path:
 
 
 def task_suffix(task: int) -> str:
-    """Of what there is one of for each task: none for the first."""
+    """Suffix of files that exist per task: empty for the first."""
     return f"_task_{task}" if task else ""
 
 
 def condensed_folder(output: Path, task: int) -> Path:
-    """Where a task's condensed set goes."""
+    """The folder for a task's condensed set."""
     return output / f"condensed{task_suffix(task)}"
 
 
 def check_resumable(output: Path) -> None:
-    """Raises UserError if there is no search to go on with."""
+    """Raises UserError if there is no search to resume."""
     if not (output / "search.json").exists():
         raise UserError(f"{output}: holds no search to resume (there is no search.json)")
 
 
 def check_folder(output: Path, space: Mapping[str, Any], resume: bool, known: Mapping[str, Any] | None) -> None:
-    """Raises UserError unless a search of `space` may be written to `output`. `known`: what its search.json holds."""
+    """Raises UserError unless a search of `space` may be written to `output`. `known`: the content of its search.json."""
     file = output / "search.json"
     begun = any((output / "trials").glob("*/trial.json"))
     if not file.exists():
@@ -80,7 +80,7 @@ def _difference(there: Any, here: Any, skip: Iterable[str] = ()) -> tuple[str, s
 
 
 def lock_folder(output: Path) -> TextIO:
-    """An open file whose lock keeps other drivers out. Raises UserError if one is in there."""
+    """Locks the folder; the lock lives as long as the returned file. Raises UserError if another driver holds it."""
     file = open(output / ".lock", "a+")  # noqa: SIM115  # stays open: the lock lives as long as the file is open
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
