@@ -1,7 +1,7 @@
-"""`python -m condense download`: fetches a checkpoint, only when asked to. Standard library only.
+"""`python -m condense download`: fetches a checkpoint, only on request. Standard library only.
 
-What has arrived is kept beside the target as `NAME.part`; the same command goes on from there (HTTP Range). The target
-appears whole, by a rename, or not at all.
+An incomplete download is kept beside the target as `NAME.part`; the same command continues it (HTTP Range). The target
+appears complete, by a rename, or not at all.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TIMEOUT = 60  # seconds without a byte
 def download(name: str, to: Path) -> Path:
     """Fetches the checkpoint `name` into the file `to`, or into the folder `to` under its own name. Returns the file.
 
-    Raises UserError if it cannot be fetched or written; what has arrived is kept.
+    Raises UserError if it cannot be fetched or written; the part that arrived is kept.
     """
     url = URLS[name]
     path = to / url.rpartition("/")[2] if to.is_dir() else to
@@ -62,7 +62,7 @@ def download(name: str, to: Path) -> Path:
 
 
 def _alone(file: IO[bytes], part: Path) -> None:
-    """Two downloads into one file would leave neither."""
+    """Locks the file: two downloads into one file would destroy both."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -70,11 +70,11 @@ def _alone(file: IO[bytes], part: Path) -> None:
 
 
 def _fetch(url: str, file: IO[bytes], part: Path) -> None:
-    """Appends what is missing in `file`; begins anew where the server cannot continue."""
+    """Appends the missing part to `file`; starts over if the server cannot continue."""
     with _answer(url, file.tell()) as (answer, total):
         if answer is None:  # nothing is missing
             return
-        if answer.status != 206:  # all of it comes again
+        if answer.status != 206:  # the server sends everything again
             file.truncate(0)
             file.seek(0)
         have = file.tell()
@@ -102,7 +102,7 @@ def _fetch(url: str, file: IO[bytes], part: Path) -> None:
 
 @contextlib.contextmanager
 def _answer(url: str, have: int) -> Iterator[tuple[Any, int]]:
-    """The server's answer, from byte `have` on if it can do that, and the size of the whole; None if nothing is missing."""
+    """The server's answer, from byte `have` on if it supports that, and the total size; None if nothing is missing."""
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
         answer = urllib.request.urlopen(request, timeout=TIMEOUT)
@@ -113,7 +113,7 @@ def _answer(url: str, have: int) -> Iterator[tuple[Any, int]]:
         if _total(error.headers.get("Content-Range")) == have:
             yield None, have
             return
-        answer = urllib.request.urlopen(url, timeout=TIMEOUT)  # what is here is longer than the file
+        answer = urllib.request.urlopen(url, timeout=TIMEOUT)  # the local part is longer than the file
     with answer:
         if answer.status == 206:
             total = _total(answer.headers.get("Content-Range"), first=have)
@@ -125,7 +125,7 @@ def _answer(url: str, have: int) -> Iterator[tuple[Any, int]]:
 
 
 def _total(content_range: str | None, first: int | None = None) -> int:
-    """The size of the whole in `bytes 5-9/10` or `bytes */10`; -1 if it is not there, or the part is not from `first`."""
+    """The total size in `bytes 5-9/10` or `bytes */10`; -1 if it is missing, or the part does not start at `first`."""
     found = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+)", content_range or "")
     if found is None or (first is not None and found[1] != str(first)):
         return -1
@@ -133,7 +133,7 @@ def _total(content_range: str | None, first: int | None = None) -> int:
 
 
 def _check_content(part: Path, url: str) -> None:
-    """A checkpoint is a zip file with a CRC-32 of each tensor: it is read once, and goes if it is not what was sent."""
+    """Deletes a damaged download: a checkpoint is a zip file with a CRC-32 of each tensor, checked by reading it once."""
     try:
         with zipfile.ZipFile(part) as content:
             damaged = content.testzip()

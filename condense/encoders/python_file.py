@@ -1,4 +1,4 @@
-"""An encoder from a Python file of the user's: `specs(options)` and `build(options, dataset)`. See docs/encoders.md."""
+"""An encoder from the user's own Python file: `specs(options)` and `build(options, dataset)`. See docs/encoders.md."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VERSION = 1
 
 
 def python_specs(config: PythonEncoder) -> dict[str, InputSpec]:
-    """What the file's `specs` gives. Raises UserError, one line naming the file, if it is not what it should be."""
+    """The result of the file's `specs`. Raises UserError, one line naming the file, if it is invalid."""
     found = _call(config, "specs", config.options)
     if not isinstance(found, Mapping) or not all(isinstance(spec, InputSpec) for spec in found.values()):
         raise UserError(f"{config.path}: specs(options) must return modality -> InputSpec, but returned {found!r:.80}")
@@ -31,22 +31,22 @@ def python_specs(config: PythonEncoder) -> dict[str, InputSpec]:
         if name not in MODALITIES or spec.modality != name:
             raise UserError(f"{config.path}: specs(options): {name!r}: must be one of {', '.join(MODALITIES)}")
         if not type(spec).__module__.startswith("condense."):
-            type(spec).source_digest = _digest(config)  # the class is of this import of the file
+            type(spec).source_digest = _digest(config)  # the class belongs to this import of the file
     return dict(found)
 
 
 def _digest(config: PythonEncoder) -> str:
-    """Of the file and its options."""
+    """Digest of the file and its options."""
     options = json.loads(json.dumps(config.options, default=str))
     return hash_of({"file": digest_file(config.path), "options": options})
 
 
 class PythonFileEncoder(nn.Module):
-    """The file's encoder under a fingerprint that covers the file."""
+    """The file's encoder, with a fingerprint that covers the file."""
 
     def __init__(self, own: Encoder, fingerprint: str) -> None:
         super().__init__()
-        self.own = own  # a submodule, if it is a module: then it moves to a device with this one
+        self.own = own  # if it is a module, it becomes a submodule and moves to devices with this one
         self.specs, self.dim, self.output_scale = dict(own.specs), own.dim, dict(own.output_scale)
         self.fingerprint = fingerprint
 
@@ -55,7 +55,7 @@ class PythonFileEncoder(nn.Module):
 
 
 def build_python(config: PythonEncoder, dataset: Dataset) -> PythonFileEncoder:
-    """What the file's `build` gives, frozen, and tried on random items of every modality.
+    """The result of the file's `build`, frozen, and tested on random items of every modality.
 
     Raises UserError, one line naming the file, if it breaks a rule of `Encoder`.
     """
@@ -99,7 +99,7 @@ def _load(config: PythonEncoder) -> ModuleType:
 
 
 def _try(config: PythonEncoder, encoder: PythonFileEncoder, modality: str, spec: InputSpec) -> None:
-    """Two random items, together and alone."""
+    """Tests `embed` on two random items, together and alone."""
     generator = torch.Generator().manual_seed(0)
     items = torch.rand(2, *spec.shape, generator=generator) * (spec.high - spec.low) + spec.low
     items.requires_grad_()

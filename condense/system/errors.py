@@ -1,4 +1,4 @@
-"""What a command ends with in a line, and not in a traceback: mistakes that are the user's to mend, and what ran out."""
+"""Errors that a command reports in one line instead of a traceback: user mistakes, and a full disk or memory."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import errno
 
 
 def is_full_disk(error: BaseException) -> bool:
-    """Whether the operating system had no space left, or the user none of what they may use."""
+    """Whether the disk is full or the user's quota is used up."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def what_ran_out(error: BaseException) -> str | None:
-    """A line on what there was not enough of, if that is what an error says: space on a disk, or memory. Neither is a bug."""
+    """One line if an error means that disk space or memory ran out, which is not a bug; None for other errors."""
     if is_full_disk(error):
         file = getattr(error, "filename", None)
         return f"no space is left on the disk{f' of {file}' if file else ''}"

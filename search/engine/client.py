@@ -62,7 +62,7 @@ class Client:
         self.pending = self.engine.advance.remote(self.tenant, target - self.step)
 
     def report(self) -> dict[str, Any]:
-        """The report at the step that `start` asked for; see `EngineActor.advance`.
+        """The report at the step that was asked for; see `EngineActor.advance`.
 
         If the engine dies or has dropped this tenant, it joins again at its last report.
         """

@@ -22,7 +22,7 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        """Of a replica."""
+        """Steps of a replica."""
         return self.report_steps[-1]
 
     @property

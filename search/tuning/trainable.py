@@ -45,8 +45,8 @@ class _Running:
     def run(self) -> None:
         known = ray.get(self.ledger.load.remote(self.number))
         step, reports, checkpoint = (0, [], None) if known is None else known
-        # Go on; what was reported already is told to the scheduler again, without compute. Where the trial stands, it is judged:
-        # whether it was, is not known.
+        # Continue: earlier reports are replayed to the scheduler without compute. The latest one is judged, since it may not
+        # have been judged before the interruption.
         for past in reports:
             if past.step < self.plan.steps:
                 self.tell(past.metrics, past.step, replayed=past is not reports[-1])
