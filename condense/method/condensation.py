@@ -1,6 +1,7 @@
 """ONE condensation (a replica): its synthetic items, its optimiser state, its frequencies, its randomness.
 
-A replica is plain state. `condense/engine/engine.py` steps replicas, one or many in a pass; nothing here depends on the other replicas in a pass.
+A replica is plain state. `condense/engine/engine.py` steps replicas, one or many in a pass; nothing here depends
+on the other replicas in a pass.
 """
 
 from __future__ import annotations
