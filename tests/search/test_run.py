@@ -165,7 +165,7 @@ def test_an_output_folder_that_cannot_be_made(space: Path, refused: Callable[...
 
 
 def test_an_output_that_is_no_folder(space: Path, refused: Callable[..., str]) -> None:
-    assert "must be a folder here" in refused("--space", space, "--output", "s3://bucket/results")
+    assert "must be a local folder" in refused("--space", space, "--output", "s3://bucket/results")
 
 
 def test_an_output_folder_that_holds_a_search(space: Path, begun: Path, refused: Callable[..., str]) -> None:
@@ -235,7 +235,7 @@ def test_an_empty_folder_name_is_a_variable_that_is_not_set(space: Path, refused
     ("arguments", "message"),
     [
         (["--resume"], "holds no search to resume"),
-        (["--ablate"], "--ablate needs a search that is complete"),
+        (["--ablate"], "--ablate needs a finished search"),
         (["--set", "seeds=true"], "`seeds` must be a number, but got True"),
         (["--set", "scheduler.grace_steps=on"], "`grace_steps` must be a number"),
         (["--set", ".=1"], "must be key=value"),
