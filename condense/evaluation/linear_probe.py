@@ -104,7 +104,7 @@ def train_probes(
     step_size = (1.0 / (size / 2 + weight_decay))[:, None, None]  # (R, 1, 1, r)
 
     start = torch.stack([_initial_head(seed, d, C) for seed in head_seeds], 1).to(x.device)  # (C, H, d+1)
-    # What a start has outside the span of the items is 0 at the minimum and changes no logit of theirs: dropped.
+    # Dropped: the part of a start outside the span of the items, which changes no logit and is 0 at the minimum.
     u = (start.flatten(0, 1) @ axes).view(R, C, H, -1)  # (R, C, H, r)
     if C * u.shape[3] <= NEWTON_SIZE:
         u, taken, converged = _newton(u, z, weights, target, weight_decay, steps)
@@ -122,7 +122,7 @@ def accuracy(
     features: Tensor,  # (n, d) items to classify, the same for every probe
     labels: Tensor,  # (n,) int64 in 0 .. C-1
 ) -> Accuracy:
-    """What every probe gets right. Ties go to the lower class."""
+    """The accuracy of every probe. Ties go to the lower class."""
     R, H, d, C = probes.weight.shape
     heads = probes.weight.permute(2, 0, 1, 3).reshape(d, R * H * C)
     right = []
@@ -140,7 +140,7 @@ def as_share(
     value: float,  # accuracy, recall, ... of a condensed set
     full: float,  # the same of the full data
 ) -> float:
-    """`value` as a share of what the full data reaches; may exceed 1. Raises ValueError unless full > 0."""
+    """`value` as a share of the full data's; may exceed 1. Raises ValueError unless full > 0."""
     if not full > 0:
         raise ValueError(f"the full data's value must be > 0, but got {full}")
     return value / full
@@ -172,11 +172,11 @@ def _standardized(
     x: Tensor,  # (R, N, d), 0 where the weight is
     weights: Tensor,  # (R, N), each set's sum 1
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Each set moved to mean 0 and divided by its root mean square norm; the mean (R, d); the divisor (R,)."""
+    """Each set shifted to mean 0 and divided by its root mean square norm; the mean (R, d); the divisor (R,)."""
     mean = torch.einsum("rn,rnd->rd", weights, x)
     x = x - mean.unsqueeze(1)
     variance = torch.einsum("rn,rn->r", weights, x.square().sum(2))
-    scale = variance.sqrt().clamp(min=1e-6)  # items that are all the same stay at 0
+    scale = variance.sqrt().clamp(min=1e-6)  # identical items stay at 0
     return x / scale[:, None, None], mean, scale
 
 
