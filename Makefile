@@ -1,10 +1,10 @@
-# make search   a small real search on the embedded dataset, under 5 minutes on a CPU (ARGS=--resume to go on with it)
+# make search   a small real search on the embedded dataset, under 5 minutes on a CPU (ARGS=--resume to continue it)
 # make test     format, lint, types, all tests
 # make bench    the benchmarks, as tables
 # make lint     only format, lint, imports between packages, and types
-# make clean    remove all that these make, but for results/
+# make clean    remove everything that these create, except results/
 #
-# Each sets up what it needs: a virtual environment in .venv, with the versions in constraints.txt.
+# Each first sets up the virtual environment .venv, with the versions in constraints.txt.
 
 PYTHON ?= python3
 ARGS ?=
@@ -18,20 +18,20 @@ BENCHMARKS := $(wildcard $(addprefix benchmarks/,quickstart.py throughput.py acc
 search: $(READY)
 	$(BIN)/python search/run.py --space spaces/quickstart.yaml $(ARGS)
 
-# One thread per process: many tests run processes that would otherwise fight for the cores. As root, and with sshd and
-# rsync there, a search over hosts made of namespaces is among them.
+# One thread per process: many tests start processes that would otherwise compete for the cores. As root, and with sshd
+# and rsync installed, this includes a search over hosts made of namespaces.
 test: export OMP_NUM_THREADS := 1
 test: lint
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow and not cluster and not faults"
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "slow and not faults"
 
-# A cluster that is lost, a disk that is full (as root), a wrong clock (libfaketime), Slurm by stand-ins for its programs,
-# variants of slow tests: some minutes.
+# A lost cluster, a full disk (as root), a wrong clock (libfaketime), Slurm with stand-ins for its programs, variants of
+# slow tests. Takes some minutes.
 test-faults: export OMP_NUM_THREADS := 1
 test-faults: $(READY)
 	$(BIN)/python -m pytest -m faults
 
-# A laptop, a head and two workers, made of namespaces on this machine: needs root, and some minutes. Also with a cut cable.
+# A laptop, a head and two workers, made of namespaces on this machine, also with a cut cable. Needs root; takes some minutes.
 test-cluster: $(READY)
 	$(BIN)/python -m pytest -m cluster
 
@@ -48,8 +48,8 @@ clean:
 	rm -rf .venv build *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache
 	find condense search spaces tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
-# The environment is made anew when what belongs in it changes. torch comes first and by itself: then nothing that
-# depends on it has a say in which torch that is. ImageBind comes without its dependencies, which are of 2022.
+# The environment is updated when one of these files changes. torch is installed first and alone, so that no dependent
+# package selects its version. ImageBind is installed without its dependencies, which are from 2022.
 $(READY): pyproject.toml constraints.txt
 	@echo "setting up .venv (some minutes; torch is large)"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -1,10 +1,10 @@
-"""What a model learns from the condensed set, per method and budget: the results table and the headline claims.
+"""Accuracy of models trained on condensed sets, per method and budget: the results table and the headline claims.
 
 python benchmarks/accuracy.py --json accuracy.json
 
 Methods: real items (random, herding, k-center), MMD and AVDD-style with learning rates tuned here on validation, the
 paper's default setting, and ours (`choose_settings.py`, by the same rule). All in the same engine, from the
-same start, for the same number of steps. Seeds here are nobody's else: no search and no tuning saw them.
+same start, for the same number of steps. No search and no tuning uses these seeds.
 Test data is opened once, after everything has been chosen and condensed.
 """
 
@@ -45,7 +45,7 @@ ROOT = Path(__file__).resolve().parent
 SETTINGS = [ROOT / "settings" / f"dpc_{dpc}.yaml" for dpc in (1, 5, 10, 20)]
 FIRST_SEED, FIRST_TUNING_SEED = 3_000_000_000, 2_000_000_000  # a search's seeds are below 1,000,010,000
 TUNING_SEEDS = 2
-VALIDATE_EVERY = 5  # steps, of the curves that the speed claim is read from
+VALIDATE_EVERY = 5  # steps; the speed claim is read from these curves
 NAMES = {
     "random": "random items",
     "herding": "herding",
@@ -56,13 +56,13 @@ NAMES = {
     "ours": "**ours**",
     "full_data": "full data",
 }
-BASELINES = ("random", "herding", "k_center", "mmd", "avdd")  # what the paper compares itself with
+BASELINES = ("random", "herding", "k_center", "mmd", "avdd")  # the baselines of the paper
 PROTOCOLS = {"probe": "linear probe", "convnet": "ConvNet from scratch"}
 
 
 @dataclass(frozen=True)
 class Run:
-    """One setting condensed with n seeds, packed."""
+    """One setting condensed with n seeds in one pass."""
 
     hyperparameters: Hyperparameters
     sets: list[MemorySplit]  # per seed, on the CPU
@@ -77,7 +77,7 @@ def say(text: str) -> None:
 def condense(task: Task, config: CondensationConfig, hyperparameters: Hyperparameters, seeds: Sequence[int]) -> Run:
     """`hyperparameters` from the start and for the number of steps of `config`.
 
-    Seconds are set-up plus steps times the median time of a step: a busy moment of the machine does not count.
+    Seconds are set-up plus steps times the median step time, so that a busy moment of the machine does not count.
     """
     started = time.perf_counter()
     replicas = [replica_of(task, config, hyperparameters, seed) for seed in seeds]
@@ -111,7 +111,7 @@ def tune(
 ) -> tuple[Hyperparameters, dict[float, float]]:
     """The setting whose learning rate is best on validation, by the rule that chose ours (`judge`), and rate -> its value.
 
-    Where the best one is at the end of the grid, the grid grows there: a baseline deserves its optimum.
+    If the best one is at the end of the grid, the grid is extended there, so that a baseline reaches its optimum.
     """
     accuracies: dict[float, float] = {}
     missing = list(rates)
@@ -163,7 +163,7 @@ def headlines(
 
 
 def item_hits(comparison: Comparison, sets: Sequence[MemorySplit]) -> torch.Tensor:
-    """(n,) of each test item, the share of the sets whose linear probe gets it right."""
+    """(n,): for each test item, the share of the sets whose linear probe classifies it correctly."""
     test, classes = comparison.test, comparison.task.dataset.num_classes
     right = []
     for items in sets:

@@ -2,8 +2,8 @@
 
 python benchmarks/choose_settings.py --json choices.json
 
-Every point is condensed with a few seeds and probed. Of each learning rate, the best few then train ConvNets, too. The
-scaling is `relative`, so that one grid of learning rates does for all numbers of items per class.
+Condenses every point with a few seeds and probes it. The best few of each learning rate then train ConvNets too. The
+scaling is `relative`, so that one grid of learning rates suits all numbers of items per class.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parent
 RATES = (3.0, 10.0, 30.0, 100.0, 300.0)
 SCALES = (0.1, 0.2, 0.4, 0.8, 1.6)
 LAMBDAS = (0.02, 0.2, 1.0)  # of the cross- and the joint-modal term, together
-SEEDS = (1_500_000_000, 1_500_000_001)  # no search's, and not those of `accuracy.py`
+SEEDS = (1_500_000_000, 1_500_000_001)  # used by no search and not by `accuracy.py`
 FINALISTS = 2  # per learning rate
 STEPS = 100
 

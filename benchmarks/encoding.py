@@ -1,15 +1,15 @@
-"""How fast a manifest's files get through an encoder: decoded by threads of the one process, or by worker processes that
-work ahead. Both sides of every figure are measured here, in turn, on one machine and on the same files.
+"""Speed of encoding a manifest's files, decoded by threads of one process or ahead of time by worker processes. Measures both
+in turn, on one machine and on the same files.
 
 python benchmarks/encoding.py --json encoding.json
 
 The files: JPEG images of 500 x 375 pixels and WAV sounds of 10 s at 44.1 kHz, as ImageBind takes them (224 x 224 pixels, three
 clips of 2 s as log-mel spectrograms).
 
-- decoding: items per second that arrive, nothing else being done.
+- decoding: decoded items per second, without encoding.
 - encoding: the same with ImageBind behind it (random weights; on a CPU a few narrow layers of it).
-- cpu_seconds_per_item: of all processes, their start included; says more than the rate where others use the machine, too.
-- first_chunk_seconds: until the first items are there: with processes, that they start.
+- cpu_seconds_per_item: of all processes, their start included; more telling than the rate if others use the machine.
+- first_chunk_seconds: until the first items arrive; includes the start of worker processes.
 - speedup_by_workers {`decoding`, `encoding`}: items per second with processes over those with threads, their start included.
 """
 
@@ -48,7 +48,7 @@ WAYS = ("threads", "processes")
 
 
 def write_files(folder: Path, items: int) -> Path:
-    """The CSV of so many train items (and two to test, which is the least that a manifest needs)."""
+    """The CSV of so many train items (and two test items, the minimum of a manifest)."""
     rng = np.random.default_rng(0)
     rows = [["split", "label", "vision", "audio"]]
     for i in range(items + 2):
@@ -84,7 +84,7 @@ def measure(split: Split, way: str, workers: int, encoder: Encoder | None, devic
 
 
 def cpu_seconds() -> float:
-    """Of this process and of those below it that run."""
+    """CPU seconds of this process and its running children."""
     this = psutil.Process()
     return sum(sum(of.cpu_times()[:2]) for of in (this, *this.children(recursive=True)))
 

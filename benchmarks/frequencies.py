@@ -1,4 +1,4 @@
-"""What orthogonal frequencies are worth: validation accuracy with them and with independent ones, on the same seeds.
+"""Validation accuracy with orthogonal and with independent frequencies, on the same seeds.
 
 python benchmarks/frequencies.py --json frequencies.json
 
@@ -29,7 +29,7 @@ from search.analysis.statistics import paired_difference
 COUNTS = (32, 64, 128, 256)
 POOL = 4  # passes of one step's frequencies
 SAMPLINGS = ("independent", "orthogonal")
-FIRST_SEED = 3_500_000_000  # no other benchmark's
+FIRST_SEED = 3_500_000_000  # used by no other benchmark
 
 
 def settings_of(ours: Hyperparameters, counts: Sequence[int]) -> list[tuple[str, list[Hyperparameters]]]:

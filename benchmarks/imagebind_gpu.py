@@ -1,12 +1,12 @@
-"""ImageBind on a GPU: the engine against a competent loop in bfloat16 and in the paper's float32, and against the card.
+"""ImageBind on a GPU: the engine against a competent loop in bfloat16 and in the paper's float32, and against the GPU's peak.
 
 python benchmarks/imagebind_gpu.py --checkpoint imagebind_huge.pth --json imagebind.json
 
-Vision and audio (one clip), 10 classes, 10 items per class. Weights matter to no figure here: without a checkpoint they
+Vision and audio (one clip), 10 classes, 10 items per class. Weights do not affect the results: without a checkpoint they
 are random.
 
 - speedup_over_naive: replica-steps per second of `--trials` packed trials over one condensation that re-encodes a real
-  batch of 128 items per class at every step, in bfloat16 and in float32. The naive loop has the card for itself.
+  batch of 128 items per class at every step, in bfloat16 and in float32. The naive loop has the GPU to itself.
 - peak_memory_bytes: the engine's, its encoder in bfloat16 included.
 - share_of_matrix_rate: floating-point operations of the engine's encoder passes (counted by PyTorch) per second, over the
   card's measured rate of 8192 x 8192 matrix products in bfloat16.

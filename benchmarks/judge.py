@@ -1,7 +1,7 @@
-"""The rule by which settings are chosen in these benchmarks, ours and the baselines' alike; it sees validation only.
+"""The rule that chooses settings in these benchmarks, for ours and the baselines; it uses validation only.
 
 A condensed set is judged by the mean of two accuracies: a linear probe through the encoder, and a ConvNet trained on the
-items from scratch. By the probe alone nothing holds a search back from items that only the encoder can read.
+items from scratch. With the probe alone, a search could choose items that only the encoder can read.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 The encoder is frozen and in evaluation mode; at every step a fresh real batch of 128 items per class is encoded under
 no_grad, losses of all classes are computed at once, and one SGD step is made. One thread per process.
 
-python benchmarks/naive.py TASK.json FOLDER SEED: says when it is ready (FOLDER/SEED.ready), begins when FOLDER/go is
-there, writes its number of steps and seconds to FOLDER/SEED.json.
+python benchmarks/naive.py TASK.json FOLDER SEED: says when it is ready (FOLDER/SEED.ready), begins when FOLDER/go
+exists, writes its number of steps and seconds to FOLDER/SEED.json.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where a benchmark's figures come from: commit and machine; and where they go."""
+"""Records a benchmark's commit and machine with its results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `make search` costs and what it finds, from an empty cache: time, memory of all its processes, confirmed gains.
+"""Cost and result of `make search` from an empty cache: time, memory of all its processes, confirmed gains.
 
 python benchmarks/quickstart.py --json quickstart.json
 

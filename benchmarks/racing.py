@@ -1,9 +1,9 @@
-"""What racing saves: the same search with all seeds for every trial, and with racing: replica-steps and confirmed score.
+"""What racing saves: replica-steps and confirmed score of the same search with and without racing.
 
 python benchmarks/racing.py --repetitions 5 --json racing.json
 
 All sides of a repetition have the same seed, so the same sampler's seeds, paired replica seeds and fresh seeds. The confirmed
-score is that of the recommendation, on the reporting seeds, which no search has used.
+score is that of the recommendation, on reporting seeds that no search has used.
 """
 
 from __future__ import annotations

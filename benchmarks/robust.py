@@ -1,9 +1,9 @@
-"""The three-task search of spaces/robust_digits.yaml, as the README's table: what the recommendation gains, and over what.
+"""The three-task search of spaces/robust_digits.yaml as the README's table: the recommendation's gain over each alternative.
 
 python benchmarks/robust.py --output results/robust_digits --json robust.json
 
-Runs the search (or goes on with it) and the ablation, and prints what their report.json says. Without racing, so that
-every seed of the search can choose by itself: the best trial by a single seed is the mean over what they choose.
+Runs (or resumes) the search and the ablation, and prints a summary of report.json. Without racing, so that every seed of
+the search can choose alone: "the best trial by a single seed" is the mean over these choices.
 """
 
 from __future__ import annotations

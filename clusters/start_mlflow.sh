@@ -1,7 +1,7 @@
 #!/bin/bash
-# InitializationCache the MLflow tracking server of a cluster's head, unless it runs. It listens on loopback only: the search's driver,
-# on the same host, is the only one to write to it, and a browser reaches it through SSH (docs/cluster.md). Its folder has one
-# server, also where hosts share it (two Slurm jobs): SQLite on a network file system does not bear two.
+# Starts the MLflow tracking server on a cluster's head, unless it is running. It listens on loopback only: the search's
+# driver on the same host writes to it, and a browser reaches it through SSH (docs/cluster.md). Each folder has one server,
+# even if hosts share it (two Slurm jobs): SQLite on a network file system does not support two.
 set -euo pipefail
 port=${CONDENSE_MLFLOW_PORT:-5000}
 folder=${CONDENSE_MLFLOW_FOLDER:-$HOME/mlflow}
@@ -14,10 +14,10 @@ healthy() {
 if healthy; then exit 0; fi
 mkdir -p "$folder"
 exec 9>"$folder/lock"
-flock 9  # two that start at once would both find none
+flock 9  # two simultaneous starts would both find no server
 if healthy; then exit 0; fi
 exec 8>>"$folder/serving"  # the server holds it for as long as it runs
-# That of this host may be about to end, or slow to answer.
+# This host's server may be about to end, or slow to answer.
 if ! flock --nonblock 8 && { [ "$(cat "$folder/serving")" != "$HOSTNAME" ] || ! flock --timeout 60 8; }; then
     if healthy; then exit 0; fi
     echo "$(cat "$folder/serving") has an MLflow server on $folder already: wait for it to end, or set" \

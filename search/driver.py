@@ -25,7 +25,7 @@ from condense.system.errors import UserError
 from condense.system.live_line import LiveLine
 from search.cluster.nodes import awaited_nodes, check_resources, wait_for_nodes
 from search.cluster.ray_session import RaySession, check_address, prepare_environment, ray_session
-from search.interruption import GO_ON, Stopped, heeding_full_disks, last_word, says_full
+from search.interruption import GO_ON, Stopped, announce_if_killed, caused_by_full_disk, stop_on_full_disk
 from search.ledger.ledger import Ledger
 from search.ledger.run_folder import absolute_folder
 from search.preflight import check_data, check_learning_rates, check_output, missing_parts, shown
@@ -130,10 +130,10 @@ class Search:
             versions=versions,
             complete=completed,
         )
-        with last_word(), contextlib.closing(ledger), ThreadPoolExecutor(1) as executor:
+        with announce_if_killed(), contextlib.closing(ledger), ThreadPoolExecutor(1) as executor:
             checked = executor.submit(check_tracking, request.tracking_uri)  # beside the start of Ray: seconds each
             loaded = executor.submit(load_tune, after=checked)
-            with ray_session(request.address) as session, heeding_full_disks(ledger.output):
+            with ray_session(request.address) as session, stop_on_full_disk(ledger.output):
                 checked.result()
                 self._wait_for_nodes(session)
                 with contextlib.ExitStack() as at_end:
@@ -211,7 +211,7 @@ class Search:
             status = "stopped"
             raise
         except Exception as error:
-            status = "stopped" if says_full(error) else "failed"
+            status = "stopped" if caused_by_full_disk(error) else "failed"
             raise
         finally:
             # The search that is looked at again is complete, whatever happens to the ablation.

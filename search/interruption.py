@@ -1,4 +1,4 @@
-"""What ends a search before its time through nobody's mistake: a full disk, a lost cluster. It goes on with --resume."""
+"""Interruptions that are not the user's mistake: a full disk, a lost cluster. The search continues with --resume."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from typing import Any
 
 from condense.system.errors import is_full_disk
 
-PROBE = 1 << 20  # bytes; less than that is no room for anything
-SECONDS_TO_ANSWER = 30.0  # that a living actor may take, on a busy machine
-GO_ON = "what is done is kept: go on with the same command and --resume"
+PROBE = 1 << 20  # bytes that must be free
+SECONDS_TO_ANSWER = 30.0  # a live actor may take this long on a busy machine
+GO_ON = "finished work is kept: continue with the same command and --resume"
 LOST = f"the search has ended: its Ray cluster was lost, or its process was killed; {GO_ON}"
 
 
 class Stopped(Exception):
-    """The search cannot go on now, but later; the message is a line for the user."""
+    """The search cannot continue now, but can be resumed; the message is one line for the user."""
 
 
-def full(folder: Path, error: BaseException | None = None) -> Stopped:
-    """What to raise for a full disk: that of the file which `error` names, or else that of the results' `folder`, unless
-    another node has it."""
+def stopped_by_full_disk(folder: Path, error: BaseException | None = None) -> Stopped:
+    """The exception to raise for a full disk. It names the file in `error`, or else the results' `folder` (the full disk may
+    then also be another node's)."""
     found = full_disk(error)
     file = None if found is None else found.filename
-    where = file or f"{folder}, or on another one in use"
-    return Stopped(f"no space is left on the disk of {where}; {GO_ON} when there is")
+    where = file or f"{folder}, or of another folder in use"
+    return Stopped(f"no space is left on the disk of {where}; {GO_ON} once there is space")
 
 
 def full_disk(error: BaseException | None) -> OSError | None:
-    """The error of a full disk that led to `error` (in a Ray actor as well), or is it; None if none did."""
+    """The full-disk error that is `error` or caused it (also inside a Ray actor); None if there is none."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -43,22 +43,22 @@ def full_disk(error: BaseException | None) -> OSError | None:
     return None
 
 
-def says_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that led to it, is that of a full disk."""
+def caused_by_full_disk(error: BaseException | None) -> bool:
+    """Whether an error, or one of its causes, is a full disk."""
     return full_disk(error) is not None
 
 
 @contextlib.contextmanager
-def heeding_full_disks(folder: Path) -> Iterator[None]:
-    """Raises Stopped for what a full disk has led to inside of the block; `folder`: the results'."""
+def stop_on_full_disk(folder: Path) -> Iterator[None]:
+    """Turns any error that a full disk causes in the block into Stopped. `folder`: the results' folder."""
     try:
         yield
     except Stopped:
         raise
     except Exception as error:
-        if not says_full(error):
+        if not caused_by_full_disk(error):
             raise
-        raise full(folder, error) from error
+        raise stopped_by_full_disk(folder, error) from error
 
 
 def check_room(folder: Path) -> None:
@@ -67,8 +67,8 @@ def check_room(folder: Path) -> None:
     try:
         probe.write_bytes(bytes(PROBE))
     except OSError as error:
-        if says_full(error):
-            raise full(folder, OSError(error.errno, error.strerror, str(folder))) from error
+        if caused_by_full_disk(error):
+            raise stopped_by_full_disk(folder, OSError(error.errno, error.strerror, str(folder))) from error
         raise
     finally:
         with contextlib.suppress(OSError):
@@ -76,8 +76,8 @@ def check_room(folder: Path) -> None:
 
 
 def check_actors(actors: Mapping[str, Any]) -> None:
-    """Raises Stopped if one of these (name -> handle) has died: without them every trial fails. One that only takes long to
-    answer is alive."""
+    """Raises Stopped if one of these actors (name -> handle) has died: without them every trial fails. An actor that is only
+    slow to answer counts as alive."""
     import ray
 
     for name, actor in actors.items():
@@ -86,19 +86,19 @@ def check_actors(actors: Mapping[str, Any]) -> None:
         except (ray.exceptions.ActorUnavailableError, ray.exceptions.GetTimeoutError):
             continue
         except ray.exceptions.RayActorError:
-            raise Stopped(f"the {name}'s process was killed, on the search's own host; {GO_ON}") from None
+            raise Stopped(f"the {name}'s process on the search's own host was killed; {GO_ON}") from None
 
 
 @contextlib.contextmanager
-def last_word(text: str = LOST) -> Iterator[None]:
-    """If this process ends inside of the block, a small other one says so on stderr.
+def announce_if_killed(text: str = LOST) -> Iterator[None]:
+    """Starts a small process that prints `text` on stderr if this process ends inside the block.
 
-    That it is killed is one way. The other: when its cluster is lost, Ray ends a driver from C++, where no `except` helps.
+    This happens when it is killed, or when its cluster is lost: Ray then ends the driver from C++, past any `except`.
     """
-    # It reads until this process leaves the block, which writes something, or ends, which closes the pipe. A session of
-    # its own: what interrupts the search on a terminal is not for it.
+    # It reads until this process leaves the block (which writes to the pipe) or ends (which closes it). It has its own
+    # session, so that Ctrl-C on the terminal does not reach it.
     program = "import sys\nif not sys.stdin.read(): print('error:', sys.argv[1], file=sys.stderr)"
-    herald = subprocess.Popen(
+    watcher = subprocess.Popen(
         [sys.executable, "-ISc", program, text],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
@@ -108,4 +108,4 @@ def last_word(text: str = LOST) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(OSError):  # it may have been killed
-            herald.communicate(b"no")
+            watcher.communicate(b"no")

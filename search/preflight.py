@@ -1,4 +1,4 @@
-"""What can be known to be wrong before a search begins: its data, its output folder, its hyperparameters."""
+"""Checks before a search starts: its data, its output folder, its hyperparameters."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from search.space.model import Space, completed
 
 
 def check_output(output: Path, space: Space, resume: bool, ablate: bool) -> None:
-    """Raises UserError if the search cannot be written to `output`, or is not there to go on with (`resume`, and `ablate`)."""
+    """Raises UserError if the search cannot be written to `output`, or if there is none to `resume` or to `ablate`."""
     if ablate and not (output / "report.json").is_file():
-        raise UserError(f"{output}: --ablate needs a search that is complete (there is no report.json)")
+        raise UserError(f"{output}: --ablate needs a finished search (there is no report.json)")
     if resume:
         check_resumable(output)
     if not output.is_dir():
@@ -32,7 +32,7 @@ def check_output(output: Path, space: Space, resume: bool, ablate: bool) -> None
 
 
 def missing_parts(space: Space) -> list[str]:
-    """Files and packages that the search needs and this machine lacks, each with where it is asked for, or comes from."""
+    """Files and packages that the search needs and this machine lacks, each with the key that needs it or how to get it."""
     found: dict[str, None] = {}
     for i, task in enumerate(space.tasks):
         encoder = task.encoder
@@ -54,7 +54,7 @@ def missing_parts(space: Space) -> list[str]:
 
 
 def missing_model(encoder: TransformersEncoder, key: str) -> list[str]:
-    """That a model of the transformers library is not on this machine."""
+    """Lists a transformers model that is not on this machine."""
     if importlib.util.find_spec("transformers") is None:
         return []
     from condense.inputs.transformers import model_folder
@@ -67,14 +67,14 @@ def missing_model(encoder: TransformersEncoder, key: str) -> list[str]:
 
 
 def check_data(space: Space) -> None:
-    """Raises UserError for a file or a package that is not there: better now than after Ray has been started."""
+    """Raises UserError for a missing file or package, before Ray is started."""
     missing = missing_parts(space)
     if missing:
         raise UserError(f"missing: {'; '.join(missing)}")
 
 
 def check_learning_rates(space: Space, tasks: list[dict[str, Any]]) -> None:
-    """Raises UserError for a learning rate that nothing reads: of a modality that no task has, or the common one where each
+    """Raises UserError for a learning rate without effect: one of a modality that no task has, or the common one if each
     modality has its own."""
     known = {modality for task in tasks for modality in task["modalities"]}
     own = set()

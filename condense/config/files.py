@@ -14,7 +14,7 @@ from condense.system.errors import UserError
 def load_config(path: Path, overrides: Sequence[str] = ()) -> CondensationConfig:
     """`path` with `key=value` overrides (`dpc=5`, `hyperparameters.learning_rate=3`; values are YAML).
 
-    Paths of a dataset and of a checkpoint are relative to the YAML's folder, in an override to the current one.
+    Dataset and checkpoint paths are relative to the YAML's folder; in overrides, to the current folder.
     Raises UserError, one line, for anything wrong in the file or in an override.
     """
     content = read_yaml(path)
@@ -26,12 +26,12 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> CondensationConfig
 
 
 def make_paths_absolute(content: dict[str, Any], folder: Path) -> None:
-    """In place, of a task: what of its dataset and its encoder is a path. A model's name is one if there is such a folder."""
+    """Makes the dataset and encoder paths of a task absolute, in place. A model name counts as a path if the folder exists."""
     for part, key in (("dataset", "path"), ("encoder", "checkpoint"), ("encoder", "path"), ("encoder", "model")):
         node = content.get(part)
         if isinstance(node, dict) and isinstance(node.get(key), str):
             path = Path(node[key])
-            # Not resolved: what a manifest names is beside where the user sees it, though that may be a link.
+            # Not resolved: a manifest's files are relative to the path that the user gave, which may be a link.
             path = Path(os.path.abspath(folder / (path.expanduser() if path.parts[:1] == ("~",) else path)))
             if key != "model" or path.is_dir():
                 node[key] = str(path)

@@ -1,4 +1,4 @@
-"""What a user may configure: validated models, and errors in one line.
+"""The configuration that a user may write: validated models, with errors in one line.
 
 Every key of a YAML file is a field here; an unknown key is an error, never ignored.
 """
@@ -34,7 +34,7 @@ class Strict(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _no_switches(cls, values: Any) -> Any:
-        """YAML's `true`, `yes` and `on` are no 1."""
+        """Refuses YAML's `true`, `yes` and `on` where a number is needed."""
         for name, value in values.items() if isinstance(values, dict) else ():
             field = cls.model_fields.get(name)
             if isinstance(value, bool) and field and {int, float} & {field.annotation, *get_args(field.annotation)}:
@@ -42,7 +42,7 @@ class Strict(BaseModel):
         return values
 
 
-Seed = Annotated[int, Field(ge=0, lt=2**62)]  # some add a little to it, and PyTorch takes 64 bits
+Seed = Annotated[int, Field(ge=0, lt=2**62)]  # leaves room for small offsets; PyTorch takes 64 bits
 
 
 class SpokenDigits(Strict):
@@ -64,7 +64,7 @@ class ManifestDataset(Strict):
 
 
 class TensorsDataset(Strict):
-    """Tensors that are already what the encoder takes: one safetensors file, or AVDD's pair of `.pt` files."""
+    """Tensors that are already in the encoder's input format: one safetensors file, or AVDD's pair of `.pt` files."""
 
     name: Literal["tensors"]
     path: Path = Field(description="the file")
@@ -139,7 +139,7 @@ class TransformersEncoder(Strict):
 
 
 class PythonEncoder(Strict):
-    """An encoder of one's own: a Python file with `specs(options)` and `build(options, dataset)`; see docs/encoders.md."""
+    """The user's own encoder: a Python file with `specs(options)` and `build(options, dataset)`; see docs/encoders.md."""
 
     name: Literal["python"]
     path: Path = Field(description="the file; it is run")
@@ -147,7 +147,7 @@ class PythonEncoder(Strict):
 
 
 def _encoder_name(value: Any) -> Any:
-    """Which encoder a configuration is of: `tiny` where nothing else is said."""
+    """The name of the configured encoder; `tiny` by default."""
     return value.get("name", "tiny") if isinstance(value, dict) else getattr(value, "name", None)
 
 
@@ -242,15 +242,15 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def explain(error: ValidationError, source: str) -> str:
-    """The first thing wrong with a configuration, as one line naming file, key, value and rule."""
+    """The first error in a configuration, as one line naming file, key, value and rule."""
     problems = error.errors(include_url=False)
     first = problems[0]
-    place = first["loc"]  # after `dataset` and `encoder` pydantic puts the name, which is no key of the file
+    place = first["loc"]  # after `dataset` and `encoder` pydantic adds the name, which is not a key of the file
     parts = [part for i, part in enumerate(place) if i == 0 or place[i - 1] not in ("dataset", "encoder")]
     key = ".".join(map(str, parts)) or "the file"
     if first["type"] == "extra_forbidden":
         text = f"{source}: unknown key `{key}`"
-    elif not parts and isinstance(first["input"], dict):  # a rule that names its keys
+    elif not parts and isinstance(first["input"], dict):  # the message of such a rule names its keys
         text = f"{source}: {first['msg'].removeprefix('Value error, ')}"
     elif first["type"] == "missing":
         text = f"{source}: `{key}` is missing"
@@ -265,10 +265,10 @@ def explain(error: ValidationError, source: str) -> str:
 
 
 def parse_yaml(text: str, source: str) -> Any:
-    """The value of a YAML text: `1e-3` is a number, a key given twice an error.
+    """The value of a YAML text: `1e-3` is a number, a duplicate key an error.
 
     Raises:
-        UserError: it is not YAML, or holds what YAML's types cannot be; one line that names `source`.
+        UserError: it is not YAML, or a value does not fit its YAML type; one line that names `source`.
     """
     try:
         value = yaml.load(text, Loader=_Loader)
@@ -280,9 +280,9 @@ def parse_yaml(text: str, source: str) -> Any:
 
 
 def _refuse_loops(value: Any, above: set[int], seen: set[int]) -> None:
-    """Raises ValueError if an alias is of what it stands in (`&a [*a]`). `above`, `seen`: ids of what holds `value`, of all."""
+    """Raises ValueError if a node contains itself by an alias (`&a [*a]`). `above`, `seen`: ids of its parents, of all nodes."""
     if id(value) in above:
-        raise ValueError("an alias refers to what it is a part of")
+        raise ValueError("an alias must not refer to a node that contains it")
     if id(value) in seen or not isinstance(value, dict | list):
         return
     seen.add(id(value))
@@ -291,7 +291,7 @@ def _refuse_loops(value: Any, above: set[int], seen: set[int]) -> None:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping from a file. Raises UserError if it cannot be read or is no mapping."""
+    """A YAML mapping from a file. Raises UserError if it cannot be read or is not a mapping."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -313,7 +313,7 @@ def validate(model: type[Model], content: dict[str, Any], source: str) -> Model:
 
 
 class _Loader(yaml.SafeLoader):
-    """safe_load that reads `1e-3` as a number (YAML 1.1 wants a dot) and refuses a key given twice."""
+    """safe_load that reads `1e-3` as a number (YAML 1.1 wants a dot) and refuses duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()

@@ -20,7 +20,7 @@ PAPER_DEFAULT = Hyperparameters(  # ImageBindDC, arXiv 2511.08263
 RECOMMENDED = Hyperparameters(
     scaling="relative", lambda_cross=0.2, lambda_joint=0.2, frequency_scale=0.4, learning_rate=100.0
 )
-MMD_LEARNING_RATES = (0.3, 1.0, 3.0, 10.0, 30.0)  # a baseline deserves tuning, too: on validation
+MMD_LEARNING_RATES = (0.3, 1.0, 3.0, 10.0, 30.0)  # the baseline is tuned too, on validation
 
 
 def paper_default() -> Hyperparameters:
@@ -40,7 +40,7 @@ def recommended() -> Hyperparameters:
 def mmd(learning_rate: float) -> Hyperparameters:
     """Distribution matching with a linear kernel, each modality by itself (Zhao & Bilen 2023, arXiv 2110.04181).
 
-    The learning rate falls as ours does: a baseline gets what helps it.
+    Uses our learning rate schedule, since it helps the baseline.
     """
     return Hyperparameters(discrepancy="mmd", lambda_cross=0.0, lambda_joint=0.0, learning_rate=learning_rate)
 

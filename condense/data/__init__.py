@@ -1,4 +1,4 @@
-"""Datasets: what is condensed, read from where it lies into three splits."""
+"""Datasets to condense, loaded as three splits."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ __all__ = [
 
 
 def load_dataset(config: DatasetConfig, specs: Mapping[str, InputSpec]) -> Dataset:
-    """The dataset that `config` names, its items as `specs` (modality -> input of the encoder) describe them.
+    """Loads the dataset that `config` names, with items in the form of `specs` (modality -> input of the encoder).
 
-    Raises UserError if its files are not what they should be, or do not fit the encoder, or if no item to condense of
-    some class has some modality.
+    Raises UserError if its files are invalid or do not fit the encoder, or if some class has no item with some modality in
+    the condense split.
     """
     dataset = _load(config, specs)
     dataset.check_modalities()
@@ -36,7 +36,7 @@ def load_dataset(config: DatasetConfig, specs: Mapping[str, InputSpec]) -> Datas
 
 
 def _load(config: DatasetConfig, specs: Mapping[str, InputSpec]) -> Dataset:
-    # Imported here because each needs libraries (decoders, speech synthesis) that the others do without.
+    # Imported here: each needs libraries (decoders, speech synthesis) that the others do not.
     if isinstance(config, SpokenDigits):
         from condense.data.spoken_digits import load_spoken_digits
 

@@ -1,6 +1,6 @@
 """A paired multi-modal dataset in three splits.
 
-A condensation sees `condense`, a search also `validation`; `test` has to be opened by name, once, at the end.
+A condensation sees `condense`, a search also `validation`; `test` must be opened explicitly, once, at the end.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from condense.inputs.spec import InputSpec
 from condense.system.device_memory import host_memory
 from condense.system.errors import UserError
 
-HELD = 1 << 31  # bytes of a split's inputs on a device
+HELD = 1 << 31  # largest size in bytes of a split's inputs on a device
 
 
 class Split(Protocol):
@@ -35,7 +35,7 @@ class Split(Protocol):
 
     @property
     def present(self) -> Mapping[str, Tensor]:
-        """modality -> (n,) bool: which items have it. Only of modalities that some item lacks: often empty."""
+        """modality -> (n,) bool: which items have it. Only for modalities that some item lacks, so often empty."""
         ...
 
     def __len__(self) -> int: ...
@@ -47,7 +47,7 @@ class Split(Protocol):
 
 @dataclass(frozen=True)
 class MemorySplit:
-    """A split held in memory: `inputs[modality]` is (n, *shape), anything where `present` says that it is missing."""
+    """A split held in memory: `inputs[modality]` is (n, *shape), with arbitrary values where `present` is false."""
 
     inputs: Mapping[str, Tensor]
     labels: Tensor
@@ -63,7 +63,7 @@ class MemorySplit:
 
 
 def without_missing(items: dict[str, Tensor], present: Mapping[str, Tensor], chosen: Tensor) -> dict[str, Tensor]:
-    """`items`, modality -> (k, *shape), with zeros for what the items `chosen` (k,) of a split lack."""
+    """`items`, modality -> (k, *shape), with zeros for modalities that the items `chosen` (k,) of a split lack."""
     for modality, has in present.items():
         x = items[modality]
         items[modality] = x.masked_fill(~has[chosen].to(x.device).view(-1, *[1] * (x.ndim - 1)), 0)
@@ -71,8 +71,8 @@ def without_missing(items: dict[str, Tensor], present: Mapping[str, Tensor], cho
 
 
 def held(split: Split, specs: Mapping[str, InputSpec], device: torch.device) -> Split:
-    """For who reads a split many times: one of at most `HELD` bytes on the device, one of at most a quarter of the host's free
-    memory there; a larger one as it is, to be read (and decoded) a batch at a time."""
+    """A split prepared for many reads: held on the device if it has at most `HELD` bytes, in host memory if it takes at most a
+    quarter of what is free there; a larger one is returned as it is, to be read (and decoded) batch by batch."""
     size = 4 * len(split) * sum(math.prod(spec.shape) for spec in specs.values())
     if size > HELD:
         if size > host_memory() // 4:
@@ -92,7 +92,7 @@ class Dataset:
     condense: Split
     validation: Split
     _test: Split
-    fingerprint: str  # hash of the content that the splits are read from, and of the way they were split
+    fingerprint: str  # hash of the content and of the way it was split
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -103,7 +103,7 @@ class Dataset:
         return len(self.class_names)
 
     def open_test(self) -> Split:
-        """The test split. Only final evaluations call this; nothing that selects anything may."""
+        """The test split. For final evaluations only, never for a selection."""
         return self._test
 
     def check_class_sizes(self, dpc: int) -> None:
@@ -114,7 +114,7 @@ class Dataset:
                 raise UserError(f"{self.name}: class {name!r} has {count} items to condense, but dpc is {dpc}")
 
     def check_modalities(self) -> None:
-        """Raises UserError if no item to condense of some class has some modality: synthetic items have them all."""
+        """Raises UserError if a class of the condense split has no item with some modality: synthetic items have them all."""
         for modality, has in self.condense.present.items():
             counts = torch.bincount(self.condense.labels[has], minlength=self.num_classes)
             for name, count in zip(self.class_names, counts.tolist(), strict=True):
@@ -125,7 +125,7 @@ class Dataset:
                     )
 
     def check_pairs(self) -> None:
-        """Raises UserError unless there are two modalities that some item of every split has both of."""
+        """Raises UserError unless some pair of modalities occurs together in an item of every split."""
         splits = {"condense": self.condense, "validation": self.validation, "test": self._test}
         common = set(itertools.combinations(self.modalities, 2))
         for name, split in splits.items():

@@ -1,7 +1,7 @@
-"""A split's items, ahead of who needs them: decoded in worker processes, so that disks, cores and the device work at the
-same time.
+"""Decodes a split's items ahead of their use, in worker processes, so that disks, cores and the device work at the same
+time.
 
-The processes are torch's `DataLoader`'s. They are forked from a server that has neither CUDA nor threads of Ray: it
+The processes are torch's `DataLoader`'s. They are forked from a server without CUDA and Ray threads, which
 imports torch once for all of them. They end with this process, however it ends.
 """
 
@@ -33,14 +33,14 @@ log = logging.getLogger(__name__)
 VARIABLE = "CONDENSE_WORKERS"
 MOST_WORKERS = 8
 CHUNK = 32  # items that a worker decodes at a time
-AHEAD = 2  # chunks that each worker may be ahead
-WORTHWHILE = 4096  # items: fewer are decoded by threads before processes have started
+AHEAD = 2  # chunks that each worker decodes ahead
+WORTHWHILE = 4096  # items: with fewer, threads finish before processes have started
 SHARED_MEMORY = Path("/dev/shm")
 
 
 def worker_count() -> int:
-    """`$CONDENSE_WORKERS`, or the cores of this process less one, at most 8; with a single one left, its threads do
-    better. Raises UserError if the variable is no whole number."""
+    """`$CONDENSE_WORKERS`, or one less than the cores of this process, at most 8; 0 instead of 1, since threads do better then.
+    Raises UserError if the variable is not a whole number."""
     chosen = os.environ.get(VARIABLE, "").strip()
     if not chosen:
         return min(MOST_WORKERS, cores() - 1) if cores() > 2 else 0
@@ -50,7 +50,7 @@ def worker_count() -> int:
 
 
 def workers_for(split: Split) -> int:
-    """How many processes should decode `split`; 0: none.
+    """The number of processes to decode `split` with; 0: none.
 
     Only files are decoded. Inputs that a user's own encoder file defines cannot be sent to another process.
     """
@@ -73,15 +73,15 @@ def cut(items: range, size: int) -> list[range]:
 def decoded(
     split: Split, chunks: Iterable[range], workers: int, device: torch.device | None = None
 ) -> Iterator[dict[str, Tensor]]:
-    """`split.load(chunk)` of all chunks in order, by so many processes; 0: in this one, when it is asked for.
+    """`split.load(chunk)` of all chunks in order, by so many processes; 0: in this process, on demand.
 
-    `chunks` are taken no earlier than a process can begin with them. Tensors for a GPU (`device`) are in pinned memory.
-    If a process dies (out of memory, a decoder that crashes on a damaged file), the rest is decoded in this one. Raises
-    what `load` raises.
+    `chunks` are taken only when a process can start on them. Tensors for a GPU (`device`) are in pinned memory.
+    If a process dies (out of memory, a decoder that crashes on a damaged file), this process decodes the rest. Raises
+    whatever `load` raises.
     """
     left = iter(chunks)
     if workers:
-        begun: deque[range] = deque()  # handed to a process, and not back yet
+        begun: deque[range] = deque()  # given to a process, not returned yet
 
         def begin() -> Iterator[range]:
             for chunk in left:
@@ -93,7 +93,7 @@ def decoded(
                 begun.popleft()
                 yield items
         except _WorkerDied as error:
-            log.warning("decoding goes on without worker processes: %s", error)
+            log.warning("continuing to decode without worker processes: %s", error)
         for chunk in begun:
             yield split.load(chunk)
     for chunk in left:
@@ -105,7 +105,7 @@ class _WorkerDied(Exception):
 
 
 class _Loading(Dataset):
-    """What a worker runs. A user's mistake is handed over as a value: raised, it would come with a traceback's text."""
+    """What a worker runs. Returns a UserError as a value: raised, its message would include a traceback."""
 
     def __init__(self, split: Split, as_arrays: bool) -> None:
         self.split, self.as_arrays = split, as_arrays
@@ -156,8 +156,8 @@ def _as_it_is(items: object) -> object:
 
 
 def _fits_shared_memory(split: Split, workers: int) -> bool:
-    """Whether all that is decoded ahead fits: a container may have only 64 MB, and beyond that a write is a crash.
-    Else it comes through pipes, which costs a copy."""
+    """Whether the chunks decoded ahead fit into shared memory: a container may have only 64 MB, and a write beyond that
+    crashes. If not, they are sent through pipes, which costs a copy."""
     if not isinstance(split, ManifestSplit):
         return False
     size = 4 * CHUNK * sum(math.prod(spec.shape) for spec in split.specs.values())
@@ -168,7 +168,7 @@ def _fits_shared_memory(split: Split, workers: int) -> bool:
 
 
 def _begin(worker: int) -> None:
-    """A process forked from a server is not told when the one that it works for is killed: it looks itself."""
+    """Ends a worker whose parent was killed: a process forked from a server is not notified, so it checks."""
     prepare_process()  # sounds are large buffers, too
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -2,7 +2,7 @@
 
 Cells of a modality are file paths relative to the CSV's folder, except for `text`, where they are the text itself. An
 item lacks the modalities whose cells are empty; it must have one.
-Nothing is decoded before it is asked for, but every file is read once, for its hash, when the dataset is loaded.
+Files are decoded on demand, but each is read once, for its hash, when the dataset is loaded.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ RESAMPLING = 2  # version of how sounds are brought to the encoder's rate
 
 @dataclass(frozen=True)
 class Row:
-    """One item, as the CSV has it."""
+    """One item: a row of the CSV."""
 
-    line: int  # where it begins in the file, counted from 1 as text editors do
+    line: int  # its first line in the file, counted from 1
     split: str
     label: str
     cells: tuple[str, ...]  # one per modality; empty where the item lacks it
@@ -45,8 +45,8 @@ class Row:
 
 @dataclass(frozen=True)
 class ManifestSplit:
-    """A split whose items are decoded each time that they are loaded, in parallel threads; in a worker process
-    (`condense/data/decoding.py`) one after the other."""
+    """A split whose items are decoded at every load, in parallel threads, or one after the other in a worker process
+    (`condense/data/decoding.py`)."""
 
     csv_path: Path
     specs: Mapping[str, InputSpec]  # in the order of each row's cells
@@ -79,7 +79,7 @@ class ManifestSplit:
                 except UserError as error:
                     raise UserError(f"{_at(self.csv_path, row, modality)}: {error}") from None
 
-        if get_worker_info() is not None:  # one of several processes that do this
+        if get_worker_info() is not None:  # one of several parallel processes
             for position in range(len(rows)):
                 read(position)
             return batch
@@ -89,16 +89,16 @@ class ManifestSplit:
 
 
 def load_manifest(config: ManifestDataset, specs: Mapping[str, InputSpec]) -> Dataset:
-    """The dataset that a CSV lists; `specs` are the modalities that the encoder takes, as it takes them.
+    """The dataset that a CSV lists. `specs`: modality -> input of the encoder.
 
     Without `validation` rows, a share of each label's `train` rows is held out by the hash of their content: the same
     items on every machine and in any row order. Items count as the same if all their cells have the same content; rows
     that share a part (several captions of one clip) are different items, so give `validation` rows where that matters.
 
-    The fingerprint covers splits, labels, texts and file contents in row order, not file names; to lack a modality is
-    content as well; and `RESAMPLING`, if any sound is resampled. It costs one read of all files.
+    The fingerprint covers splits, labels, texts, file contents and missing modalities in row order, not file names; and
+    `RESAMPLING`, if any sound is resampled. It costs one read of all files.
 
-    Raises UserError, one line naming CSV, row and file, for whatever is wrong with the CSV, for files that are missing,
+    Raises UserError, one line naming CSV, row and file, for any error in the CSV, for files that are missing,
     empty or unreadable, for labels with too few items, and for an item that is in two splits.
     """
     path = config.path
@@ -135,14 +135,14 @@ def load_manifest(config: ManifestDataset, specs: Mapping[str, InputSpec]) -> Da
 
 
 def read_rows(path: Path) -> tuple[list[str], list[Row]]:
-    """The modality columns in the CSV's order, and its rows. Raises UserError if the CSV breaks a rule by itself."""
+    """The modality columns in the CSV's order, and its rows. Raises UserError if the CSV itself breaks a rule."""
     records: list[tuple[int, list[str]]] = []
     line = 1
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)
             for values in reader:
-                if any(value.strip() for value in values):  # a spreadsheet leaves lines of commas behind
+                if any(value.strip() for value in values):  # spreadsheets leave lines of only commas
                     records.append((line, values))
                 line = reader.line_num + 1
     except OSError as error:
@@ -177,7 +177,7 @@ def read_rows(path: Path) -> tuple[list[str], list[Row]]:
             raise UserError(f"{path}: row {line}: `split` must be train, validation or test, but got {split!r}")
         if not label:
             raise UserError(f"{path}: row {line}: `label` is empty")
-        # Text keeps its spaces, unless there is nothing else: then it is missing.
+        # Text keeps its spaces; a text of only spaces counts as missing.
         values = [cells[name] if name == "text" and cells[name].strip() else cells[name].strip() for name in modalities]
         if not any(values):
             columns = ", ".join(f"`{name}`" for name in modalities)
@@ -209,7 +209,7 @@ def _at(path: Path, row: Row, modality: str) -> str:
 
 
 def _check_labels(path: Path, rows: list[Row]) -> tuple[str, ...]:
-    """The class names. Every label must be condensed, so it must be in train."""
+    """The class names. Every label must occur in train, since every class is condensed."""
     for split in ("train", "test"):
         if not any(row.split == split for row in rows):
             raise UserError(f"{path}: has no row whose `split` is {split}")
@@ -246,8 +246,8 @@ def _check_leakage(path: Path, rows: list[Row], digests: list[str]) -> None:
 
 
 def _digest_items(path: Path, rows: list[Row], modalities: Sequence[str]) -> list[str]:
-    """A hash of each row's texts and file contents, None for what is missing. Looks at every file before reading one."""
-    places: dict[str, tuple[Row, str]] = {}  # file cell -> where it is named first; a file is hashed once
+    """A hash of each row's texts and file contents, None for missing ones. Checks that all files exist before reading one."""
+    places: dict[str, tuple[Row, str]] = {}  # file cell -> its first occurrence; each file is hashed once
     for row in rows:
         for modality, cell in zip(modalities, row.cells, strict=True):
             if cell and modality != "text":
@@ -265,7 +265,7 @@ def _digest_items(path: Path, rows: list[Row], modalities: Sequence[str]) -> lis
         except OSError as error:
             raise UserError(f"{_at(path, *places[cell])}: {cell}: cannot be read: {error.strerror}") from None
 
-    with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:  # waits for disks, and sha256 frees the GIL
+    with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:  # disk-bound, and sha256 releases the GIL
         list(pool.map(check, places))
         of_file = dict(zip(places, pool.map(digest, places), strict=True))
     return [

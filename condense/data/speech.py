@@ -20,7 +20,7 @@ _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 
 class Speaker:
-    """Says words in the voices of espeak-ng. A new one says the same as any other new one would."""
+    """Speaks words in the voices of espeak-ng. All new speakers sound the same."""
 
     _library: ctypes.CDLL | None = None
     _voice: str | None = None
@@ -28,7 +28,7 @@ class Speaker:
 
     def __init__(self) -> None:
         if Speaker._library is not None:
-            # Every utterance starts where the last one left the voice's phases. Nothing resets them but unloading.
+            # Each utterance continues from the voice's last phases. Only unloading the library resets them.
             Speaker._library.espeak_Terminate()
             _ctypes.dlclose(Speaker._library._handle)
             Speaker._library = Speaker._voice = None

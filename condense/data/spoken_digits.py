@@ -33,7 +33,7 @@ from condense.system.errors import UserError
 if TYPE_CHECKING:
     from condense.data.speech import Speaker
 
-VERSION = 2  # of everything below that changes the content
+VERSION = 2  # increase it with any change that alters the content
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 WORDS = {
     "en-us": NAMES,
@@ -90,8 +90,8 @@ def _make(config: SpokenDigits, vision: ImageSpec, audio: WaveSpec) -> dict[str,
 
 
 def _in_new_process(config: SpokenDigits, *sizes: Any) -> dict[str, Tensor]:
-    """`draw`, in a process that has never spoken: espeak-ng's first utterance depends on what was in the memory that it
-    gets, which is zeros there and anything elsewhere."""
+    """`draw` in a fresh process: espeak-ng's first utterance depends on uninitialised memory, which is all zeros only
+    there."""
     request = {"config": config.model_dump(mode="json"), "sizes": sizes, "images": IMAGES}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "raw.safetensors"
@@ -111,7 +111,7 @@ def draw(
     config: SpokenDigits, shape: tuple[int, ...], sample_rate: int, num_samples: int, images: Mapping[str, int] = IMAGES
 ) -> dict[str, Tensor]:
     """Per split (`images` of them): `vision` (n, *shape) in [0, 1], `wave` (n, num_samples) in [-1, 1], `label` (n,)."""
-    from sklearn.datasets import load_digits  # here: reading the cache needs neither of them
+    from sklearn.datasets import load_digits  # imported here: reading the cache needs neither
 
     from condense.data.speech import Speaker
 
@@ -137,7 +137,7 @@ def draw(
 
 
 def _variants() -> list[str]:
-    """espeak-ng's voice variants, without the whispering ones (whispered digits are hard for people, too)."""
+    """espeak-ng's voice variants, without the whispering ones (whispered digits are hard even for people)."""
     import espeakng_loader
 
     folder = Path(espeakng_loader.get_data_path()) / "voices" / "!v"
@@ -173,9 +173,9 @@ def _speak(
     waves = np.zeros((len(labels), num_samples), np.float32)
     common = math.gcd(sample_rate, speaker.sample_rate)
     up, down = sample_rate // common, speaker.sample_rate // common
-    # What resample_poly would design for every call: half the time of making the dataset.
+    # resample_poly would design this filter at every call, half of the total time.
     low_pass = firwin(20 * max(up, down) + 1, 1 / max(up, down), window=("kaiser", 5.0))
-    # Changing the voice is slow: utterances are made voice by voice, everything random is drawn in the items' order.
+    # Changing the voice is slow, so utterances are made voice by voice; random numbers are drawn in item order.
     for i in np.lexsort((voices, languages)):
         word = WORDS[languages[i]][labels[i]]
         said = speaker.say(word, f"{languages[i]}+{voices[i]}", rate=int(rates[i]), pitch=int(pitches[i]))

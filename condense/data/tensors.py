@@ -1,15 +1,15 @@
-"""Tensors that are already what an encoder takes: one safetensors file, or AVDD's `.pt` files.
+"""Tensors already in an encoder's input format: one safetensors file, or AVDD's `.pt` files.
 
 safetensors: keys `train/<modality>`, `train/label`, `test/...` and, if there is one, `validation/...`; inputs are
 (n, *shape), labels (n,) integers. AVDD: a file with `images_train`, `audio_train`, `labels_train`, and the `_test` ones
 in the same file or beside it, in the file whose name has `test` for `train` (`_val` ones may be in the first).
 
 Inputs are mapped from disk and converted to float32 item by item, as they are loaded: uint8 and uint16 are divided by
-their largest value, so become 0 .. 1, bool becomes 0 or 1, floats keep their values. Signed integers have no range to
-be divided by, so are refused.
+their largest value, giving 0 .. 1; bool becomes 0 or 1; floats keep their values. Signed integers are refused, since
+their range is unknown.
 
-Items may lack modalities, in a safetensors file: an optional `train/present/audio` (and so on), (n,) bool, says which
-have it; what `train/audio` holds of the others does not count.
+In a safetensors file items may lack modalities: an optional `train/present/audio` (and so on), (n,) bool, says which
+items have it; the other rows of `train/audio` are ignored.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from condense.system.errors import UserError
 
 SCALES = {torch.uint8: 255.0, torch.uint16: 65535.0, torch.bool: 1.0}  # integer dtype -> what becomes 1.0
 MARGIN = 0.05  # how far `low` and `high` lie beyond train's extremes, as a share of their distance
-CHUNK = 256  # items looked at together
+CHUNK = 256  # items checked at a time
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class TensorSplit:
 
 @dataclass(frozen=True)
 class _Part:
-    """What the file holds of one split."""
+    """One split of the file."""
 
     inputs: dict[str, Tensor]
     labels: Tensor
@@ -73,10 +73,10 @@ def load_tensors(config: TensorsDataset) -> Dataset:
     Their range is that of train, widened by 5 % on either side. Class names are the labels as numbers, in order, or
     AVDD's `classes` if the file has them. Without a validation split, a share of each label's train items is held out
     by the hash of their content. The fingerprint covers every item's bytes and label, in order, and how validation was
-    split off; it costs one read of the file. An item that is in two of the file's own splits is left there.
+    split off; it costs one read of the file. An item in two of the file's own splits stays in both.
 
     Raises UserError, one line naming file and tensor, if keys, shapes, dtypes or labels do not fit together, if train,
-    validation or test hold NaN or infinity, if a label has too few items, or an item no modality.
+    validation or test hold NaN or infinity, if a label has too few items, or if an item has no modality.
     """
     path = config.path
     if path.suffix == ".safetensors":
@@ -148,7 +148,7 @@ def _read_safetensors(path: Path) -> dict[str, _Part]:
                 f"{path}: unknown key `{key}`: must be train/, validation/ or test/ and label, {', '.join(MODALITIES)}"
             )
         if name != of_present and f"{split}/{of_present}" not in tensors:
-            raise UserError(f"{path}: `{key}`: `{split}/{of_present}`, which it is about, is missing")
+            raise UserError(f"{path}: `{key}`: `{split}/{of_present}`, which it describes, is missing")
     parts = {}
     for split in ("train", "validation", "test"):
         inputs = {m: tensors[f"{split}/{m}"] for m in MODALITIES if f"{split}/{m}" in tensors}
@@ -215,7 +215,7 @@ def _tensor(path: Path, key: str, value: object) -> Tensor:
 
 
 def _check_part(path: Path, split: str, part: _Part, train: _Part) -> None:
-    """Everything about a split that can be said without reading its inputs."""
+    """Checks a split as far as possible without reading its inputs."""
     labels = part.labels
     if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         got = f"{_name(labels.dtype)} of shape {tuple(labels.shape)}"
@@ -260,7 +260,7 @@ def _to_float(tensor: Tensor) -> Tensor:
 
 
 def _extremes(path: Path, key: str, tensor: Tensor, has: Tensor | None) -> tuple[float, float]:
-    """Smallest and largest value of the items that there are. Raises UserError if one is NaN or infinite."""
+    """Smallest and largest value of the present items. Raises UserError if one is NaN or infinite."""
     low, high = float("inf"), float("-inf")
     for start in range(0, len(tensor), CHUNK):
         chunk = _to_float(tensor[start : start + CHUNK]).flatten(1)
@@ -274,7 +274,7 @@ def _extremes(path: Path, key: str, tensor: Tensor, has: Tensor | None) -> tuple
             continue
         least, most = torch.aminmax(chunk)
         low, high = min(low, least.item()), max(high, most.item())
-    return (low, high) if low <= high else (0.0, 0.0)  # no item has it
+    return (low, high) if low <= high else (0.0, 0.0)  # no item has this modality
 
 
 def _spec_of(modality: str, tensor: Tensor, low: float, high: float) -> ArraySpec:
@@ -291,7 +291,7 @@ def _name_classes(path: Path, values: list[int], names: list[str] | None) -> tup
 
 
 def _digest_items(part: _Part, modalities: tuple[str, ...]) -> list[str]:
-    """A hash of each item's bytes, and of what it lacks."""
+    """A hash of each item's bytes and missing modalities."""
 
     def digest(index: int) -> str:
         content = hashlib.sha256()

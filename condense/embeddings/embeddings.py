@@ -16,15 +16,15 @@ from condense.storage.store import Store
 
 log = logging.getLogger(__name__)
 VERSION = 1
-QUIET = 3.0  # seconds that nobody minds to wait for
+QUIET = 3.0  # seconds before progress is shown
 
 
 @dataclass(frozen=True)
 class Embedded:
     """The embeddings of one split: modality -> (n, D) float32 of unit norm; labels (n,) int64.
 
-    `present`: modality -> (n,) bool, which items have it, only of modalities that some item lacks, as in `Split`. The
-    embedding of what an item lacks is zeros; whoever takes means or pairs of embeddings asks `having` for them.
+    `present`: modality -> (n,) bool, which items have it, only for modalities that some item lacks, as in `Split`. A
+    missing modality has an embedding of zeros; use `having` for means or pairs of embeddings.
     """
 
     embeddings: Mapping[str, Tensor]
@@ -33,11 +33,11 @@ class Embedded:
 
     @property
     def features(self) -> Tensor:
-        """(n, M * D): all modalities side by side, zeros for what an item lacks: what probes and herding see."""
+        """(n, M * D): all modalities side by side, zeros for missing ones; the features of probes and herding."""
         return torch.cat(list(self.embeddings.values()), 1)
 
     def having(self, *modalities: str) -> tuple[list[Tensor], Tensor]:
-        """Of the k items that have all of these modalities: the embeddings of each, (k, D), and the labels (k,)."""
+        """The k items that have all of these modalities: the embeddings of each modality, (k, D), and the labels (k,)."""
         masks = [self.present[m] for m in modalities if m in self.present]
         if not masks:
             return [self.embeddings[m] for m in modalities], self.labels
@@ -52,7 +52,7 @@ class Embedded:
 
 
 def embed_split(encoder: Encoder, split: Split, device: torch.device, batch: int | None = None) -> Embedded:
-    """One pass over a split, kept nowhere, in batches of so many items (by default `condense.embeddings.encoding` chooses).
+    """Encodes a split without storing the result. `batch`: items per batch; by default `condense.embeddings.encoding` chooses.
 
     Raises FloatingPointError if an item's embedding is not finite.
     """
@@ -75,7 +75,7 @@ def load_embedded(
 ) -> Embedded:
     """Embeddings of `condense`, `validation` or `test`, from the store; computed there first if they are missing.
 
-    `quiet`: seconds that this may take before it shows its progress. `on_pass`: see `encode`.
+    `quiet`: seconds before progress is shown. `on_pass`: see `encode`.
     """
     key = embedding_key(dataset, encoder, split)
 

@@ -1,7 +1,7 @@
-"""What condensations of a task start from, kept for those that start the same way.
+"""A cache of the initial items of condensations, for replicas that start the same way.
 
-Trials have their seeds in common, and herding does not even depend on them: without this, each of a search's thousand replicas
-would choose its items, and read and decode them from disk, anew.
+Trials share their seeds, and herding does not even depend on them. Without the cache, each of a search's thousand replicas
+would choose its items, and read and decode them from disk, again.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ Inputs = dict[str, Tensor]
 
 
 class InitializationCache:
-    """The last ones that were asked for, on the CPU. Safe for threads, which may make one twice, the same both times."""
+    """The most recently used initial items, on the CPU. Thread-safe; two threads may make the same entry twice."""
 
     def __init__(self, limit: int | None = None) -> None:
-        """`limit`: bytes; by default a share of what the host has left."""
+        """`limit`: bytes; by default a share of the host's free memory."""
         self.limit = int(SHARE * host_memory()) if limit is None else limit
         self._known: OrderedDict[Hashable, tuple[Inputs, Tensor | None]] = OrderedDict()
         self._lock = threading.Lock()
 
     def get_or_make(self, key: Hashable, generator: torch.Generator, make: Callable[[], Inputs]) -> Inputs:
-        """The inputs of `key`, made if they are not known; `generator`, which `make` may draw from, is left as it leaves it.
+        """The inputs of `key`, made if they are not cached. `generator` ends in the state that `make` leaves it in, either way.
 
-        The tensors are shared: whoever changes them copies them first.
+        The tensors are shared: copy them before changing them.
         """
         with self._lock:
             if key in self._known:
@@ -45,7 +45,7 @@ class InitializationCache:
         inputs = make()
         after = generator.get_state()
         with self._lock:
-            # Where nothing was drawn, the key may be without the generator's state: then there is none to be restored.
+            # If nothing was drawn, the key need not include the generator's state, and there is none to restore.
             self._known[key] = inputs, None if torch.equal(before, after) else after
             while sum(_bytes(kept) for kept, _ in self._known.values()) > self.limit:
                 self._known.popitem(last=False)

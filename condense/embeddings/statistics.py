@@ -1,4 +1,4 @@
-"""What is kept of the real embeddings, per class: all that the cross- and joint-modal terms need of them."""
+"""Per-class statistics of the real embeddings: all that the cross- and joint-modal terms need."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def pairs_of(modalities: Sequence[str]) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class RealStatistics:
-    """All that is kept of the real embeddings of the condense split, per class."""
+    """Per-class statistics of the real embeddings of the condense split."""
 
     mean: Mapping[str, Tensor]  # modality -> (C, D): mean of r_m
-    product: Mapping[tuple[str, str], Tensor]  # pair -> (C, D): mean of r_a * r_b over items; only pairs that there are
+    product: Mapping[tuple[str, str], Tensor]  # pair -> (C, D): mean of r_a * r_b over items; only pairs that occur
     share: Mapping[tuple[str, str], Tensor] = field(default_factory=dict)
-    """pair -> (C,): what a class counts in the mean over classes, 0 where it has no item with both; only of pairs of
-    which there is such a class."""
+    """pair -> (C,): weight of a class in the mean over classes, 0 if it has no item with both. Only for pairs that some class
+    lacks."""
 
     @staticmethod
     def of(
@@ -31,12 +31,12 @@ class RealStatistics:
     ) -> RealStatistics:
         """From unit embeddings, modality -> (n, D), and labels (n,). Sums run in float64.
 
-        `present`: modality -> (n,) bool, which items have it, of those that some item lacks.
+        `present`: modality -> (n,) bool, which items have it, for modalities that some item lacks.
         """
         has = present or {}
 
         def class_mean(x: Tensor, *modalities: str) -> tuple[Tensor, Tensor | None]:
-            """(C, D) over the items that have all of these; and how many, (C,), if some item lacks one."""
+            """(C, D): mean over the items that have all of these; and their number, (C,), if some item lacks one."""
             masks = [has[m] for m in modalities if m in has]
             kept = torch.stack(masks).all(0) if masks else None
             x, y = (x, labels) if kept is None else (x[kept], labels[kept])

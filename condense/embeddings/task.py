@@ -1,4 +1,4 @@
-"""From a task's configuration to what condensations share on a device."""
+"""A task: from its configuration to the data that condensations share on a device."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def task_key(config: TaskConfig) -> str:
 
 
 def load_task(config: TaskConfig, store: Store, device: torch.device, quiet: float = QUIET) -> Task:
-    """Dataset, encoder and embeddings; what is missing in the store is made there first, and shows its progress if that
-    takes more than `quiet` seconds.
+    """Loads dataset, encoder and embeddings. What the store lacks is computed first, with progress shown if that takes more
+    than `quiet` seconds.
 
     Raises:
         UserError: the data cannot be read, or the encoder does not take it.
@@ -37,7 +37,7 @@ def load_task(config: TaskConfig, store: Store, device: torch.device, quiet: flo
 
 
 def load_parts(config: TaskConfig, store: Store, device: torch.device) -> tuple[Dataset, Encoder]:
-    """What `load_task` begins with; raises the same."""
+    """The first half of `load_task`: dataset and encoder. Raises the same."""
     dataset = load_dataset(config.dataset, encoder_specs(config.encoder))
     dataset.check_class_sizes(config.dpc)
     check_metric(config, dataset)
@@ -55,14 +55,14 @@ def embed_task(
     quiet: float = QUIET,
     on_pass: OnPass | None = None,
 ) -> Task:
-    """What `load_task` ends with. `on_pass`: see `condense.embeddings.encoding.encode`."""
+    """The second half of `load_task`: the embeddings. `on_pass`: see `condense.embeddings.encoding.encode`."""
     condense = load_embedded(dataset, encoder, "condense", store, device, quiet, on_pass)
     validation = load_embedded(dataset, encoder, "validation", store, device, quiet, on_pass)
     return Task(dataset, encoder, condense, validation, device)
 
 
 def check_metric(config: TaskConfig, dataset: Dataset) -> None:
-    """Raises UserError if the data cannot be judged by the task's metric."""
+    """Raises UserError if the task's metric cannot be computed on the data."""
     if config.metric == "accuracy" and dataset.num_classes < 2:
         raise UserError(f"{dataset.name}: has a single label: accuracy needs two or more (set `metric: retrieval`)")
     if config.metric == "retrieval":
@@ -81,7 +81,7 @@ _serial = itertools.count()
 
 @dataclass(eq=False)
 class Task:
-    """A dataset seen through an encoder, on a device: what all condensations of it share, once.
+    """A dataset and its embeddings by an encoder, on a device, shared by all condensations.
 
     Holds no test data: `dataset.open_test` is called by final evaluations only.
     """

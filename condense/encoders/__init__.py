@@ -1,4 +1,4 @@
-"""Frozen encoders into a unified space. A new one takes one file: the user's own (docs/encoders.md), or one here."""
+"""Frozen encoders into a unified space. A new encoder is one file: the user's own (docs/encoders.md), or one here."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 
 
 def encoder_specs(config: EncoderConfig) -> Mapping[str, InputSpec]:
-    """What the configured encoder takes of each modality that it knows. Raises UserError if its weights are not there."""
+    """The input of the configured encoder for each modality that it supports. Raises UserError if its weights are missing."""
     if isinstance(config, ImageBindEncoder):
         from condense.encoders.imagebind import imagebind_specs
 
@@ -45,9 +45,9 @@ def encoder_specs(config: EncoderConfig) -> Mapping[str, InputSpec]:
 
 
 def build_encoder(config: EncoderConfig, dataset: Dataset, store: Store | None = None) -> Encoder:
-    """The frozen encoder for the modalities of `dataset`. Raises UserError if its package or its weights are not there.
+    """The frozen encoder for the modalities of `dataset`. Raises UserError if its package or its weights are missing.
 
-    `store`: where an encoder that is trained first is kept.
+    `store`: keeps encoders that are pretrained here.
     """
     if isinstance(config, ImageBindEncoder):
         from condense.encoders.imagebind import build_imagebind

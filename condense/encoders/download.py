@@ -1,7 +1,7 @@
-"""`python -m condense download`: fetches a checkpoint, only when asked to. Standard library only.
+"""`python -m condense download`: fetches a checkpoint, only on request. Standard library only.
 
-What has arrived is kept beside the target as `NAME.part`; the same command goes on from there (HTTP Range). The target
-appears whole, by a rename, or not at all.
+An incomplete download is kept beside the target as `NAME.part`; the same command continues it (HTTP Range). The target
+appears complete, by a rename, or not at all.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ TIMEOUT = 60  # seconds without a byte
 def download(name: str, to: Path) -> Path:
     """Fetches the checkpoint `name` into the file `to`, or into the folder `to` under its own name. Returns the file.
 
-    Raises UserError if it cannot be fetched or written; what has arrived is kept.
+    Raises UserError if it cannot be fetched or written; the part that arrived is kept.
     """
     url = URLS[name]
     path = to / url.rpartition("/")[2] if to.is_dir() else to
     if path.exists():
         if not zipfile.is_zipfile(path):
-            raise UserError(f"{path}: is there already, but is not a whole checkpoint: remove it first")
-        print(f"{path} is there already", file=sys.stderr)
+            raise UserError(f"{path}: already exists, but is not a complete checkpoint: remove it first")
+        print(f"{path} already exists", file=sys.stderr)
         return path
     print(NOTICES[name], file=sys.stderr)
     part = path.with_name(path.name + ".part")
@@ -55,14 +55,14 @@ def download(name: str, to: Path) -> Path:
     except urllib.error.URLError as error:
         raise UserError(f"{url}: cannot be fetched: {getattr(error, 'reason', error)}") from None
     except (http.client.HTTPException, TimeoutError, ConnectionError) as error:
-        raise UserError(f"{url}: the connection broke ({error}): the same command goes on from there") from None
+        raise UserError(f"{url}: the connection broke ({error}): run the same command again to continue") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
     return path
 
 
 def _alone(file: IO[bytes], part: Path) -> None:
-    """Two downloads into one file would leave neither."""
+    """Locks the file: two downloads into one file would destroy both."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -70,18 +70,20 @@ def _alone(file: IO[bytes], part: Path) -> None:
 
 
 def _fetch(url: str, file: IO[bytes], part: Path) -> None:
-    """Appends what is missing in `file`; begins anew where the server cannot continue."""
+    """Appends the missing part to `file`; starts over if the server cannot continue."""
     with _answer(url, file.tell()) as (answer, total):
         if answer is None:  # nothing is missing
             return
-        if answer.status != 206:  # all of it comes again
+        if answer.status != 206:  # the server sends everything again
             file.truncate(0)
             file.seek(0)
         have = file.tell()
         free = shutil.disk_usage(part.parent).free
         if total - have > free:
             raise UserError(f"{part}: {total - have:,} bytes are needed on that disk, but only {free:,} are free")
-        with Progress(total, functools.partial(_told, part.name.removesuffix(".part"), total), have) as progress:
+        with Progress(
+            total, functools.partial(_progress_line, part.name.removesuffix(".part"), total), have
+        ) as progress:
             while chunk := answer.read(CHUNK):
                 file.write(chunk)
                 have += len(chunk)
@@ -91,7 +93,7 @@ def _fetch(url: str, file: IO[bytes], part: Path) -> None:
         os.fsync(file.fileno())
     if have < total:
         raise UserError(
-            f"{url}: the connection broke after {have:,} of {total:,} bytes: the same command goes on there"
+            f"{url}: the connection broke after {have:,} of {total:,} bytes: run the same command again to continue"
         )
     if have > total:
         file.truncate(0)
@@ -100,7 +102,7 @@ def _fetch(url: str, file: IO[bytes], part: Path) -> None:
 
 @contextlib.contextmanager
 def _answer(url: str, have: int) -> Iterator[tuple[Any, int]]:
-    """The server's answer, from byte `have` on if it can do that, and the size of the whole; None if nothing is missing."""
+    """The server's answer, from byte `have` on if it supports that, and the total size; None if nothing is missing."""
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
         answer = urllib.request.urlopen(request, timeout=TIMEOUT)
@@ -111,7 +113,7 @@ def _answer(url: str, have: int) -> Iterator[tuple[Any, int]]:
         if _total(error.headers.get("Content-Range")) == have:
             yield None, have
             return
-        answer = urllib.request.urlopen(url, timeout=TIMEOUT)  # what is here is longer than the file
+        answer = urllib.request.urlopen(url, timeout=TIMEOUT)  # the local part is longer than the file
     with answer:
         if answer.status == 206:
             total = _total(answer.headers.get("Content-Range"), first=have)
@@ -123,7 +125,7 @@ def _answer(url: str, have: int) -> Iterator[tuple[Any, int]]:
 
 
 def _total(content_range: str | None, first: int | None = None) -> int:
-    """The size of the whole in `bytes 5-9/10` or `bytes */10`; -1 if it is not there, or the part is not from `first`."""
+    """The total size in `bytes 5-9/10` or `bytes */10`; -1 if it is missing, or the part does not start at `first`."""
     found = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+)", content_range or "")
     if found is None or (first is not None and found[1] != str(first)):
         return -1
@@ -131,7 +133,7 @@ def _total(content_range: str | None, first: int | None = None) -> int:
 
 
 def _check_content(part: Path, url: str) -> None:
-    """A checkpoint is a zip file with a CRC-32 of each tensor: it is read once, and goes if it is not what was sent."""
+    """Deletes a damaged download: a checkpoint is a zip file with a CRC-32 of each tensor, checked by reading it once."""
     try:
         with zipfile.ZipFile(part) as content:
             damaged = content.testzip()
@@ -142,7 +144,7 @@ def _check_content(part: Path, url: str) -> None:
         raise UserError(f"{url}: {damaged} arrived damaged: fetch it again")
 
 
-def _told(name: str, total: int, have: int, rate: float, left: str) -> str:
+def _progress_line(name: str, total: int, have: int, rate: float, left: str) -> str:
     """The progress line: share, rate and time left."""
     share = 100 * have / max(1, total)
     return f"{name}  {share:5.1f} % of {total / 1e9:.2f} GB  {rate / 1e6:.1f} MB/s  {left}"

@@ -1,14 +1,14 @@
 """`imagebind`: the six towers of ImageBind (Girdhar et al. 2023, arXiv:2305.05665), frozen.
 
-The model is the official one (`imagebind_package`), with only the towers that the data needs. Of its forward pass the
-last step is our own: embeddings are normalised in float32, and not scaled (`output_scale` says by how much they would be).
+The model is the official one (`imagebind_package`), with only the towers that the data needs. Only the last step of its
+forward pass is our own: embeddings are normalised in float32, and not scaled (`output_scale` says by how much they would be).
 
 Inputs, per item:
 
 - vision (3, 224, 224); audio (1, 128, 204), a clip of 2 s, or (clips, 1, 128, 204): then the mean over the clips' unit
   embeddings, made a unit vector again; depth and thermal (1, 224, 224); imu (6, 2000)
 - text (77, width): the embeddings of its tokens (`condense.inputs.tokens`), not the tokens
-- videos (several frames per item) are not expressed: an item of vision is one image
+- videos (several frames per item) are not supported: an item of vision is one image
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SMALL = {"out_embed_dim": 32, **{f"{m}_{name}": value for m in MODALITIES for na
 
 
 def imagebind_specs(config: ImageBindEncoder) -> dict[str, InputSpec]:
-    """What ImageBind takes of each of the six modalities. Raises UserError if the checkpoint is not there."""
+    """The input of each of ImageBind's six modalities. Raises UserError if the checkpoint is missing."""
     return {
         **file_specs(config.audio_clips),
         "text": TokenSpec(
@@ -88,10 +88,10 @@ class ImageBindTowers(nn.Module):
         return F.normalize(unit.view(len(inputs), clips, -1).mean(1), dim=1) if clips else unit
 
     def _project(self, m: str, inputs: Tensor) -> Tensor:
-        """A tower without what comes after its head."""
+        """A tower without its postprocessing."""
         x = inputs if self.precision is None else inputs.to(self.precision)
         preprocess = self.model.modality_preprocessors[m]
-        if m == "text":  # from behind the token embedding
+        if m == "text":  # text enters after the token embedding
             assert self.padding is not None
             body = {"tokens": x + preprocess.pos_embed, "attn_mask": preprocess.mask}
             head = {"seq_len": end_positions(inputs, self.padding)}
@@ -148,7 +148,7 @@ def empty_model(size: str) -> Any:
 
 
 def random_model(size: str, seed: int) -> Any:
-    """The official model with the weights that its classes begin a training with."""
+    """The official model with its random initial weights."""
     module = model_module()
     with torch.random.fork_rng(devices=[]):  # modules draw from the global generator when they are made
         torch.random.default_generator.manual_seed(seed)
@@ -189,19 +189,19 @@ def _construct(module: Any, size: str) -> Any:
 
 
 def _weights(config: ImageBindEncoder) -> str:
-    """What tells these weights from others."""
+    """Identifies these weights."""
     drawn = f"seed {config.seed}" if config.checkpoint is None else identity(config.checkpoint)
     return f"imagebind {config.size} {drawn}"
 
 
 def _norm(postprocessor: nn.Module) -> float:
-    """What the official model multiplies unit vectors by."""
+    """The factor by which the official model scales unit vectors."""
     with torch.no_grad():
         return float(postprocessor(torch.eye(2)[:1]).norm())
 
 
 class _LinspaceOnCpu(TorchFunctionMode):
-    """While the model is built on the meta device: it asks `torch.linspace` for numbers (drop rates), not for memory."""
+    """Makes `torch.linspace` return real numbers (drop rates) while the model is built on the meta device."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})

@@ -1,4 +1,4 @@
-"""`imagebind_huge.pth`: opened without being read, checked against what a model needs, told apart from other files."""
+"""Opens `imagebind_huge.pth` without reading it, checks it against the model, and identifies it by a hash."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHUNK = 1 << 20  # bytes
 
 
 def fetch(path: Path) -> str:
-    """What to do about a checkpoint that is not there or not whole."""
+    """Advice for a missing or incomplete checkpoint."""
     return f"`python -m condense download imagebind --to {path}` fetches the official one"
 
 
@@ -33,11 +33,11 @@ def prefixes(modalities: Collection[str]) -> tuple[str, ...]:
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """Its tensors by key. Memory-mapped: a tensor is read from disk when it is used.
 
-    Raises UserError if there is no such file, or it is not whole, or holds anything but tensors.
+    Raises UserError if the file is missing or incomplete, or holds anything but tensors.
     """
     _check_file(path)
     with path.open("rb") as file:
-        zipped = file.read(2) == b"PK"  # as torch.save has written since 1.6; older files cannot be mapped
+        zipped = file.read(2) == b"PK"  # written by torch.save since 1.6; older files cannot be mapped
     if zipped and not zipfile.is_zipfile(path):  # its directory is at the end
         raise UserError(f"{path}: is cut off after {path.stat().st_size:,} bytes: {fetch(path)}")
     try:
@@ -53,14 +53,14 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 def select_towers(
     tensors: Mapping[str, Tensor], needed: Mapping[str, Tensor], modalities: Collection[str], path: Path
 ) -> dict[str, Tensor]:
-    """What the towers of `modalities` are loaded with; `needed` is the state dict of a model of only these.
+    """The weights for the towers of `modalities`. `needed`: the state dict of a model with only these.
 
-    Raises UserError if a tensor is missing, of another shape, or of no tower that ImageBind has.
+    Raises UserError if a tensor is missing, has another shape, or belongs to no tower of ImageBind.
     """
     known, wanted = prefixes(MODALITIES), prefixes(modalities)
     for key in tensors:
         if not key.startswith(known) or (key.startswith(wanted) and key not in needed):
-            raise UserError(f"{path}: is not a checkpoint of this model: it has no `{key}`")
+            raise UserError(f"{path}: is not a checkpoint of this model: the model has no `{key}`")
     for key, own in needed.items():
         if key not in tensors:
             raise UserError(f"{path}: is not a checkpoint of this model: `{key}` is missing")
@@ -73,7 +73,7 @@ def select_towers(
 
 
 def identity(path: Path) -> str:
-    """A hash of size, beginning and end, which stands for the content: the end holds the CRC-32 of every tensor.
+    """A hash of size, beginning and end, which identifies the content: the end holds the CRC-32 of every tensor.
 
     Raises UserError if there is no such file.
     """

@@ -1,11 +1,11 @@
-"""The official ImageBind classes, from whatever `imagebind` is installed, on today's PyTorch.
+"""The official ImageBind classes, from the installed `imagebind` package, on current PyTorch.
 
 Neither the package (PyPI: imagebind-packaged 0.1.2) nor the official repository can simply be imported: their `__init__`
-wants torchaudio, torchvision and pytorchvideo, the model files a timm of 2022. The classes themselves need none of these.
-So `imagebind` becomes a bare package over the installed folder, whose `__init__` is skipped, and what the model files
-take from timm (`DropPath`, `trunc_normal_`) and iopath (`g_pathmgr.open`) is handed over.
+imports torchaudio, torchvision and pytorchvideo, and the model files a timm of 2022. The classes need none of these.
+So `imagebind` is imported as a bare package over the installed folder, without its `__init__`, and replacements stand in
+for what the model files import from timm (`DropPath`, `trunc_normal_`) and iopath (`g_pathmgr.open`).
 
-Code and weights are under CC-BY-NC-SA 4.0; nothing of them is part of this project.
+Code and weights are under CC-BY-NC-SA 4.0; neither is part of this project.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _said: set[str] = set()
 class DropPath(nn.Module):
     """Stochastic depth (Huang et al. 2016): in training a residual branch is left out per item, else scaled by 1 / kept.
 
-    Stands in for timm's class of this name. Frozen towers are never in training.
+    Stands in for timm's class of this name. Frozen towers are never in training mode.
     """
 
     def __init__(self, drop_prob: float = 0.0) -> None:
@@ -54,7 +54,7 @@ class DropPath(nn.Module):
 
 
 def model_module() -> Any:
-    """`imagebind.models.imagebind_model`: has `ImageBindModel` and `imagebind_huge`. Says the licence, once.
+    """`imagebind.models.imagebind_model`: has `ImageBindModel` and `imagebind_huge`. Prints the licence once.
 
     Raises UserError if the package, or one that it needs, is not installed.
     """
@@ -95,16 +95,16 @@ def _make_bare_package() -> None:
     """Puts a package `imagebind` over the installed folder into `sys.modules`, unless one has been imported."""
     if "imagebind" in sys.modules:
         return
-    found = importlib.util.find_spec("imagebind")  # looks for it, does not import it
+    found = importlib.util.find_spec("imagebind")  # locates it without importing it
     folders = [] if found is None else found.submodule_search_locations or []
     if found is None or not any((Path(folder) / "models" / "imagebind_model.py").is_file() for folder in folders):
         raise UserError(f"encoder imagebind: the package `imagebind` is not installed: {INSTALL}")
-    sys.modules["imagebind"] = importlib.util.module_from_spec(found)  # made, but not executed
+    sys.modules["imagebind"] = importlib.util.module_from_spec(found)  # created, but not executed
 
 
 @contextlib.contextmanager
 def _stand_ins() -> Iterator[None]:
-    """While it lasts, timm and iopath are modules with the few names that are asked of them."""
+    """Inside the block, timm and iopath are stand-in modules with the few names that are needed."""
 
     def module(name: str, **content: Any) -> ModuleType:
         made = ModuleType(name)

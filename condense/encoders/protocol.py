@@ -1,4 +1,4 @@
-"""What the rest of the package asks of an encoder into a unified space."""
+"""The interface of an encoder into a unified space."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from condense.inputs.spec import InputSpec
 class Encoder(Protocol):
     """A frozen map from the inputs of each modality into one D-dimensional space.
 
-    In evaluation mode an item's embedding must not depend on the other items of the batch: this is what lets
+    In evaluation mode an item's embedding must not depend on the other items of the batch: this lets
     many condensations share one pass.
     """
 
     @property
     def specs(self) -> Mapping[str, InputSpec]:
-        """modality -> what it takes."""
+        """modality -> input of the encoder."""
         ...
 
     @property
@@ -34,7 +34,7 @@ class Encoder(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of everything that the embeddings depend on."""
+        """Hash of everything that affects the embeddings."""
         ...
 
     def embed(self, modality: str, inputs: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""An encoder from a Python file of the user's: `specs(options)` and `build(options, dataset)`. See docs/encoders.md."""
+"""An encoder from the user's own Python file: `specs(options)` and `build(options, dataset)`. See docs/encoders.md."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ VERSION = 1
 
 
 def python_specs(config: PythonEncoder) -> dict[str, InputSpec]:
-    """What the file's `specs` gives. Raises UserError, one line naming the file, if it is not what it should be."""
+    """The result of the file's `specs`. Raises UserError, one line naming the file, if it is invalid."""
     found = _call(config, "specs", config.options)
     if not isinstance(found, Mapping) or not all(isinstance(spec, InputSpec) for spec in found.values()):
-        raise UserError(f"{config.path}: specs(options) must give modality -> InputSpec, but gave {found!r:.80}")
+        raise UserError(f"{config.path}: specs(options) must return modality -> InputSpec, but returned {found!r:.80}")
     for name, spec in found.items():
         if name not in MODALITIES or spec.modality != name:
             raise UserError(f"{config.path}: specs(options): {name!r}: must be one of {', '.join(MODALITIES)}")
         if not type(spec).__module__.startswith("condense."):
-            type(spec).source_digest = _digest(config)  # the class is of this import of the file
+            type(spec).source_digest = _digest(config)  # the class belongs to this import of the file
     return dict(found)
 
 
 def _digest(config: PythonEncoder) -> str:
-    """Of the file and its options."""
+    """Digest of the file and its options."""
     options = json.loads(json.dumps(config.options, default=str))
     return hash_of({"file": digest_file(config.path), "options": options})
 
 
 class PythonFileEncoder(nn.Module):
-    """The file's encoder under a fingerprint that covers the file."""
+    """The file's encoder, with a fingerprint that covers the file."""
 
     def __init__(self, own: Encoder, fingerprint: str) -> None:
         super().__init__()
-        self.own = own  # a submodule, if it is a module: then it moves to a device with this one
+        self.own = own  # if it is a module, it becomes a submodule and moves to devices with this one
         self.specs, self.dim, self.output_scale = dict(own.specs), own.dim, dict(own.output_scale)
         self.fingerprint = fingerprint
 
@@ -55,7 +55,7 @@ class PythonFileEncoder(nn.Module):
 
 
 def build_python(config: PythonEncoder, dataset: Dataset) -> PythonFileEncoder:
-    """What the file's `build` gives, frozen, and tried on random items of every modality.
+    """The result of the file's `build`, frozen, and tested on random items of every modality.
 
     Raises UserError, one line naming the file, if it breaks a rule of `Encoder`.
     """
@@ -83,7 +83,7 @@ def _call(config: PythonEncoder, name: str, *arguments: Any) -> Any:
     try:
         return getattr(module, name)(*arguments)
     except Exception as error:
-        raise UserError(f"{config.path}: {name}: {_told(error)}") from error
+        raise UserError(f"{config.path}: {name}: {_one_line(error)}") from error
 
 
 def _load(config: PythonEncoder) -> ModuleType:
@@ -94,12 +94,12 @@ def _load(config: PythonEncoder) -> ModuleType:
     try:
         found.loader.exec_module(module)
     except Exception as error:
-        raise UserError(f"{config.path}: cannot be imported: {_told(error)}") from error
+        raise UserError(f"{config.path}: cannot be imported: {_one_line(error)}") from error
     return module
 
 
 def _try(config: PythonEncoder, encoder: PythonFileEncoder, modality: str, spec: InputSpec) -> None:
-    """Two random items, together and alone."""
+    """Tests `embed` on two random items, together and alone."""
     generator = torch.Generator().manual_seed(0)
     items = torch.rand(2, *spec.shape, generator=generator) * (spec.high - spec.low) + spec.low
     items.requires_grad_()
@@ -109,10 +109,10 @@ def _try(config: PythonEncoder, encoder: PythonFileEncoder, modality: str, spec:
         gradient = torch.autograd.grad(embedded.square().cumsum(1).sum(), items)[0]
         alone = torch.cat([encoder.embed(modality, item[None]) for item in items.detach()])
     except Exception as error:
-        raise UserError(f"{at}: {_told(error)}") from error
+        raise UserError(f"{at}: {_one_line(error)}") from error
     if embedded.shape != (2, encoder.dim) or embedded.dtype != torch.float32:
         got = f"{str(embedded.dtype).removeprefix('torch.')} of shape {tuple(embedded.shape)}"
-        raise UserError(f"{at}: must give float32 of shape (2, {encoder.dim}) for two items, but gave {got}")
+        raise UserError(f"{at}: must return float32 of shape (2, {encoder.dim}) for two items, but returned {got}")
     if not gradient.isfinite().all() or not embedded.isfinite().all():
         raise UserError(f"{at}: the embedding of a random item, or its gradient, is not finite")
     if (embedded.norm(dim=1) - 1).abs().max() > 1e-3:
@@ -121,5 +121,5 @@ def _try(config: PythonEncoder, encoder: PythonFileEncoder, modality: str, spec:
         raise UserError(f"{at}: an item's embedding must not depend on the other items of a batch")
 
 
-def _told(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -1,7 +1,7 @@
 """`tiny`: one small convolutional tower per modality into one space. The default on a CPU.
 
 Pretrained contrastively (symmetric InfoNCE, van den Oord et al. 2018, as CLIP) on the pairs of the condense split,
-without labels, where both partners are present; or left random. Frozen afterwards, and kept in the store.
+without labels, on items where both partners are present; or left random. Frozen afterwards, and kept in the store.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NOISE = 0.1  # standard deviation
 
 
 def tiny_specs(config: TinyEncoder) -> dict[str, InputSpec]:
-    """What `tiny` takes of each of the six modalities."""
+    """The input of `tiny` for each of the six modalities."""
     side, channels = config.image_size, config.image_channels
     half = (0.5,) * channels
     return {
@@ -64,7 +64,9 @@ class Tower(nn.Module):
         self.body = nn.Sequential(*layers)
         self.pool: nn.Module = nn.AdaptiveAvgPool1d(4) if flat else nn.AdaptiveAvgPool2d(4)
         if all(size == 32 for size in shape[1:]):
-            self.pool = nn.Identity()  # of 4 already; torch's pooling would take a fifth of the time to copy it
+            self.pool = (
+                nn.Identity()
+            )  # it already has size 4; torch's pooling would spend a fifth of the time copying it
         self.head = nn.Linear(4 * width * (4 if flat else 16), dim)
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -118,7 +120,7 @@ def build_tiny(config: TinyEncoder, dataset: Dataset, store: Store | None = None
         store = store or Store()
         weights = store.get_or_make("tiny", key, lambda: _pretrain(encoder, config, dataset))
         encoder.load_state_dict(weights)
-        # Training adds up in an order that differs between machines: what was trained is told apart, too.
+        # The order of sums in training differs between machines, so the fingerprint covers the trained weights too.
         key = {**key, "weights": checksum(weights)}
     encoder.fingerprint = hash_of(key)
     if config.precision != "float32":
@@ -138,7 +140,7 @@ def _pretrain(encoder: TinyTowers, config: TinyEncoder, dataset: Dataset) -> dic
     present = dataset.condense.present
     n = len(dataset.condense)
     pairs = list(itertools.combinations(dataset.modalities, 2))
-    if not pairs:  # a single modality has nothing to be aligned with
+    if not pairs:  # a single modality has no partner to align with
         return encoder.state_dict()
     steps_per_epoch = max(1, n // BATCH)
     total = config.epochs * steps_per_epoch
@@ -178,7 +180,7 @@ def _pretrain(encoder: TinyTowers, config: TinyEncoder, dataset: Dataset) -> dic
 
 
 def _augment(items: Tensor, spec: InputSpec, generator: torch.Generator) -> Tensor:
-    """(n, *shape), all shifted alike and with noise: keeps the towers from telling pairs apart by accidents."""
+    """(n, *shape), all shifted by the same amount and with noise, so that towers do not match pairs by accidental details."""
     if not isinstance(spec, TextSpec):
         fixed = 2 if isinstance(spec, LogMelSpec) else 1  # channels, and audio's frequencies, stay where they are
         for axis in range(1 + fixed, items.ndim):

@@ -32,12 +32,12 @@ TOWERS = {"vision": "vision_model", "audio": "audio_model", "text": "text_model"
 
 
 class TransformersTowers(nn.Module):
-    """The encoder (see `Encoder`): a model of the library, whose own functions give the features."""
+    """The encoder (see `Encoder`): a model of the library, whose own functions compute the features."""
 
     def __init__(
         self, model: Any, kind: str, specs: Mapping[str, InputSpec], precision: torch.dtype, written: TokenSpec | None
     ) -> None:
-        """`written`: the model's own text input, if the dataset has text; its own spec may be of tensors that are prepared."""
+        """`written`: the model's own text input, if the dataset has text; the dataset's spec may describe prepared tensors."""
         super().__init__()
         self.specs = dict(specs)
         self.kind, self.precision, self.fingerprint = kind, precision, ""
@@ -62,7 +62,7 @@ class TransformersTowers(nn.Module):
             features = self._text(inputs)
         elif modality == "audio":
             spectrograms = inputs.to(self.precision)
-            if self.model.config.audio_config.enable_fusion:  # the whole, and three parts that no short clip has
+            if self.model.config.audio_config.enable_fusion:  # the whole clip, and three parts that short clips lack
                 spectrograms = spectrograms.expand(-1, 4, -1, -1)
             short = torch.zeros(len(inputs), 1, dtype=torch.bool, device=inputs.device)
             features = self.model.get_audio_features(input_features=spectrograms, is_longer=short)
@@ -83,7 +83,7 @@ class TransformersTowers(nn.Module):
             features = text(inputs_embeds=embeddings, attention_mask=mask, position_ids=places)
             features.pooler_output = self.model.text_projection(features.pooler_output)
             return features
-        # These two models take token numbers only, and CLIP looks among them for the end: everything else is 0.
+        # These two models take token ids only, and CLIP finds the end among them; all other ids are 0.
         end = self.model.config.text_config.eos_token_id or 1
         numbers = torch.where(position == last, end, 0)
         with self.given.of(embeddings):
@@ -91,7 +91,7 @@ class TransformersTowers(nn.Module):
 
 
 class GivenEmbeddings(nn.Module):
-    """In the place of a table of token embeddings: hands on what was given in this thread, whatever the numbers."""
+    """Replaces the token embedding table: returns the embeddings set in this thread, ignoring the ids."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,13 +1,13 @@
-"""A condensed set beside what it must beat: one way to judge any labelled set of items, on test.
+"""A condensed set compared with its baselines: the same protocols for any labelled set of items, on test.
 
 Three protocols, each trained on the set and measured on the test split:
 
 - probe: a linear probe on the frozen encoder's embeddings (`condense/evaluation/linear_probe.py`)
 - convnet: a small network trained from scratch on the inputs, which never saw the encoder (`condense/evaluation/convnet.py`);
-  what a real item lacks is zeros there, as in the probe's features
+  missing modalities of real items are zeros, as in the probe's features
 - retrieval: linear projections trained on the set's pairs; class-level recall@1 (`condense/evaluation/retrieval_metric.py`)
 
-Where all items are of one class, retrieval is of partners, and there is nothing for the other two to tell apart.
+With a single class, retrieval looks for partners, and the other two protocols are left out.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from condense.evaluation.replica_scores import probe_accuracy, score_of
 from condense.method.condensation import initial_inputs
 from condense.storage.store import Store
 
-VERSION = 1  # of the ConvNet protocol, besides what its keyword arguments say
+VERSION = 1  # of the ConvNet protocol, apart from its keyword arguments
 CONVNET_STEPS = 300
 RANDOM_DRAWS = 5  # random choices of items in a comparison, at least
 PROTOCOLS = ("probe", "convnet", "retrieval")
@@ -43,7 +43,7 @@ PROTOCOLS = ("probe", "convnet", "retrieval")
 
 @dataclass(frozen=True)
 class Sample:
-    """Values of one quantity, each from another seed or choice of items."""
+    """Values of one quantity over seeds or choices of items."""
 
     values: tuple[float, ...]
 
@@ -69,9 +69,9 @@ class Sample:
 
 
 class Comparison:
-    """The protocols on one task. To make one opens the test split: all choices must have been made.
+    """The protocols on one task. Creating one opens the test split, so all choices must have been made before.
 
-    Choices themselves are made with one on `validation`; then read validation for test below.
+    For a choice, create one on `validation`; then read "validation" for "test" below.
     """
 
     def __init__(
@@ -86,13 +86,13 @@ class Comparison:
 
     @functools.cached_property
     def test_items(self) -> Split:
-        """The test split; on the device, unless it is too large."""
+        """The test split, on the device unless it is too large."""
         dataset = self.task.dataset
         split = dataset.open_test() if self.held_out == "test" else dataset.validation
         return held(split, dataset.specs, self.task.device)
 
     def embed(self, items: MemorySplit) -> Embedded:
-        """What `probe` and `retrieval` take. Raises FloatingPointError if an item is not finite."""
+        """Embeds items for `probe` and `retrieval`. Raises FloatingPointError if an item is not finite."""
         return embed_split(self.task.encoder, items, self.task.device).to(self.task.device)
 
     def probe(self, embedded: Embedded) -> float:
@@ -165,11 +165,11 @@ def compare(
     draws: int = RANDOM_DRAWS,
     retrieval: bool = True,
 ) -> dict[str, dict[str, Sample]]:
-    """method -> protocol -> values, of the given sets, of real items chosen at `dpc` per class, and of `full_data`.
+    """method -> protocol -> values, for the given sets, coresets of `dpc` real items per class, and `full_data`.
 
-    `sets[method]` are the results of one method, one or more (seeds). Each has a probe, and the ConvNets take them in
-    turn. `random` counts as `draws` sets, at least as many as there are ConvNets. Sets that are not finite have NaN.
-    With one class there are neither probes nor ConvNets.
+    `sets[method]`: one or more results (seeds) of a method. Each gets a probe; the ConvNets take them in turn. `random`
+    has `draws` sets, at least as many as ConvNets. Sets that are not finite get NaN. With one class there are neither
+    probes nor ConvNets.
     """
     task = comparison.task
     classes = task.dataset.num_classes > 1
@@ -216,7 +216,7 @@ def as_json(results: Mapping[str, Mapping[str, Sample]]) -> dict[str, Any]:
 
 
 def share_of(value: float, full: float) -> float | None:
-    """`value` over what the full data reaches; None where that is 0, or `value` is not a number."""
+    """`value` as a share of the full data's; None if that is 0, or `value` is not a number."""
     return as_share(value, full) if full > 0 and math.isfinite(value) else None
 
 
@@ -225,15 +225,15 @@ def _is_finite(items: MemorySplit) -> bool:
 
 
 def _convnet_defaults() -> dict[str, Any]:
-    """Every choice that `train_from_scratch` makes for us, so that a change of one is a change of the protocol."""
+    """The default arguments of `train_from_scratch`, so that changing one changes the protocol's key."""
     parameters = inspect.signature(train_from_scratch).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
 @contextmanager
 def _side_by_side(device: torch.device) -> Iterator[Callable[..., Iterable[Any]]]:
-    """`map`; on a CPU, a pool's, with PyTorch at one thread per operation. Layers as small as the ConvNet's gain little from a
-    second core, networks side by side gain all of it."""
+    """`map`, or on a CPU that of a thread pool, with one PyTorch thread per operation. Layers as small as the ConvNet's gain
+    little from a second core; networks side by side use it fully."""
     if device.type != "cpu":
         yield map
         return

@@ -1,8 +1,8 @@
 """The evaluation protocol of the condensation papers: a small ConvNet trained from scratch on the synthetic inputs.
 
-It never saw the encoder that the inputs were optimised through. Each modality has a ConvNet of its own; their features
-are concatenated and go into one linear head. Of clips (clips, channels, height, width), as ImageBind's of a sound, the
-clips count as channels. An input that an item lacks is zeros. Every training set, 10 synthetic items or all real ones,
+It never saw the encoder that the inputs were optimised through. Each modality has its own ConvNet; their features are
+concatenated and go into one linear head. For clips (clips, channels, height, width), such as ImageBind's sounds, the
+clips count as channels. A missing modality is zeros. Every training set, 10 synthetic items or all real ones,
 gets the same number of steps, the same augmentation and the same schedule.
 
 B  items of a batch
@@ -102,9 +102,9 @@ def convnet_accuracies(
     items: Split,  # read once, a batch at a time
     device: torch.device,
     batch_size: int = 256,
-    each: Callable[..., Iterable[int]] = map,  # of a pool: models side by side
+    each: Callable[..., Iterable[int]] = map,  # a pool's `map` runs models side by side
 ) -> list[float]:
-    """Each model's share of the items that it gets right. Raises ValueError without items."""
+    """Each model's accuracy. Raises ValueError without items."""
     if len(items) == 0:
         raise ValueError("accuracy needs at least one item")
 
@@ -130,11 +130,11 @@ def augment(
     batch: Mapping[str, Tensor],  # modality -> (B, *shape)
     generator: torch.Generator,  # on the CPU
 ) -> dict[str, Tensor]:
-    """What leaves an item what it is, drawn anew for every item of a batch.
+    """Augmentation that keeps an item's class, drawn anew for every item of a batch.
 
     Images: moved by up to 1/10 of the side, scaled by 0.9 .. 1.1, turned by up to 10 degrees. Spectrograms: moved by
     up to 1/8 in time and 1/20 in frequency. Edges are repeated. The clips of an item move together. Other modalities
-    stay as they are.
+    are unchanged.
     """
     moved = {}
     for modality, given in batch.items():
@@ -173,11 +173,11 @@ def _batches(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Te
 
 
 def check_shapes(specs: Mapping[str, InputSpec]) -> None:
-    """Raises UserError for inputs that no tower is made for."""
+    """Raises UserError for inputs that no ConvNet supports."""
     for modality, spec in specs.items():
         if len(spec.shape) not in (2, 3, 4):
             raise UserError(
-                f"{modality}: a ConvNet takes items of 2 or 3 dimensions, or clips of such, but they have {len(spec.shape)}: "
+                f"{modality}: a ConvNet takes items of 2 or 3 dimensions, or clips of them, but got {len(spec.shape)}: "
                 "use --convnet-seeds 0"
             )
 
@@ -198,7 +198,7 @@ def _tower(modality: str, shape: Sequence[int], widths: Sequence[int]) -> nn.Seq
     input by the stride of its convolution, not by pooling: full resolution took three quarters of the time.
     """
     if len(shape) not in (2, 3):
-        raise ValueError(f"{modality}: a ConvNet takes items of 2 or 3 dimensions, but they have {len(shape)}")
+        raise ValueError(f"{modality}: a ConvNet takes items of 2 or 3 dimensions, but got {len(shape)}")
     channels, *sides = _channels_first({modality: shape})[modality]
     one = len(sides) == 1
     convolution = nn.Conv1d if one else nn.Conv2d
@@ -215,6 +215,6 @@ def _tower(modality: str, shape: Sequence[int], widths: Sequence[int]) -> nn.Seq
             layers.append(pool(2, ceil_mode=True))
         sides = [math.ceil(side / 2) for side in sides]
         channels = width
-    if any(side != 4 for side in sides):  # never so for 32 x 32; costs as much as a pooling
+    if any(side != 4 for side in sides):  # not needed for 32 x 32; costs as much as a pooling
         layers.append((nn.AdaptiveAvgPool1d if one else nn.AdaptiveAvgPool2d)(4))
     return nn.Sequential(*layers)

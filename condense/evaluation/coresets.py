@@ -1,4 +1,4 @@
-"""What a condensation must beat at an equal budget of `dpc` items per class: chosen real items.
+"""Coresets: chosen real items, the baselines at an equal budget of `dpc` items per class.
 
 Other ways to match distributions are settings of the same objective: `condense/config/published.py`.
 """
@@ -29,8 +29,8 @@ def select(task: Task, method: str, dpc: int, seed: int) -> Embedded:
 def selection_scores(
     task: Task, held_out: Embedded, dpc: int, seeds: Sequence[int], metric: str = "accuracy"
 ) -> dict[str, list[float]]:
-    """Accuracy (or another metric) on `held_out` per method: of `random` for each seed; of herding, k-center and the full
-    data once."""
+    """Accuracy (or another metric) on `held_out` per method: `random` once per seed; herding, k-center and the full data
+    once."""
     classes = task.dataset.num_classes
     result = {
         method: [

@@ -1,16 +1,16 @@
-"""What goes wrong inside a condensation, beside its score: the replicas' signs of modality collapse and poor alignment.
+"""Diagnostics of replicas besides their score: signs of modality collapse and poor alignment.
 
-From the embeddings that a validation has made anyway, of all replicas together, without another pass through the encoder.
-How figures become signatures of failure is for `search/analysis/failure_signatures.py`; here, per replica:
+Computed from the embeddings of a validation, for all replicas together, without another pass through the encoder.
+`search/analysis/failure_signatures.py` turns these values into failure signatures. Per replica:
 
     gradient_share/<modality>  ||dL/dS_m|| over its sum over modalities, 0 .. 1
-    alone/<modality>           what the items teach with this modality only, from chance (0) to full data (1)
+    alone/<modality>           score of the items with this modality only, from chance (0) to full data (1)
     alignment                  how often an item's nearest one of another modality is of its class, mean over ordered pairs,
                                from chance (0) to as often as among as many real items (1)
 
-Both shares are counted from chance: with 2 classes half is right by luck, so that no threshold on the plain share would
-serve every dataset. They may be below 0 or above 1. A figure that means nothing is left out: of a single modality; of a
-modality that even full data tells hardly anything of; of towers whose modalities real data does not align.
+Both are measured from chance: with 2 classes half is right by luck, so no threshold on the plain share would suit every
+dataset. They may be below 0 or above 1. Meaningless values are left out: for a single modality; for a modality from which
+even full data learns hardly anything; for towers that do not align real data.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from condense.method.condensation import Condensation
 from condense.system import device_memory as memory
 
 log = logging.getLogger(__name__)
-# Where full data is not above chance by so much of the way to always, and by so many standard errors of the validation
-# items, nothing can be said to be lost.
+# Full data must be above chance by this share of the way to 1, and by so many standard errors over the validation items;
+# otherwise there is nothing to lose.
 LEAST_TO_LOSE, CERTAIN = 0.1, 4.0
-SMALL = 300  # items; of larger sets the probes of single modalities, which cost most, wait for a replica's last step
-AT_ONCE = 32  # replicas whose gradients are one computation: their frequencies are copied side by side
-REAL_QUERIES = 2000  # about so many queries decide how well real items are aligned: a standard error of 0.01
+SMALL = 300  # items; for larger sets the probes of single modalities, which cost most, run at the last step only
+AT_ONCE = 32  # replicas whose gradients are computed together, with their frequencies copied side by side
+REAL_QUERIES = 2000  # about so many queries measure the alignment of real items: a standard error of 0.01
 
 
 @dataclass
 class Diagnostics:
-    """Figures of replicas, and what they are compared with: that of full data, once per task."""
+    """Diagnostics of replicas, and their references on full data, computed once per task."""
 
     _alone: dict[int, tuple[Task, dict[str, tuple[float, float]]]] = field(default_factory=dict)
     _aligned: dict[tuple[int, int], tuple[Task, dict[tuple[str, str], tuple[float, float]]]] = field(
@@ -52,10 +52,10 @@ class Diagnostics:
     )
 
     def of(self, replicas: Sequence[Condensation], features: Sequence[Tensor]) -> list[dict[str, float]]:
-        """Of each replica, from its embeddings (C * dpc, M * D) of `synthetic_features`; {} for one that has diverged.
+        """The diagnostics of each replica, from its `synthetic_features` (C * dpc, M * D); {} for a diverged replica.
 
-        Changes no result: a replica's next frequencies are drawn here already, and its next step gets the same. Nor is a lack
-        of memory for this an error: the figures are left out.
+        Changes no result: a replica's next frequencies are drawn here, and its next step gets the same ones. Running out of
+        memory is not an error: the diagnostics are left out.
         """
         try:
             return self._of(replicas, features)
@@ -129,10 +129,11 @@ class Diagnostics:
 
 
 def gradient_shares(replicas: list[Condensation], synthetic: Mapping[str, Tensor]) -> list[dict[str, float]]:
-    """Of replicas of one `Group.kind` that have taken a step; synthetic: modality -> (Q, C, s, D), unit embeddings.
+    """Gradient shares of replicas of one `Group.kind` that have taken a step; synthetic: modality -> (Q, C, s, D), unit
+    embeddings.
 
-    The gradient is that of the coming step, along the unit sphere: embeddings are normalised, so what points away from it
-    never reaches an item. {} where no modality has any.
+    The gradient is that of the next step, along the unit sphere: embeddings are normalised, so the radial part never
+    reaches an item. {} if no modality has a gradient.
     """
     leaves = {m: x.detach().clone().requires_grad_() for m, x in synthetic.items()}
     with torch.enable_grad():
@@ -169,10 +170,10 @@ def class_recall(
 
 
 def real_recall(held_out: Embedded, a: str, b: str, num_classes: int, dpc: int) -> tuple[float, float]:
-    """(`class_recall` among as many real items per class as there are synthetic ones, mean over draws; that of chance).
+    """(`class_recall` among as many real items per class as synthetic ones, mean over draws; chance level).
 
-    Of the items that have both modalities; a class with fewer than dpc of them gives what it has. Without classes every item
-    is one of its own. (0, 0) if there are none.
+    Uses the items that have both modalities; a class with fewer than dpc of them gives all it has. Without classes every
+    item is its own class. (0, 0) if there are none.
     """
     (of_a, of_b), labels = held_out.having(a, b)
     if not len(labels):
@@ -191,9 +192,9 @@ def real_recall(held_out: Embedded, a: str, b: str, num_classes: int, dpc: int) 
 
 
 def full_alone(task: Task, modality: str) -> tuple[float, float]:
-    """(Validation accuracy of a probe on one modality of the whole condense split; that of naming the commonest class.)
+    """(Validation accuracy of a probe on one modality of the whole condense split; accuracy of the commonest class.)
 
-    Of the items that have the modality. (0, 0) if none of the validation split has.
+    Uses the items that have the modality. (0, 0) if no item of the validation split has it.
     """
     (x,), y = task.condense.having(modality)
     (held_out,), labels = task.validation.having(modality)
@@ -204,7 +205,7 @@ def full_alone(task: Task, modality: str) -> tuple[float, float]:
 
 
 def _tells(task: Task, measured: tuple[float, float], *modalities: str) -> bool:
-    """Whether (a figure of real data, that of chance) leaves something to lose; of the items that have these modalities."""
+    """Whether a value (real data, chance) is far enough above chance, on the items that have these modalities."""
     value, chance = measured
     count = max(1, len(task.validation.having(*modalities)[1]))
     error = math.sqrt(chance * (1 - chance) / count)
@@ -218,7 +219,7 @@ def _by_modality(replica: Condensation, features: Tensor) -> dict[str, Tensor]:
 
 
 def _labels(task: Task, dpc: int) -> Tensor:
-    """(C * dpc,) int64; without classes every item is one of its own."""
+    """(C * dpc,) int64; without classes every item is its own class."""
     classes = task.dataset.num_classes
     labels = torch.arange(classes, device=task.device).repeat_interleave(dpc)
     return labels if classes > 1 else torch.arange(dpc, device=task.device)
@@ -234,7 +235,7 @@ def _split(probes: Probes, size: int) -> list[Probes]:
 
 
 def _alike(positions: Sequence[int], key: Callable[[int], object]) -> list[list[int]]:
-    """Positions of the same key together."""
+    """Groups positions by key."""
     groups: dict[object, list[int]] = {}
     for i in positions:
         groups.setdefault(key(i), []).append(i)

@@ -1,7 +1,7 @@
-"""How good a condensed set is, seen through the frozen encoder: linear probes on its embeddings.
+"""Linear probes: how good a condensed set is, judged on its embeddings by the frozen encoder.
 
 A probe is softmax regression on the concatenated unit embeddings of all modalities, with zeros for a modality that an
-item lacks. Many of them are trained in one batched computation: this runs inside a search, at every report of every
+item lacks. Many probes are trained in one batched computation, since a search does this at every report of every
 trial.
 
 R  replicas (condensed sets), each with a probe per head seed
@@ -18,7 +18,7 @@ root mean square norm (of the set that it is trained on), and y_i the label:
 
 The one rule serves 10 synthetic items and 200,000 real ones, and every encoder: the data term is a mean, so the decay
 does not depend on N; and embeddings of trained towers often share one large direction (a cosine of 0.99 between any
-two), in whose few remaining hundredths all the classes lie: undone, the same decay would leave nothing of them.
+two) and separate the classes in the remaining hundredths: without this, the same decay would erase them.
 In scikit-learn's LogisticRegression, C = 1 / (weight_decay * N), on such x_i with a constant 1 appended.
 """
 
@@ -42,13 +42,13 @@ class Probes:
 
     weight: Tensor  # (R, H, d, C) float32
     bias: Tensor  # (R, H, C) float32
-    steps: int  # taken by the slowest one
+    steps: int  # of the slowest probe
     converged: Tensor  # (R, H) bool: within TOLERANCE of its minimum
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Shares of items that each probe gets right, 0 .. 1."""
+    """Accuracies of each probe, 0 .. 1."""
 
     overall: Tensor  # (R, H) float32
     per_class: Tensor  # (R, H, C) float32; NaN for a class without items
@@ -104,7 +104,7 @@ def train_probes(
     step_size = (1.0 / (size / 2 + weight_decay))[:, None, None]  # (R, 1, 1, r)
 
     start = torch.stack([_initial_head(seed, d, C) for seed in head_seeds], 1).to(x.device)  # (C, H, d+1)
-    # What a start has outside the span of the items is 0 at the minimum and changes no logit of theirs: dropped.
+    # Dropped: the part of a start outside the span of the items, which changes no logit and is 0 at the minimum.
     u = (start.flatten(0, 1) @ axes).view(R, C, H, -1)  # (R, C, H, r)
     if C * u.shape[3] <= NEWTON_SIZE:
         u, taken, converged = _newton(u, z, weights, target, weight_decay, steps)
@@ -122,7 +122,7 @@ def accuracy(
     features: Tensor,  # (n, d) items to classify, the same for every probe
     labels: Tensor,  # (n,) int64 in 0 .. C-1
 ) -> Accuracy:
-    """What every probe gets right. Ties go to the lower class."""
+    """The accuracy of every probe. Ties go to the lower class."""
     R, H, d, C = probes.weight.shape
     heads = probes.weight.permute(2, 0, 1, 3).reshape(d, R * H * C)
     right = []
@@ -140,7 +140,7 @@ def as_share(
     value: float,  # accuracy, recall, ... of a condensed set
     full: float,  # the same of the full data
 ) -> float:
-    """`value` as a share of what the full data reaches; may exceed 1. Raises ValueError unless full > 0."""
+    """`value` as a share of the full data's; may exceed 1. Raises ValueError unless full > 0."""
     if not full > 0:
         raise ValueError(f"the full data's value must be > 0, but got {full}")
     return value / full
@@ -172,11 +172,11 @@ def _standardized(
     x: Tensor,  # (R, N, d), 0 where the weight is
     weights: Tensor,  # (R, N), each set's sum 1
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Each set moved to mean 0 and divided by its root mean square norm; the mean (R, d); the divisor (R,)."""
+    """Each set shifted to mean 0 and divided by its root mean square norm; the mean (R, d); the divisor (R,)."""
     mean = torch.einsum("rn,rnd->rd", weights, x)
     x = x - mean.unsqueeze(1)
     variance = torch.einsum("rn,rn->r", weights, x.square().sum(2))
-    scale = variance.sqrt().clamp(min=1e-6)  # items that are all the same stay at 0
+    scale = variance.sqrt().clamp(min=1e-6)  # identical items stay at 0
     return x / scale[:, None, None], mean, scale
 
 
@@ -219,7 +219,7 @@ def _accelerated(
     active = torch.ones(R, 1, H, 1, device=z.device)  # 1 or 0
     taken = 0
     while taken < steps and bool(active.any()):
-        for _ in range(min(8, steps - taken)):  # to look costs as much as a step on a small set, and waits for a GPU
+        for _ in range(min(8, steps - taken)):  # the check costs as much as a step on a small set, and waits for a GPU
             probability = torch.bmm(ahead.view(R, C * H, -1), zt).view(R, C, -1).softmax(1)  # (R, C, H * N)
             gradient = torch.baddbmm(
                 ahead.view(R, C * H, -1), probability.view(R, C * H, -1), wz, beta=weight_decay

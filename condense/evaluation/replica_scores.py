@@ -1,5 +1,5 @@
-"""How good the replicas' items are: linear probes on their embeddings, or projections for retrieval; those of all
-replicas are trained together."""
+"""Scores of the replicas' items: linear probes on their embeddings, or projections for retrieval, trained for all
+replicas together."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from condense.method.objective import TERMS
 from condense.system.device_memory import is_out_of_memory
 from condense.system.precision import full_float32
 
-AT_ONCE = 256  # items in one pass of the encoder: more of them are not faster
+AT_ONCE = 256  # items in one pass of the encoder; more are not faster
 
 
 @torch.no_grad()
 def synthetic_features(replicas: Sequence[Condensation]) -> list[Tensor]:
-    """Embeddings of each replica's items, all modalities side by side: (C * dpc, M * D) each. Small replicas go through the
-    encoder together, large ones in parts, and in smaller ones where memory is short."""
+    """Embeddings of each replica's items, all modalities side by side: (C * dpc, M * D) each. Small replicas are encoded
+    together, large ones in parts, which shrink if memory runs out."""
     features: list[list[Tensor]] = [[] for _ in replicas]
     by_encoder: dict[tuple[int, str], list[int]] = {}
     for i, replica in enumerate(replicas):
@@ -48,7 +48,7 @@ def _embedded(encoder: Encoder, m: str, inputs: Sequence[Tensor]) -> Tensor:
         except Exception as error:
             if at_once == 1 or not is_out_of_memory(error):
                 raise
-        # Here the frames that the exception held are gone, and with them what they had allocated.
+        # Outside the handler: the exception's frames, and the memory they held, are released.
         at_once = (at_once + 1) // 2
         if inputs[0].is_cuda:
             torch.cuda.empty_cache()
@@ -71,7 +71,7 @@ def validate(
     """Validation score of each replica's items, by its metric: accuracy of a probe trained on them (mean over heads), or
     retrieval (`retrieval_scores`). All are trained together. `features`: their `synthetic_features`, where these are known.
 
-    NaN where an embedding is not finite: such a replica has diverged (in its last step, if no loss has shown it yet).
+    NaN if an embedding is not finite: the replica has diverged (in its last step, if no loss shows it yet).
     """
     scores = [float("nan")] * len(replicas)
     features = synthetic_features(replicas) if features is None else features
@@ -108,14 +108,14 @@ def as_embedded(features: Tensor, replica: Condensation) -> Embedded:
 
 
 def full_score(task: Task, metric: str) -> float:
-    """What all of the condense split teaches, measured as `validate` does: its scores are shares of this."""
+    """The score of training on the whole condense split, measured like `validate`, whose scores are shares of it."""
     if metric == "retrieval":
         return retrieval_scores([task.condense], task.validation, task.dataset.num_classes, final=False)[0]
     return probe_accuracy(task.condense, task.validation, task.dataset.num_classes)
 
 
 def score_of(train: Embedded, held_out: Embedded, num_classes: int, metric: str = "accuracy") -> float:
-    """What `train` teaches, measured on `held_out` by a task's metric, 0 .. 1: for a final figure."""
+    """The score on `held_out` of training on `train`, by a task's metric, 0 .. 1, for final results."""
     if metric == "retrieval":
         return retrieval_scores([train], held_out, num_classes)[0]
     return probe_accuracy(train, held_out, num_classes)
@@ -128,7 +128,7 @@ def probe_accuracy(train: Embedded, held_out: Embedded, num_classes: int, head_s
 
 
 def held_out_scores(replicas: Sequence[Condensation], held_out: Sequence[Embedded]) -> list[float]:
-    """Final figures (`score_of`), on other data than validation: `held_out[i]` for `replicas[i]`. NaN as in `validate`."""
+    """Final scores (`score_of`) on other data than validation: `held_out[i]` for `replicas[i]`. NaN as in `validate`."""
     features = synthetic_features(replicas)
     return [
         score_of(as_embedded(x, r), data, r.task.dataset.num_classes, r.metric)

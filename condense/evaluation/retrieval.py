@@ -1,15 +1,15 @@
-"""Do the embeddings of two modalities find each other? Recall, projections trained on a condensed set, alignment.
+"""Retrieval between two modalities: recall, projections trained on a condensed set, alignment.
 
 n  items, each with an embedding of both modalities
 D  dimension of the unified space
 C  classes
 
-Recall counts a query as answered if its partner is among the k nearest by cosine. In a dataset of digits any `7` is
-as good an answer to a spoken "seven" as the one it was paired with, so recall of the very partner says little there;
-given labels, any item of the query's class counts (its own partner too): class-level recall.
+Recall counts a query as answered if its partner is among the k nearest by cosine. In a dataset of digits, any image of
+a 7 answers a spoken "seven" as well as its partner, so recall of the partner says little. Given labels, any item of the
+query's class counts (including its partner): class-level recall.
 
-A condensed set is judged by what it teaches: two linear projections are trained on its pairs, contrastively, then
-recall is measured on real pairs that nothing was fitted to, and compared with projections trained on the full data.
+To judge a condensed set, two linear projections are trained on its pairs, contrastively, then
+recall is measured on held-out real pairs, and compared with projections trained on the full data.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def retrieval_recall(
 ) -> dict[str, float]:
     """`a_to_b/recall@1` and so on, 0 .. 1, in both directions; `a_to_b/class_recall@1` if there are labels.
 
-    Equal similarities count as if their order were drawn at random: embeddings that are all the same have the recall
-    of chance, not of perfection. Raises ValueError on shapes that do not fit or k < 1.
+    Ties count as if in random order: embeddings that are all equal have the recall of chance, not 1. Raises ValueError
+    on shapes that do not fit or k < 1.
     """
     if a.shape != b.shape or a.dim() != 2 or len(a) == 0:
         raise ValueError(f"a and b must both be (n, D) with n > 0, but got {tuple(a.shape)} and {tuple(b.shape)}")
@@ -102,7 +102,7 @@ def train_projection_sets(
     weight_decay: float = 0.01,
     temperature: float = 0.07,
 ) -> Projections:
-    """Projections of every set, trained together; each is what it would be alone.
+    """Projections of every set, trained together; the result is the same as for each set alone.
 
     Both maps start from the identity and minimise symmetric InfoNCE on batches of min(N, batch_size) pairs, by Adam.
     InfoNCE: van den Oord et al. 2018, symmetric as in CLIP (Radford et al. 2021, whose temperature starts at 0.07);
@@ -136,7 +136,7 @@ def _adam_step(
 ) -> None:
     """One step of Adam (Kingma & Ba 2015) with its usual constants, in place; `step` counts from 1.
 
-    Elementwise, so that nothing of one set reaches another. torch.optim would import its compiler: seconds.
+    Elementwise, so that nothing of one set reaches another. torch.optim would import the compiler, which takes seconds.
     """
     first.lerp_(gradient, 1 - 0.9)
     second.mul_(0.999).addcmul_(gradient, gradient, value=1 - 0.999)
@@ -172,13 +172,13 @@ def _info_nce_slopes(
 
 @dataclass(frozen=True)
 class Alignment:
-    """How much closer paired embeddings of two modalities are than those of different classes."""
+    """How much closer paired embeddings of two modalities are than embeddings of different classes."""
 
     paired: float  # mean cosine of partners
     unpaired: float  # mean cosine of items of different classes
     standard_error: float  # of paired - unpaired
     class_recall: float  # class-level recall@1, mean of both directions
-    chance: float  # what it would be at random
+    chance: float  # class_recall at random
 
     @property
     def gap(self) -> float:
@@ -244,7 +244,7 @@ def warning(
     *,
     classes: bool = True,
 ) -> str | None:
-    """One line if a condensation should not count on these modalities being aligned, else None.
+    """One line if these modalities are not aligned well enough for a condensation, else None.
 
     They count as aligned if the gap is at least 3 standard errors, and the nearest item is of the right class for at
     least a tenth of the way from chance to always. Without `classes` (every item is one of its own) the nearest must be
@@ -268,7 +268,7 @@ def chance_to_find(
 ) -> Tensor:
     """(len(k), m) float64: probability of an answer among the k most similar, equal similarities in random order."""
     best = torch.where(same, similarity, -torch.inf).amax(1, keepdim=True)  # the most similar answer
-    above = (similarity > best).sum(1, dtype=torch.int32)  # what is surely before it
+    above = (similarity > best).sum(1, dtype=torch.int32)  # certainly ranked before it
     tied = similarity == best
     right = (tied & same).sum(1, dtype=torch.int32).double()
     wrong = tied.sum(1, dtype=torch.int32).double() - right
@@ -288,11 +288,10 @@ def _log_choose(n: Tensor, k: Tensor) -> Tensor:
 
 
 def alignment_warnings(embedded: Embedded) -> list[str]:
-    """One line per pair of modalities whose embeddings do not belong together; usually none.
+    """One line per pair of modalities that is not aligned; usually none.
 
-    Of a pair, the items that have both are looked at; where these are of fewer than 2 classes there is nothing to say. Of
-    data without classes, every item counts as one of its own: those that share something (captions of one sound) are few
-    beside all others.
+    Uses the items that have both modalities; skips a pair whose items have fewer than 2 classes. In data without classes
+    every item counts as its own class: items that share content (captions of one sound) are rare.
     """
     found = []
     classes = len(embedded.labels.unique()) > 1

@@ -1,4 +1,4 @@
-"""The metric `retrieval`: do projections trained on a set's pairs find the partners of real items that are held out?
+"""The metric `retrieval`: how often projections trained on a set's pairs find the partners of held-out real items.
 
 n  held-out pairs      C  classes      D  dimension of the unified space
 
@@ -25,9 +25,9 @@ from condense.embeddings.embeddings import Embedded
 from condense.evaluation.retrieval import Projections, chance_to_find, retrieval_recall, train_projection_sets
 
 PARTNER_RECALLS = (1, 5, 10)
-# At a report, for every replica, so about a tenth of the steps between two reports is what it may cost with the smallest
-# encoder on a CPU (recall costs the square of the pairs); with a large one it is nothing. Sets whose recalls are a few
-# points apart rank much as by final figures, not the same: a rank correlation of 0.7 to 0.8.
+# Computed at every report for every replica, so it may cost about a tenth of the steps between two reports with the smallest
+# encoder on a CPU (recall is quadratic in the pairs); with a large encoder it is negligible. Sets whose recalls are a few
+# points apart rank similarly to the final scores: a rank correlation of 0.7 to 0.8.
 VALIDATION_PAIRS = 500
 VALIDATION_TRAINING: dict[str, Any] = {"steps": 50, "learning_rate": 4e-3}
 SAME_ITEM = 1e-6  # 1 - cosine below which two rows hold the same item: encoders round a little with their batch
@@ -44,8 +44,8 @@ def retrieval_scores(
     """The metric of every set, 0 .. 1. Sets of one size are trained together.
 
     A pair of modalities is trained on, and asked of, the items that have both; without such items it is left out.
-    `final`: on all held-out pairs, with `train_projections` as it is; else what a report can afford, on at most
-    VALIDATION_PAIRS of them. Compare only what was made alike. Raises ValueError if there is no pair at all.
+    `final`: on all held-out pairs, with the defaults of `train_projections`; otherwise cheaper, on at most
+    VALIDATION_PAIRS of them. Compare only values of the same kind. Raises ValueError if there is no pair at all.
     """
     training = {} if final else VALIDATION_TRAINING
     recalls: list[list[float]] = [[] for _ in sets]
@@ -104,7 +104,7 @@ def distinct_items(
 
 
 def _asked(held_out: Embedded, a: str, b: str, most: int | None) -> tuple[list[Tensor], Tensor]:
-    """The held-out items that have both modalities; at most so many, drawn once and for all."""
+    """The held-out items that have both modalities; at most so many, drawn with a fixed seed."""
     embeddings, labels = held_out.having(a, b)
     if most is None or len(labels) <= most:
         return embeddings, labels
@@ -114,7 +114,7 @@ def _asked(held_out: Embedded, a: str, b: str, most: int | None) -> tuple[list[T
 
 
 def _of_one_size(sizes: Sequence[int], most: int) -> Iterator[list[int]]:
-    """Positions of equal size, at most so many together."""
+    """Groups positions by size, at most so many per group."""
     by_size: dict[int, list[int]] = {}
     for i, size in enumerate(sizes):
         by_size.setdefault(size, []).append(i)

@@ -1,4 +1,4 @@
-"""Further things that a search may want of a condensed set, beside its score: `worst_class`, `retrieval`."""
+"""Secondary objectives of a search, besides the score: `worst_class`, `retrieval`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def secondary_scores(replicas: Sequence[Condensation], name: str) -> list[float]
 
 
 def full_secondary(task: Task, name: str) -> float:
-    """What all of the condense split teaches, measured likewise: of this the scores are shares."""
+    """The same for the whole condense split; secondary scores are shares of it."""
     return _MEASURES[name]([task.condense], task)[0]
 
 

@@ -1,7 +1,7 @@
 """A condensed dataset as a folder: tensors for programs, previews and an overview for people.
 
 - `condensed.safetensors`: one key per modality, (n, *shape) float32 in the encoder's units, and `label`, (n,) int64
-- `condensed.json`: how it was made, class names, what each modality's items are
+- `condensed.json`: how it was made, class names, input spec of each modality
 - `manifest.csv`: index, label, and per modality the file that shows the item (relative to the CSV)
 - `previews/`: 003_seven_vision.png, 003_seven_audio.png, 003_seven_audio.wav
 - `overview.png`: a contact sheet, a row per class
@@ -56,8 +56,8 @@ def export(
     """Write the synthetic items `inputs[modality]` (n, *shape) of the classes `labels` (n,) into `directory`.
 
     `record` (JSON-able: config, fingerprints, steps, seed) goes into condensed.json. At most `max_previews` items get
-    previews, taken from all classes in turn. The folder appears whole or not at all: it is written beside its place and
-    then renamed; an earlier export there is replaced.
+    previews, taken from all classes in turn. The folder appears complete or not at all: it is written beside its place
+    and then renamed; an earlier export there is replaced.
 
     Raises UserError if `directory` holds anything but an earlier export, or cannot be written.
     Raises ValueError if `inputs` and `labels` do not fit `dataset`.
@@ -143,7 +143,7 @@ def _check_items(
     inputs: Mapping[str, Tensor], labels: Tensor, specs: Mapping[str, InputSpec], num_classes: int
 ) -> None:
     if set(inputs) != set(specs):
-        raise ValueError(f"inputs must be of {list(specs)}, but are of {list(inputs)}")
+        raise ValueError(f"inputs must have the modalities {list(specs)}, but have {list(inputs)}")
     if labels.ndim != 1 or (len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes):
         raise ValueError(f"labels must be of shape (n,) and in 0 .. {num_classes - 1}")
     for modality, spec in specs.items():
@@ -154,7 +154,7 @@ def _check_items(
 
 
 def _move_into_place(work: Path, directory: Path) -> None:
-    """Two renames: whoever looks in between finds no folder, never a half-written one."""
+    """Uses two renames: between them the folder is missing, but never half-written."""
     if directory.exists():
         earlier = work.with_name(work.name + ".old")
         directory.rename(earlier)
@@ -171,7 +171,7 @@ def _move_into_place(work: Path, directory: Path) -> None:
 def _write_previews(
     work: Path, inputs: Mapping[str, Tensor], labels: Tensor, dataset: Dataset, max_previews: int
 ) -> dict[tuple[int, str], str]:
-    """(index, modality) -> path in `work` of the preview that says most: sound rather than its spectrogram."""
+    """(index, modality) -> path in `work` of the most useful preview: sound rather than its spectrogram."""
     (work / "previews").mkdir()
     members = [torch.nonzero(labels == label).flatten().tolist() for label in range(dataset.num_classes)]
     turns = sorted((turn, index) for indices in members for turn, index in enumerate(indices))
@@ -285,13 +285,13 @@ def _thumbnail(spec: InputSpec, item: Tensor, width: int) -> Image.Image:
 
 
 def _drawable(text: str) -> str:
-    """`text` in one line of ASCII, which is all that Pillow's own font has: accents are left out, the rest is `?`."""
+    """`text` in one line of ASCII, all that Pillow's own font supports: accents are dropped, other characters become `?`."""
     letters = (letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
     return "".join(letter if " " <= letter <= "~" else " " if letter.isspace() else "?" for letter in letters)
 
 
 def _shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float, ellipsis: str = "...") -> str:
-    """`text` without the end that does not fit into `width` pixels."""
+    """`text` cut to fit into `width` pixels."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + ellipsis) > width:

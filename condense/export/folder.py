@@ -1,4 +1,4 @@
-"""Whose the folder of a condensed dataset is. Imports nothing heavy: a search looks before it begins."""
+"""Checks that an export may replace a folder. Imports nothing heavy, since a search checks before it starts."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ RECORD = "condensed.json"
 
 
 def check_replaceable(directory: Path) -> None:
-    """Nothing of the user's may be deleted: raises UserError unless there is an earlier export, an empty folder, or nothing."""
+    """Raises UserError unless `directory` is an earlier export, empty or missing: the user's files must not be deleted."""
     if directory.is_dir():
         if any(directory.iterdir()) and not (directory / RECORD).is_file():
-            raise UserError(f"{directory}: holds other files: only an earlier condensed dataset is replaced")
+            raise UserError(f"{directory}: holds other files: only an earlier condensed dataset may be replaced")
     elif directory.exists():
         raise UserError(f"{directory}: must be a folder, but is a file")

@@ -1,7 +1,7 @@
-"""What ImageBind takes of each modality but text (Girdhar et al. 2023), read from files and shown again.
+"""ImageBind's input for each modality but text (Girdhar et al. 2023): reading from files and showing.
 
-Images and audio are read exactly as the official code reads them, but that a photo is turned as its EXIF data says.
-There is no official code for the other three. What is done here:
+Images and audio are read exactly as by the official code, except that photos are rotated by their EXIF data.
+There is no official code for the other three, which are read as follows:
 
 - depth. The model was trained on disparity, baseline * focal length / depth (pixels); see "Omnivore" (Girdhar et al.
   2022), whose scale is taken: clamped to [0.01, 75], over 75, minus 0.0418, over 0.0295. An NPY file holds disparity in
@@ -47,7 +47,7 @@ FARTHEST_METRES = 50.0
 
 
 def file_specs(audio_clips: int = 3) -> dict[str, InputSpec]:
-    """modality -> what ImageBind takes of it, without text."""
+    """modality -> input of ImageBind, without text."""
     return {
         "vision": ImageSpec.of("vision", 3, SIDE, CLIP_MEAN, CLIP_STD),
         "audio": FbankSpec.of(audio_clips),
@@ -97,7 +97,7 @@ class FbankSpec(FileSpec, WaveSpec):
         pieces = []
         for start in self._clip_starts(wave.shape[1]):
             clip = wave[:, start : start + self.num_samples]
-            # In place, as the official code does it: where clips overlap, the next one sees what this one subtracted.
+            # In place, as in the official code: an overlapping next clip includes this subtraction.
             clip -= clip.mean()
             pieces.append(_standardized_fbank(clip[0]))
         pieces += pieces[-1:] * (self.clips - len(pieces))
@@ -138,7 +138,7 @@ def _standardized_fbank(wave: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class MapSpec(FileSpec):
-    """Base of what one channel of a camera measured. shape = (1, side, side)."""
+    """Base of one-channel camera images. shape = (1, side, side)."""
 
     kind: ClassVar[str] = "PNG, JPEG or NPY"
 
@@ -156,7 +156,7 @@ class MapSpec(FileSpec):
 
     @abstractmethod
     def _from_array(self, array: np.ndarray) -> np.ndarray:
-        """(H, W) as it is in an NPY file -> in the units of `_scaled`."""
+        """(H, W) of an NPY file -> in the units of `_scaled`."""
 
     @abstractmethod
     def _from_image(self, image: Image.Image) -> np.ndarray:
@@ -164,7 +164,7 @@ class MapSpec(FileSpec):
 
     @abstractmethod
     def _scaled(self, measured: Tensor) -> Tensor:
-        """What was measured, in the encoder's units."""
+        """The measurement, in the encoder's units."""
 
     def picture(self, item: Tensor) -> Image.Image:
         """From the item's own smallest value, black, to its largest."""

@@ -55,7 +55,7 @@ def mel_bank(num_mels: int) -> Tensor:
 
 
 def wave_of_fbank(logmel: Tensor) -> Tensor:
-    """A wave (n,) whose filter bank is close to `logmel` (T, M), without what a frame's mean and floor have taken."""
+    """A wave (n,) whose filter bank is close to `logmel` (T, M); the subtracted means and the floor are lost."""
     frames, num_mels = logmel.shape
     mel = (logmel.T.exp() - EPSILON).clamp(min=0)
     power = power_of_mel(mel_bank(num_mels), mel)  # (N / 2 + 1, T), of the pre-emphasised frames

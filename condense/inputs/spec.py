@@ -1,7 +1,7 @@
 """What one item of a modality looks like to an encoder: its shape, its range, how it is read and shown.
 
-An encoder names one `InputSpec` per modality; datasets read files through it, condensations keep synthetic
-items inside its range, exports turn items back into what a person can look at or listen to.
+An encoder has one `InputSpec` per modality: datasets read files with it, condensations keep synthetic items inside
+its range, exports turn items back into images, sounds and texts.
 All tensors here are float32 and hold one item, without a batch dimension.
 """
 
@@ -35,31 +35,31 @@ class InputSpec:
     low: float
     high: float
     source_digest: ClassVar[str] = (
-        ""  # of the user's own file that defines the class: how it reads is part of what is read
+        ""  # digest of the user's file that defines the class, since its code affects what is read
     )
 
     def describe(self) -> dict[str, Any]:
-        """JSON-able; part of the fingerprint of all that is cached of what was read through it."""
+        """JSON-able; part of the fingerprint of everything cached from data read with this spec."""
         own = {"source": self.source_digest} if self.source_digest else {}
         return {"kind": type(self).__name__, **asdict(self), **own}
 
 
 @dataclass(frozen=True)
 class FileSpec(InputSpec, ABC):
-    """Base of inputs that bring their own reading and showing; `condense/inputs/media.py` does the rest."""
+    """Base of inputs with their own methods for reading and showing; `condense/inputs/media.py` does the rest."""
 
-    kind: ClassVar[str]  # of the files that it reads, for messages: "WAV or FLAC"
+    kind: ClassVar[str]  # file types that it reads, for messages: "WAV or FLAC"
 
     @abstractmethod
     def read(self, path: Path) -> Tensor:
-        """The item in a file: (*shape) float32. Raises anything, UserError with a message without the file's name."""
+        """The item in a file: (*shape) float32. Any error may be raised; a UserError's message does not name the file."""
 
     def picture(self, item: Tensor) -> Image | None:
         """`item` (*shape) as an image, one pixel per value; None if it is not one."""
         return None
 
     def preview(self, item: Tensor) -> dict[str, bytes]:
-        """File suffix -> content of what is shown besides the picture, or in its place."""
+        """File suffix -> content of files shown besides the image, or instead of it."""
         return {}
 
 
@@ -83,7 +83,7 @@ class WrittenSpec(InputSpec, ABC):
 
     @abstractmethod
     def encode(self, text: str) -> Tensor:
-        """(*shape) float32. Raises UserError for a text that it cannot take."""
+        """(*shape) float32. Raises UserError for an unsupported text."""
 
     @abstractmethod
     def decode(self, item: Tensor) -> str:
@@ -92,7 +92,7 @@ class WrittenSpec(InputSpec, ABC):
 
 @dataclass(frozen=True)
 class ArraySpec(InputSpec):
-    """Numbers as they are: NPY files of depth, thermal or IMU readings, or tensors that are already prepared."""
+    """Raw numbers: NPY files of depth, thermal or IMU readings, or prepared tensors."""
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ class TextSpec(WrittenSpec):
         return item
 
     def decode(self, item: Tensor) -> str:
-        """The nearest codebook byte of each position, up to END; what is no UTF-8 becomes U+FFFD."""
+        """The nearest codebook byte of each position, up to END; invalid UTF-8 becomes U+FFFD."""
         nearest = torch.cdist(item.float(), self.codebook).argmin(dim=1).tolist()
         if self.END in nearest:
             nearest = nearest[: nearest.index(self.END)]

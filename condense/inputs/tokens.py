@@ -1,10 +1,10 @@
-"""Text as the embeddings of its tokens: what a text tower sees after its first layer, and where text is synthesised.
+"""Text as token embeddings: the input of a text tower's second layer, and the space in which text is synthesised.
 
-Tokens are whole numbers, which have no gradient; rows of the tower's frozen embedding table are points of a space that
-has. A real text is the rows of its tokens: start, the text, end, then padding. A synthetic one begins there and moves.
+Token ids are integers without a gradient; the rows of the tower's frozen embedding table are points in a continuous space.
+A real text is the rows of its tokens: start, the text, end, then padding. A synthetic text starts there and moves.
 
-A tower reads its output at the end token, or masks what comes after it, so the place of the end must outlast the
-optimiser. It is the last position that does not hold the padding's row, exactly: in a tower whose attention is causal, or
+A tower reads its output at the end token, or masks everything after it, so the optimiser must not move the end's
+position. It is the last position that does not hold the padding's row, exactly: in a tower whose attention is causal, or
 masked, what comes after the end has a gradient of exactly 0 and never moves. An item without any padding ends at its last
 position. (A tower that attends to padding, as SigLIP's does, has no use for the place of the end.)
 """
@@ -40,7 +40,7 @@ def end_positions(items: Tensor, padding: Tensor) -> Tensor:
 class TokenSpec(WrittenSpec):
     """Text as embedded tokens: shape = (length, width). The range is one that no table comes near.
 
-    What is large is opened when it is first asked for; the functions that do so must be picklable.
+    Large parts are opened at first use; the functions that open them must be picklable.
     """
 
     source: str  # identity of the table: which model, which weights

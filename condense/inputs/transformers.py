@@ -1,6 +1,6 @@
-"""What CLIP, SigLIP and CLAP models of the transformers library take, from a saved model's own preprocessor settings.
+"""Inputs of the transformers library's CLIP, SigLIP and CLAP models, from a saved model's preprocessor settings.
 
-A model is a folder: one of the user's, or the Hugging Face cache's. Nothing is fetched unless `download` says so.
+A model is a folder of the user's or in the Hugging Face cache. It is downloaded only with `download: true`.
 
 - vision: as the model's image processor has it (Pillow's resampling).
 - audio: as CLAP's feature extractor has it, but of a recording that is too long the middle is taken, where it takes a
@@ -42,7 +42,7 @@ SETTINGS = ("*.json", "*.txt", "*.model")  # files of a model beside its weights
 
 
 def transformers_specs(config: TransformersEncoder) -> dict[str, InputSpec]:
-    """modality -> what the model takes. Raises UserError if there is no such model, or none of a known type."""
+    """modality -> input of the model. Raises UserError if the model is missing or of an unknown type."""
     folder = model_folder(config)
     transformers = import_transformers()
     kind = model_type(folder)
@@ -73,7 +73,7 @@ def import_transformers() -> Any:
 
 
 def model_folder(config: TransformersEncoder) -> Path:
-    """Where the model lies on this machine."""
+    """The folder of the model on this machine."""
     folder = Path(config.model)
     if folder.is_dir():
         return folder
@@ -291,7 +291,7 @@ class ModelTokenizer:
             self._own = import_transformers().AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{folder}: the model's tokenizer cannot be read: {' '.join(str(error).split())}") from None
-        self._lock = threading.Lock()  # it keeps how it truncates as state
+        self._lock = threading.Lock()  # its truncation setting is state
         framed = self._own("").input_ids
         if len(framed) not in (1, 2):
             raise UserError(f"{folder}: a tokenizer must put an end after a text, and at most a start before it")
@@ -318,7 +318,7 @@ def _text(folder: Path, kind: str) -> TokenSpec:
     longest = settings.get("max_position_embeddings", {"clip": 77, "siglip": 64, "clap": 514}[kind])
     length = min(CLAP_TOKENS, longest - 2) if kind == "clap" else longest  # RoBERTa counts positions from 2
     width = token_table(folder, kind).shape[1]
-    tokenizer = _tokenizer(folder)  # said now if it is missing
+    tokenizer = _tokenizer(folder)  # raises now if it is missing
     padding = tokenizer.padding or 0
     if kind == "clip" and padding == tokenizer.end:
         padding = 0  # any other will do, since attention is causal; then the end can be told from what comes after it

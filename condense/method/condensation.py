@@ -1,7 +1,7 @@
 """ONE condensation (a replica): its synthetic items, its optimiser state, its frequencies, its randomness.
 
-A replica is plain state. `condense/engine/engine.py` steps replicas, one or many in a pass; nothing here depends on which
-others share the pass.
+A replica is plain state. `condense/engine/engine.py` steps replicas, one or many in a pass; nothing here depends
+on the other replicas in a pass.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DETERMINISTIC = ("herding", "k_center")  # draw nothing, unless an item lacks a 
 
 @dataclass
 class Divergence:
-    """Why a replica cannot go on."""
+    """Why a replica cannot continue."""
 
     step: int  # the first step with a loss that is not finite, counted from 1
     term: str  # uni, cross, joint or total
@@ -77,8 +77,8 @@ class Condensation:
         self.normalizer = torch.full((3,), torch.nan, device=device)
         self.divergence: Divergence | None = None
         self.history: list[Tensor] = []
-        self.key = ""  # which task, for whoever keeps several
-        self.metric = "accuracy"  # what its items are judged by (`TaskConfig.metric`); no step depends on it
+        self.key = ""  # identifies the task if there are several
+        self.metric = "accuracy"  # metric of its items (`TaskConfig.metric`); no step depends on it
         self.frequencies: dict[str, Tensor] = {}
         self.phi_real: dict[str, Tensor] = {}
         if h.discrepancy == "cf":
@@ -92,7 +92,7 @@ class Condensation:
                 self.phi_real[name] = class_characteristic_function(real, labels, task.dataset.num_classes, drawn)
         self._order = torch.empty(0, dtype=torch.int64)
         self._position = 0
-        self._chosen: tuple[int, Tensor] | None = None  # step, what `next_frequencies` gave for it
+        self._chosen: tuple[int, Tensor] | None = None  # step, result of `next_frequencies` for it
 
     @property
     def labels(self) -> Tensor:
@@ -101,15 +101,15 @@ class Condensation:
 
     @property
     def schedule_factor(self) -> float:
-        """What the learning rates are multiplied by in the coming step."""
+        """The factor on the learning rates in the next step."""
         if self.hyperparameters.schedule == "constant":
             return 1.0
         return 0.5 * (1 + math.cos(math.pi * min(1.0, self.step / self.total_steps)))
 
     def next_frequencies(self) -> Tensor:
-        """(F,) int64, on the CPU: the part of the pool for the coming step. Each pass over the pool has a new order.
+        """(F,) int64, on the CPU: the part of the pool for the next step. Each pass over the pool has a new order.
 
-        Asked again before the step is taken (an engine that ran out of memory tries again), it is the same.
+        Calls before the step is taken return the same part (an engine that ran out of memory retries the step).
         """
         if self._chosen is not None and self._chosen[0] == self.step:
             return self._chosen[1]
@@ -125,7 +125,7 @@ class Condensation:
         return chosen
 
     def state_dict(self) -> dict[str, Any]:
-        """All that is needed to go on as if nothing had happened; tensors on the CPU, copied."""
+        """The complete state, to continue exactly; tensors are copied to the CPU."""
 
         def kept(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             return {name: x.detach().to("cpu", copy=True) for name, x in tensors.items()}
@@ -148,24 +148,24 @@ class Condensation:
         """Continue from `state_dict()` of a replica with the same configuration and seed.
 
         Raises:
-            ValueError: the state is of another version, or of other shapes.
+            ValueError: the state has another version or other shapes.
         """
         if state["version"] != STATE_VERSION:
-            raise ValueError(f"a checkpoint of version {state['version']} cannot be continued (need {STATE_VERSION})")
+            raise ValueError(f"checkpoint version must be {STATE_VERSION}, but got {state['version']}")
         for own, given in (
             (self.inputs, state["inputs"]),
             (self.velocity, state["velocity"]),
             (self.square, state["square"]),
         ):
             if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in given.items()}:
-                raise ValueError("the checkpoint is of a condensation of another shape or optimiser")
+                raise ValueError("the checkpoint belongs to a condensation with other shapes or another optimiser")
             for name, tensor in given.items():
                 own[name].copy_(tensor)  # in place: an engine may hold views of it
         self.step = state["step"]
         self.normalizer = state["normalizer"].to(self.task.device, copy=True)
         self.generator.set_state(state["generator"])
         self._order, self._position = state["order"].clone(), state["position"]
-        chosen = state.get("chosen")  # what was drawn for the coming step; not every checkpoint has it
+        chosen = state.get("chosen")  # drawn for the next step; not every checkpoint has it
         self._chosen = None if chosen is None else (self.step, chosen.clone())
         self.divergence = None if state["divergence"] is None else Divergence(*state["divergence"])
 
@@ -173,8 +173,8 @@ class Condensation:
 def initial_inputs(task: Task, dpc: int, initialization: str, generator: torch.Generator) -> dict[str, Tensor]:
     """modality -> (C * dpc, *shape): real items chosen per class, or Gaussian noise with the real items' mean and std.
 
-    Items that lack a modality are chosen only where a class has fewer than dpc complete ones. What they lack is taken
-    from another item of their class, drawn from `generator`.
+    Items that lack a modality are chosen only if a class has fewer than dpc complete ones. The missing modality is taken
+    from another item of the class, drawn from `generator`.
     """
     condense = task.dataset.condense
     if initialization == "noise":

@@ -30,16 +30,14 @@ def choose(
 
     Only `random` draws from `generator`: herding and k-center are deterministic, so replicas that start from
     them differ in their optimisation alone. Within a class, the first k of dpc items are those that dpc = k
-    would give (for `random`: from a generator in the same state). Others than the `preferred` items are chosen, by the
-    same method among themselves, only where a class has fewer than dpc of these.
+    would give (for `random`: from a generator in the same state). Items that are not `preferred` are chosen, by the
+    same method among themselves, only if a class has fewer than dpc preferred ones.
     Raises ValueError if a class has fewer than dpc items.
     """
     if method not in get_args(Method):
         raise ValueError(f"method must be one of {', '.join(get_args(Method))}, but got {method!r}")
     if len(features) != len(labels):
-        raise ValueError(
-            f"features and labels must be of the same items, but there are {len(features)} and {len(labels)}"
-        )
+        raise ValueError(f"features and labels must have the same length, but have {len(features)} and {len(labels)}")
     chosen = []
     for c in range(num_classes):
         members = torch.nonzero(labels == c).squeeze(1)  # (n_c,)
@@ -63,7 +61,7 @@ def choose(
 def choose_items(
     method: str, embedded: Embedded, num_classes: int, dpc: int, generator: torch.Generator
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """`choose` on a split's features, items that have all modalities preferred, and where to take what they lack from.
+    """`choose` on a split's features, preferring complete items, and the sources of their missing modalities.
 
     Returns (C * dpc,) indices, and modality -> (C * dpc,) indices of the items to take it from, of the modalities that
     a chosen item lacks: that item itself where it has it, else another one of the same class, drawn from `generator`.
@@ -99,7 +97,7 @@ def herding(
     taken = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     order = []
     for k in range(1, dpc + 1):
-        # || mean - (total + x) / k ||^2, without what is the same for every x
+        # || mean - (total + x) / k ||^2, without terms that are equal for every x
         distance = square / k**2 + (2 / k) * (x @ (total / k - mean))
         best = distance.masked_fill(taken, torch.inf).argmin()
         order.append(best)

@@ -7,7 +7,7 @@ Notation, the same throughout this file (arrays are float32 unless a test passes
     D   embedding dimension    F    frequencies in one step      P   frequencies in the pool
     r_m, s_m   unit embeddings of modality m of one real / synthetic item, (D,)
     S   synthetic embeddings, modality -> (Q, C, s, D)
-    R   what the objective needs of the real ones, `RealStatistics`
+    R   statistics of the real embeddings, `RealStatistics`
     *   elementwise product      < , >   inner product
 
     phi_X(t) = mean_i exp(i <t, x_i>)     empirical characteristic function (CF) of X at frequency t = sigma z, z ~ N(0, I)
@@ -39,7 +39,7 @@ PAPER_CF_FACTOR = 300.0  # in the published code (loss/NCFM.py)
 SQRT_FLOOR = math.sqrt(0.5e-12)
 """Least value of the CF discrepancy at a frequency, 7e-7: just above the float32 error of phi, which is 2e-8 to 5e-7
 (mean over frequencies, sigma 0.1 to 4, D up to 1024; see tests). Under it the gradient is 0, above it bounded.
-At alpha = beta = 0.5 it is what the published code's clamp of the phase part comes to."""
+At alpha = beta = 0.5 it equals the published code's clamp of the phase part."""
 
 
 def class_characteristic_function(
@@ -77,7 +77,7 @@ def cf_discrepancy(phi_real: Tensor, phi_syn: Tensor, alpha: Tensor | float, bet
 
 @dataclass(frozen=True)
 class Parts:
-    """What alpha and beta weigh, per frequency, as exact as d = phi_S - phi_R is.
+    """The quantities that alpha and beta weight, per frequency, as exact as d = phi_S - phi_R.
 
     Attributes:
         amplitude: |phi_S| - |phi_R|.
@@ -100,7 +100,7 @@ class Parts:
         apart_real, apart_imaginary = real - phi_real[0], imaginary - phi_real[1]
         turn = phi_real[0] * apart_imaginary - phi_real[1] * apart_real
         both, inner = other * length, phi_real[0] * real + phi_real[1] * imaginary
-        # Both ways are exact where they are taken; the other one's denominator is kept away from zero.
+        # Each formula is exact where it is used; the other one's denominator is kept away from zero.
         phase = torch.where(inner > 0, 2 * turn.square() / (both + inner.clamp_min(0)), 2 * (both - inner))
         return Parts(length - other, phase, turn, length)
 
@@ -230,7 +230,7 @@ class Objective:
 
     @property
     def zero(self) -> tuple[float, float, float]:
-        """Sizes of uni, cross and joint up to which they are zero but for rounding."""
+        """Sizes of uni, cross and joint below which they are only rounding errors."""
         return (2 * SQRT_FLOOR if self.discrepancy == "cf" else 1e-8), 1e-6, 1e-6
 
     def terms(
@@ -296,5 +296,5 @@ def pass_over(pool: int, count: int, block: int, generator: torch.Generator) -> 
 
 
 def expected_noise_floor(dpc: int) -> float:
-    """What is left of |phi_R - phi_S| where |phi| is near zero: the sampling error of `dpc` items, 1 / sqrt(dpc)."""
+    """The size of |phi_R - phi_S| where |phi| is near zero: the sampling error of `dpc` items, 1 / sqrt(dpc)."""
     return 1.0 / math.sqrt(dpc)

@@ -1,4 +1,4 @@
-"""Where what is expensive to make is kept. Imports nothing heavy: the light processes of a search read it, too."""
+"""The cache folder for expensive results. Imports nothing heavy, since light processes of a search use it too."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def default_folder() -> Path:
 
 
 def check_writable(folder: Path) -> None:
-    """Makes the cache's folder if need be. Raises UserError if nothing can be written there."""
+    """Creates the cache folder if needed. Raises UserError if it is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -32,7 +32,7 @@ def check_writable(folder: Path) -> None:
 
 
 def read_entry(folder: Path, kind: str, name: str) -> bytes | None:
-    """The file of an entry of `condense.storage.store.Store`; None if it is not there. Raises ValueError for any other file."""
+    """The file of an entry of `condense.storage.store.Store`; None if it is missing. Raises ValueError for any other file."""
     if not (KIND.fullmatch(kind) and NAME.fullmatch(name)):
         raise ValueError(f"not an entry of a store: {kind}/{name}")
     try:

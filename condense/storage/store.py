@@ -1,7 +1,7 @@
-"""A folder of tensors that are expensive to make, addressed by what they were made from.
+"""A cache of tensors that are expensive to compute, addressed by their inputs.
 
-An entry is one safetensors file named by the hash of its key. It is written under another name and moved into
-place, carries a checksum, and is made by one process at a time; one that is damaged is made again, never used.
+An entry is one safetensors file, named by the hash of its key. It is written under another name and moved into place,
+carries a checksum, and is made by one process at a time. A damaged entry is made again, never used.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Store:
     """Tensors on disk by content address; safe for several processes on one file system."""
 
     def __init__(self, folder: Path | None = None, fetch: Fetch | None = None) -> None:
-        """`fetch`: asked for what is missing here, before it is made; what it gives is checked like any file."""
+        """`fetch`: tried for a missing entry before it is made; its result is checked like any file."""
         self.folder = default_folder() if folder is None else folder
         self.fetch = fetch
 
@@ -58,7 +58,7 @@ class Store:
         return self.folder / kind / f"{hash_of(key)}.safetensors"
 
     def get(self, kind: str, key: Mapping[str, Any]) -> dict[str, Tensor] | None:
-        """The tensors stored under `key`, or None if there are none, or none that are whole."""
+        """The tensors stored under `key`; None if they are missing or damaged."""
         path = self.path(kind, key)
         if not path.exists():
             return None
@@ -85,10 +85,10 @@ class Store:
     def get_or_make(
         self, kind: str, key: Mapping[str, Any], make: Callable[[], Mapping[str, Tensor]]
     ) -> dict[str, Tensor]:
-        """The stored tensors; if there are none (that are whole), `make()` is called once and stored.
+        """The stored tensors; if they are missing or damaged, the result of `make()`, which is stored.
 
-        Several processes asking at once: one makes, the others wait and read. Raises OSError if there is no space for what
-        was made; what was fetched is only not kept then, since there is another copy.
+        If several processes ask at once, one makes the entry and the others wait and read it. Raises OSError if there is no
+        space for the made tensors; fetched ones are then used without being stored, since another copy exists.
         """
         found = self.get(kind, key)
         parts = self.parts(kind, key).folder
@@ -106,11 +106,11 @@ class Store:
         return found
 
     def parts(self, kind: str, key: Mapping[str, Any]) -> Store:
-        """Where `make` may keep what it has so far, in case that it is killed; gone as soon as there is the entry."""
+        """A store where `make` may keep partial results in case it is killed; deleted once the entry exists."""
         return Store(self.path(kind, key).with_suffix(".parts"))
 
     def keys(self, kind: str) -> list[dict[str, Any]]:
-        """Of all entries of a kind; of those that are damaged only if their key is not."""
+        """The keys of all entries of a kind, including damaged ones whose key is readable."""
         found = []
         for path in sorted((self.folder / kind).glob("*.safetensors")):
             with contextlib.suppress(SafetensorError, OSError, KeyError, ValueError), safe_open(path, "pt") as file:
@@ -129,13 +129,13 @@ class Store:
         except OSError as error:
             if not is_full_disk(error):
                 raise
-            log.warning("no space is left on the disk of %s: going on with what is in memory", self.folder)
+            log.warning("no space is left on the disk of %s: continuing with the copy in memory", self.folder)
             return _checked(content)
         return self.get(kind, key)
 
     @contextlib.contextmanager
     def _alone(self, path: Path) -> Iterator[None]:
-        """Keeps other processes out; not where there is no space for a lock: then nothing is kept there either."""
+        """Locks out other processes; without a lock if the disk is too full for one, since nothing can be stored then anyway."""
         with contextlib.ExitStack() as held:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -149,7 +149,7 @@ class Store:
 
 
 def _checked(content: bytes) -> dict[str, Tensor] | None:
-    """The tensors of an entry's file; None if it is not whole."""
+    """The tensors of an entry's file; None if it is damaged."""
     try:
         tensors, metadata = tensors_of(content)
     except (SafetensorError, ValueError):
@@ -159,7 +159,7 @@ def _checked(content: bytes) -> dict[str, Tensor] | None:
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A name to write to; what stands there at the end is moved to `path`, durably. A full disk is an OSError on `path`."""
+    """Yields a temporary path and moves it to `path` at the end, durably. A full disk raises OSError for `path`."""
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
         os.close(handle)

@@ -1,4 +1,4 @@
-"""Tensors as safetensors files, whose library says of a full disk what no handler of OSError would hear."""
+"""Reads and writes safetensors files; turns the library's error for a full disk into an OSError."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Writes contiguous tensors. Raises OSError, with the file's name, for whatever the operating system refuses."""
+    """Writes contiguous tensors. Raises OSError, with the file's name, for errors of the operating system."""
     try:
         safetensors.torch.save_file(dict(tensors), path, None if metadata is None else dict(metadata))
     except SafetensorError as error:
@@ -25,7 +25,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def tensors_of(content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a file's content. Raises SafetensorError or ValueError if it is not whole."""
+    """Tensors and metadata of a file's content. Raises SafetensorError or ValueError if it is damaged."""
     tensors = safetensors.torch.load(content)
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])  # where safetensors has its metadata
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])  # the header, which holds the metadata
     return tensors, header.get("__metadata__") or {}

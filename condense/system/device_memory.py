@@ -1,7 +1,7 @@
-"""How much memory a pass takes, and how much there is.
+"""How much memory a pass takes, and how much is free.
 
-On CUDA the allocator's own peak is read. A CPU has no such figure: there, what autograd keeps for the backward pass is
-added up, which is nearly all of it.
+On CUDA this is the allocator's own peak. A CPU has no such counter: there it is the sum of the tensors that autograd
+keeps for the backward pass, which is nearly everything.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 DEVICE_SHARE = 0.9  # of a GPU's free memory that a pass may take
-HOST_SHARE = 0.25  # of the host's: other processes live there, too
-HOST_EXTRA = 1.5  # what operations take for a moment, beside what is kept
-# How a RuntimeError says it: the host's allocator; pinned memory and contexts; the libraries' own workspaces.
+HOST_SHARE = 0.25  # of the host's free memory, which other processes need too
+HOST_EXTRA = 1.5  # temporary buffers of operations, besides what is kept
+# Texts of RuntimeErrors: the host's allocator; pinned memory and contexts; workspaces of libraries.
 ALLOCATION_FAILED = (
     "can't allocate memory",
     "out of memory",
@@ -27,14 +27,14 @@ ALLOCATION_FAILED = (
 
 
 class Peak:
-    """Filled when `measured` ends."""
+    """Set when `measured` ends."""
 
     bytes = 0
 
 
 @contextlib.contextmanager
 def measured(device: torch.device) -> Iterator[Peak]:
-    """Bytes that the computations in its block take at most, beyond what was there before."""
+    """Measures the peak bytes of the computations in its block, beyond those in use before."""
     peak = Peak()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -44,10 +44,10 @@ def measured(device: torch.device) -> Iterator[Peak]:
         torch.cuda.synchronize(device)
         peak.bytes = torch.cuda.max_memory_allocated(device) - before
         return
-    kept: dict[int, int] = {}  # storage -> bytes: views of one are counted once
+    kept: dict[int, int] = {}  # storage -> bytes: its views count once
 
     def pack(tensor: Tensor) -> Tensor:
-        if not isinstance(tensor, torch.nn.Parameter):  # those are there anyway
+        if not isinstance(tensor, torch.nn.Parameter):  # parameters exist anyway
             storage = tensor.untyped_storage()
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
@@ -58,7 +58,7 @@ def measured(device: torch.device) -> Iterator[Peak]:
 
 
 def budget(device: torch.device) -> int:
-    """Bytes that a pass may take on this device as it is now."""
+    """Bytes that a pass may take on this device now."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -67,17 +67,17 @@ def budget(device: torch.device) -> int:
 
 
 def host_memory(root: Path = Path("/")) -> int:
-    """Bytes that this process can still get: what the system has, and what its control group lets it have."""
+    """Bytes that this process can still allocate: the free memory, limited by its control group."""
     available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with contextlib.suppress(OSError, ValueError, IndexError):
         for line in (root / "proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 available = int(line.split()[1]) * 1024
-    with contextlib.suppress(OSError, ValueError):  # "max" is no number
+    with contextlib.suppress(OSError, ValueError):  # "max" is not a number
         group = root / "sys/fs/cgroup"
         limit, used = int((group / "memory.max").read_text()), int((group / "memory.current").read_text())
         for line in (group / "memory.stat").read_text().splitlines():
-            if line.startswith("inactive_file "):  # cached files, which give way
+            if line.startswith("inactive_file "):  # cached files, which can be reclaimed
                 used -= int(line.split()[1])
         available = min(available, max(0, limit - used))
     return available

@@ -1,4 +1,4 @@
-"""What a command ends with in a line, and not in a traceback: mistakes that are the user's to mend, and what ran out."""
+"""Errors that a command reports in one line instead of a traceback: user mistakes, and a full disk or memory."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import errno
 
 
 def is_full_disk(error: BaseException) -> bool:
-    """Whether the operating system had no space left, or the user none of what they may use."""
+    """Whether the disk is full or the user's quota is used up."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def what_ran_out(error: BaseException) -> str | None:
-    """A line on what there was not enough of, if that is what an error says: space on a disk, or memory. Neither is a bug."""
+    """One line if an error means that disk space or memory ran out, which is not a bug; None for other errors."""
     if is_full_disk(error):
         file = getattr(error, "filename", None)
         return f"no space is left on the disk{f' of {file}' if file else ''}"
     from condense.system.device_memory import is_out_of_memory  # here: it needs torch
 
     if is_out_of_memory(error):
-        return f"out of memory, with as few items at a time as there can be ({' '.join(str(error).split())[:200]})"
+        return f"out of memory even with the smallest batches ({' '.join(str(error).split())[:200]})"
     return None
 
 

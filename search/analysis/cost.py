@@ -1,4 +1,4 @@
-"""What a search cost in replica-steps, and what racing saved."""
+"""The cost of a search in replica-steps, and what racing saved."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from search.space.model import Space
 
 
 def race(space: Space, records: Sequence[TrialRecord]) -> dict[str, Any] | None:
-    """How many trials ended with how many seeds, and the replica-steps that this took against all seeds for each."""
+    """The number of trials that ended with each number of seeds, and their replica-steps against all seeds for every trial."""
     if space.racing is None:
         return None
     ended = [r for r in records if r.reports]

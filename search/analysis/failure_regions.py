@@ -1,4 +1,4 @@
-"""Where in a search's space each signature of failure occurs: what report.json says about it."""
+"""Where in the search space each failure signature occurs, for report.json."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from search.analysis.failure_signatures import MEANING, trial_signatures
 from search.ledger.ledger import TrialRecord
 from search.space.model import Dimension, Space
 
-PROBABLE = 0.05  # chance, at most, that a region would tell as much if the signature had nothing to do with it
+PROBABLE = 0.05  # largest p-value at which a region is reported
 
 
 def regions(space: Space, records: Sequence[TrialRecord]) -> dict[str, dict[str, Any]]:
-    """signature -> {"trials": the numbers of those that show it, "of": how many could be judged, "region": a short text,
-    or None where no split of the hyperparameters tells, "meaning": a sentence}.
+    """signature -> {"trials": numbers of the trials that show it, "of": how many trials could be judged, "region": a short
+    text, or None if no split of the hyperparameters explains it, "meaning": a sentence}.
     """
     found = {r.number: own for r in records if (own := trial_signatures(r)) is not None}
-    # The paper's setting is no point of the space: its lambdas mean something else.
+    # The paper's setting is not a point of the space: its lambdas mean something else.
     inside = [r for r in records if r.number in found and r.name != "paper_default"]
     return {
         name: {
@@ -34,19 +34,19 @@ def regions(space: Space, records: Sequence[TrialRecord]) -> dict[str, dict[str,
 
 @dataclass(frozen=True)
 class _Feature:
-    """A column of what the decision tree sees."""
+    """A column of the decision tree's input."""
 
     value: Callable[[Mapping[str, Any]], float]
-    low: Callable[[float], str]  # says that it is above a threshold
-    high: Callable[[float], str]  # says that it is below
+    low: Callable[[float], str]  # threshold -> text for values above it
+    high: Callable[[float], str]  # threshold -> text for values below it
 
 
 def region(space: Space, params: Sequence[Mapping[str, Any]], shown: Sequence[bool]) -> str | None:
-    """`lambda_joint > 3.2: 11 of 14 trials there, 1 of 34 elsewhere`: where `shown` is true, if that can be told.
+    """`lambda_joint > 3.2: 11 of 14 trials there, 1 of 34 elsewhere`: the region where `shown` is true; None if there is none.
 
     A leaf of a decision tree of depth 1 or 2 over the searched hyperparameters, on their own scales. The leaf is chosen by
-    Fisher's exact test, times the number of splits that there were to choose from at each depth (Bonferroni): so a second
-    condition has to tell that much more, and where chance could do the same nothing is said.
+    Fisher's exact test, its p-value multiplied by the number of candidate splits at each depth (Bonferroni). So a second
+    condition must improve it that much more, and a region that chance would explain is not reported.
     """
     import numpy as np
     from scipy.stats import hypergeom
@@ -78,7 +78,7 @@ def region(space: Space, params: Sequence[Mapping[str, Any]], shown: Sequence[bo
 
 
 def _leaves(tree: Any) -> list[dict[tuple[int, bool], float]]:
-    """The bounds of each leaf: (column, whether above) -> threshold; of two on one side the tighter one."""
+    """The bounds of each leaf: (column, whether above) -> threshold; the tighter of two on the same side."""
     found: list[dict[tuple[int, bool], float]] = []
 
     def walk(node: int, bounds: dict[tuple[int, bool], float]) -> None:
@@ -96,7 +96,7 @@ def _leaves(tree: Any) -> list[dict[tuple[int, bool], float]]:
 
 
 def _features(name: str, dimension: Dimension) -> list[_Feature]:
-    """One column of a number, one per value of what is chosen from others."""
+    """One column for a numeric hyperparameter, one per value for one with choices."""
     choices = dimension.choices
     if choices is None or all(isinstance(c, int | float) and not isinstance(c, bool) for c in choices):
         logarithmic = dimension.log or (choices is not None and min(choices) > 0)

@@ -1,9 +1,9 @@
-"""Signatures of failure: what a trial's curve and diagnostics say about why it does badly.
+"""Failure signatures: why a trial does badly, read from its loss curve and diagnostics.
 
 The thresholds were found in runs on the embedded dataset with the encoder `tiny`: 160 settings at 1 item per class (60
 steps, 3 seeds, learning rates 0.3 .. 300, sigma 0.1 .. 4, lambda_cross and lambda_joint 0.01 .. 100), 24 of them at 10
 items, and single ones outside of that. Scores are shares of full data; a run is called healthy here if its share is at
-least 0.9 (the best: 0.94 at 1 item per class, 0.99 at 10). Standard library only: a trial's process reads this.
+least 0.9 (the best: 0.94 at 1 item per class, 0.99 at 10). Standard library only: trial processes import this.
 """
 
 from __future__ import annotations
@@ -22,37 +22,36 @@ MEANING = {
 }
 
 CARRIED = 0.5
-"""Of two modalities' `alone`, the lower over the higher. At least 0.75 in all of these runs, as real items are a good
-start; below 0 where a modality was left at the noise that it had been started from. Half is far from both."""
+"""The lower `alone` of two modalities over the higher. At least 0.75 in all of these runs, since real items are a good
+start; below 0 if a modality stayed at its initial noise. One half is far from both."""
 CARRYING = 0.3
-"""Least `alone` of a modality that carries a score at all: under it there is nothing yet to be carried. 0.4 and more after
-any step that was taken on purpose."""
+"""Smallest `alone` of a modality that contributes to the score at all. It is 0.4 or more after any reasonable step."""
 DOMINANCE = 5.0
-"""One modality's gradient over another's: at most 3.2 in healthy runs, 9 in the one that a heavy joint term had torn."""
+"""Ratio of two modalities' gradients: at most 3.2 in healthy runs, 9 in the one spoilt by a heavy joint term."""
 TAUGHT = 0.8
-"""`alone` from which on a modality may do without gradient: it has learned what there is. 0.76 to 0.99 in healthy runs."""
+"""From this `alone` on, a modality needs no gradient: it has learned all there is. 0.76 to 0.99 in healthy runs."""
 ALIGNED = 0.6
-"""Least `alignment`, as a share of that of as many real items. In healthy runs it is above 2 at 1 item per class, which
-is as good as a class mean, and 0.79 to 1.3 at 10, which are spread as the real ones are. 0.3 to 0.5 where the loss
-oscillated so much that items lost their class, or one modality was left at noise."""
+"""Smallest `alignment`, as a share of that of equally many real items. In healthy runs: above 2 at 1 item per class,
+which is as good as a class mean, and 0.79 to 1.3 at 10 items, which spread like the real ones. 0.3 to 0.5 if the loss
+oscillated so much that items lost their class, or if one modality stayed at noise."""
 JUMP = 0.1
-"""What counts as a jump of the loss from one step to the next, of its value at the start. The frequencies that each step
-draws make 0.01 (standard deviation; at 256 frequencies and one seed), at most 0.04 in 12 steps; at 64, 0.03 and 0.1."""
+"""A change of the loss in one step that counts as a jump, as a share of its initial value. The drawn frequencies alone
+cause 0.01 (standard deviation; 256 frequencies, one seed), at most 0.04 in 12 steps; with 64 frequencies, 0.03 and 0.1."""
 JUMPS, JUMPING = 3, 0.05
-"""How many jumps are an oscillation: so many, and this share of the steps. A first step that is too long makes one or
-two, and does no harm: healthy runs at 1 item per class have up to 2, and of those with more none came above 0.89. At 10,
-two with 3 got far (0.94 and 0.97), after a loss that stayed above its start for half of the steps."""
+"""An oscillation has at least so many jumps, and this share of the steps. A first step that is too long causes one or
+two and does no harm: healthy runs at 1 item per class have up to 2, and none with more came above 0.89. At 10 items, two
+runs with 3 jumps did well (0.94 and 0.97), after a loss above its start for half of the steps."""
 RISEN, NOISES = 0.01, 4.0
-"""How far above its start a loss has to end: this share of it, and so many standard deviations of its noise, which is
-read off the curve. The total hardly tells: with a heavy joint term it falls by 2 % while the uni-modal term, which says
-how far from real the items are, rises. That one ended at 0.96 to 1.22 of its start in runs of a share under 0.78, and at
-0.60 to 0.97 in healthy ones."""
-END = 5  # steps at the end of a curve whose mean is where it ends
+"""How far above its start a diverging loss ends: by this share of it, and by so many standard deviations of its noise,
+estimated from the curve. The total is a poor sign: with a heavy joint term it falls by 2 % while the uni-modal term, the
+distance of the items from real ones, rises. The uni-modal term ended at 0.96 to 1.22 of its start in runs with a share
+under 0.78, and at 0.60 to 0.97 in healthy ones."""
+END = 5  # the end of a curve is the mean of its last steps
 
 
 def signatures(metrics: Mapping[str, float], *curves: Mapping[str, Sequence[float]]) -> list[str]:
-    """The names of MEANING that a trial shows, from its last metrics (`diagnostics/...`) and its whole curve: one for each
-    stage of racing."""
+    """The signatures (keys of MEANING) of a trial, from its last metrics (`diagnostics/...`) and its whole curves, one for
+    each racing stage."""
     found = {
         "modality_collapse": _collapsed(metrics),
         "instability": any(map(unstable, curves)),
@@ -62,8 +61,8 @@ def signatures(metrics: Mapping[str, float], *curves: Mapping[str, Sequence[floa
 
 
 def trial_signatures(record: TrialRecord) -> list[str] | None:
-    """Those of a trial as it stands; None if there is nothing to judge: it ended without a report, for another reason than
-    its loss."""
+    """The signatures of a trial so far; None if it cannot be judged: it ended without a report, for a reason other than its
+    loss."""
     broken = record.status == "failed" and "not finite" in (record.error or "")  # as `search.tuning.trainable` words it
     if not record.reports and not broken:
         return None
@@ -72,7 +71,7 @@ def trial_signatures(record: TrialRecord) -> list[str] | None:
 
 
 def whole_curves(reports: Iterable[Report]) -> list[dict[str, list[float]]]:
-    """The curves of a trial's reports, one after the other. Each stage of racing, whose seeds start anew, has its own."""
+    """The curves of a trial's reports, joined. Each racing stage has its own, since its seeds start at step 0."""
     stages: dict[float, dict[str, list[float]]] = {}
     for report in reports:
         whole = stages.setdefault(report.metrics.get("race/stage", 0.0), {})
@@ -91,7 +90,7 @@ def ended_metrics(record: TrialRecord) -> dict[str, float]:
 
 
 def ended_tags(record: TrialRecord) -> dict[str, str]:
-    """Of the MLflow run of a trial that has ended: `failure_signatures`, comma-separated, or `none`."""
+    """Tags for the MLflow run of an ended trial: `failure_signatures`, comma-separated, or `none`."""
     found = None if record.status == "unfinished" else trial_signatures(record)
     return {} if found is None else {"failure_signatures": ",".join(found) or "none"}
 
@@ -99,9 +98,9 @@ def ended_tags(record: TrialRecord) -> dict[str, str]:
 def diagnostic_means(
     replicas: Sequence[Mapping[str, float]],
     before: Mapping[str, float],  # the metrics of the stage before; empty in the first
-    share: float,  # of the seeds that are of the stages before
+    share: float,  # share of the seeds that belong to earlier stages
 ) -> dict[str, float]:
-    """`diagnostics/...`: the mean of each figure of `condense.evaluation.diagnostics` over the replicas that have it."""
+    """`diagnostics/...`: mean of each value of `condense.evaluation.diagnostics` over the replicas that have it."""
     names = dict.fromkeys(name for figures in replicas for name in figures)
     means = {f"diagnostics/{name}": fmean(f[name] for f in replicas if name in f) for name in names}
     return {key: share * before.get(key, value) + (1 - share) * value for key, value in means.items()}
@@ -133,7 +132,7 @@ def _oscillates(values: Sequence[float]) -> bool:
 
 
 def _scale(values: Sequence[float]) -> float:
-    """What a loss is measured by: its start, or how far it has come (the published scaling's falls far below zero)."""
+    """The unit a loss is measured in: its initial value, or its range (the published scaling falls far below zero)."""
     return max(abs(values[0]), values[0] - min(values))
 
 
@@ -146,6 +145,6 @@ def _collapsed(metrics: Mapping[str, float]) -> bool:
     highest = max(alone.values(), default=0.0)
     if highest >= CARRYING and min(alone.values()) < CARRIED * highest:
         return True
-    # Without any `alone` (data without classes) the gradient decides; a modality that alone has none teaches nothing anyway.
+    # Without any `alone` (data without classes) the gradient decides; a modality without one teaches nothing alone anyway.
     starving = [m for m, share in shares.items() if max(shares.values()) >= DOMINANCE * share]
     return any(alone[m] < TAUGHT if m in alone else not alone for m in starving)

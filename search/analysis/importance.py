@@ -13,9 +13,9 @@ log = logging.getLogger(__name__)
 
 
 def importances(study: optuna.Study) -> dict[str, dict[str, float]]:
-    """How much each hyperparameter matters among completed trials, by evaluator; {} for one with too few of them.
+    """Importance of each hyperparameter among completed trials, by evaluator; {} for an evaluator with too few trials.
 
-    `ped_anova` (Watanabe et al. 2023): for being among the best trials; `fanova` (Hutter et al. 2014): share of the
+    `ped_anova` (Watanabe et al. 2023): for reaching the best trials; `fanova` (Hutter et al. 2014): share of the
     score's variance over the whole space.
     """
     found: dict[str, dict[str, float]] = {}
@@ -29,12 +29,12 @@ def importances(study: optuna.Study) -> dict[str, dict[str, float]]:
             try:
                 values = optuna.importance.get_param_importances(study, evaluator=evaluator, target=target)
             except (ValueError, RuntimeError) as error:
-                log.info("no importance by %s: %s", name, error)
+                log.info("cannot compute the importance by %s: %s", name, error)
                 values = {}
             found[name] = {key: float(value) for key, value in values.items() if math.isfinite(value)}
     return found
 
 
 def _loss(trial: Any) -> float:
-    """The first objective, the score; negative, because PED-ANOVA takes low values of a given target for good ones."""
+    """The first objective, the score, negated: PED-ANOVA treats low values of a given target as good."""
     return -float(trial.values[0])

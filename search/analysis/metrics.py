@@ -1,4 +1,4 @@
-"""A report of an engine as the metrics of a trial: what Tune, the ledger and MLflow get, and how to read them back."""
+"""A trial's metrics, made from an engine's report for Tune, the ledger and MLflow, and read back."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def summarize(
 ) -> dict[str, float]:
     """The metrics of one report, as Tune, the ledger and MLflow get them.
 
-    `before`: the metrics of the stage before, whose seeds count too; `within` a further stage, whose seeds are not through
-    yet, nothing else counts: the score and the number of seeds are still those of the stage before.
+    `before`: metrics of the previous racing stage, whose seeds count too. `within` a further stage, whose seeds are not
+    finished, the score and the number of seeds remain those of the previous stage.
     """
     tasks = len(plan.tasks)
     here = len(report["shares"]) // tasks
@@ -54,7 +54,7 @@ def summarize(
 
 
 def replica_values(metrics: dict[str, float], plan: Plan, key: str = "share") -> list[float]:
-    """The replicas' values, task-major, that `summarize` has put into `metrics`: `share`, or what they are `judged` by."""
+    """The replicas' values, task-major, that `summarize` put into `metrics`: `share`, or the metric they are `judged` by."""
     return [metrics[name] for name in _names(plan, key, int(metrics.get("seeds", len(plan.seeds))))]
 
 
@@ -69,6 +69,6 @@ def _names(plan: Plan, key: str, seeds: int) -> list[str]:
 
 
 def _joined(before: Sequence[float], more: Sequence[float], tasks: int) -> list[float]:
-    """Task-major values of further seeds after those of earlier ones."""
+    """Task-major values of earlier seeds, followed by those of further seeds."""
     both = zip(per_task(before, tasks), per_task(more, tasks), strict=True)
     return [value for own, further in both for value in (*own, *further)]

@@ -1,4 +1,4 @@
-"""Several objectives: which trials no other one beats in all of them."""
+"""Several objectives: the trials that no other trial beats in all of them (the Pareto front)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from search.space.model import Space
 
 
 def pareto(space: Space, records: Sequence[TrialRecord]) -> dict[str, Any] | None:
-    """The completed trials' objectives, and which of them no other trial beats in all. None for a single objective."""
+    """The completed trials' objectives, and the Pareto front among them. None for a single objective."""
     if len(space.objectives) < 2:
         return None
     known = []

@@ -1,4 +1,4 @@
-"""Which of a search's trials are best, by its own scores."""
+"""The best trials of a search, by its own scores."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from search.space.plan import Plan
 
 
 def best_trials(records: Sequence[TrialRecord], top_k: int) -> list[TrialRecord]:
-    """The trials worth confirming, best first: completed ones with the most seeds, then, where those are too few, those that
-    were stopped latest (a confirmation takes all steps). The paper's default is out: its lambdas mean something else.
+    """The trials worth confirming, best first: completed ones with the most seeds, then, if these are too few, those stopped
+    latest (a confirmation runs all steps). The paper's default is excluded: its lambdas mean something else.
     """
     inside = [r for r in records if r.status in ("completed", "pruned") and r.name != "paper_default" and r.reports]
     return sorted(inside, key=lambda r: (r.status != "completed", -seeds_of(r), -r.steps, -score_of(r)))[:top_k]
@@ -32,8 +32,8 @@ def contenders(records: Sequence[TrialRecord]) -> list[TrialRecord]:
 
 
 def best_by_single_seed(records: Sequence[TrialRecord], plan: Plan) -> list[TrialRecord]:
-    """What one would have chosen with one run per setting: for each seed that all completed trials have (where they race,
-    mostly the first alone), the trial with the highest mean over tasks."""
+    """The choice with one run per setting: for each seed that all completed trials have (with racing, usually only the
+    first), the trial with the highest mean over tasks."""
     known = [r for r in records if r.status == "completed" and r.name != "paper_default" and r.reports]
     by_seed = [per_seed_means(replica_values(r.metrics, plan), len(plan.tasks)) for r in known]
     return [known[max(range(len(known)), key=of.__getitem__)] for of in zip(*by_seed, strict=False)]

@@ -1,6 +1,6 @@
-"""Where the score is good, and stays good: the plateau's setting, how far one may stray, what each hyperparameter is worth.
+"""Where the score is good and stays good: the plateau's setting, its tolerances, and what each hyperparameter is worth.
 
-All of it is read off the model of `search/analysis/surrogate.py`; `search/confirmation/selection.py` holds it against real runs.
+All of it comes from the model in `search/analysis/surrogate.py`; `search/confirmation/selection.py` checks it with real runs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CANDIDATES, MOVES = 1024, 64
 
 
 def surface_of(space: Space, records: Sequence[TrialRecord]) -> Surface | None:
-    """The model of a search; None if there are too few trials for one."""
+    """The model of a search; None if it has too few trials."""
     trials = scored(of_space(space, records), space.robust)
     if len(trials) < FEWEST_TRIALS or all(d.choices is not None for d in space.search.values()):
         return None
@@ -39,16 +39,16 @@ def moves(surface: Surface, decades: float, count: int, seed: int = 0) -> np.nda
 def perturbed(
     surface: Surface, params: Mapping[str, Any], decades: float, count: int, draw: int = 1
 ) -> list[dict[str, Any]]:
-    """`count` settings around one; those that would leave the space end at its border. `draw`: which random moves."""
+    """`count` settings around one, clipped to the space. `draw`: which random moves."""
     around = np.clip(surface.at(params) + moves(surface, decades, count, seed=draw), 0, 1)
     return [surface.params(point) for point in around]
 
 
 def plateau_setting(surface: Surface, decades: float) -> tuple[dict[str, Any], float]:
     """The setting with the highest 10 % quantile of the score while all hyperparameters move by up to `decades`, and that
-    quantile, as the model has it.
+    quantile, both by the model.
 
-    The choice goes by the model's mean less one standard deviation: what has not been tried is not known to be good.
+    The choice uses the model's mean minus one standard deviation: a region without trials is not known to be good.
     """
     numeric = len(surface.names)
     known = surface.points[[surface.is_proposable(point) for point in surface.points]]
@@ -63,7 +63,7 @@ def plateau_setting(surface: Surface, decades: float) -> tuple[dict[str, Any], f
         found: np.ndarray = np.quantile((mean - std).reshape(len(points), -1), QUANTILE, axis=1)
         return found
 
-    # Most candidates are far from good: only the best hundred by the mean are looked at with the deviation.
+    # Most candidates are far from good: the deviation is only computed for the best hundred by the mean.
     likely = candidates[np.argsort(-quantiles(candidates, careful=False), kind="stable")[:100]]
     best = likely[int(np.argmax(quantiles(likely, careful=True)))]
     for shrink in (1.0, 0.5, 0.25):
@@ -74,10 +74,10 @@ def plateau_setting(surface: Surface, decades: float) -> tuple[dict[str, Any], f
 
 
 def robust_region(surface: Surface | None, recommended: Mapping[str, Any]) -> dict[str, list[float]]:
-    """hyperparameter -> [low, high]: the contiguous range around the recommended value, all others at theirs, in which
+    """hyperparameter -> [low, high]: the contiguous range around the recommended value, all others fixed, in which
     the modelled mean score is within one standard error of the recommended setting's.
 
-    The standard error is the largest of: a trial's over its seeds (median), the fitted noise, the model's own at the
+    The standard error is the largest of: a trial's over its seeds (median), the fitted noise, and the model's at the
     recommended setting. Ranges end where the space does. Empty without a model.
     """
     if surface is None:
@@ -133,8 +133,8 @@ def response_pairs(surface: Surface | None, recommended: Mapping[str, Any]) -> l
 def sensitivity(
     surface: Surface | None, recommended: Mapping[str, Any], default: Mapping[str, Any]
 ) -> dict[str, float]:
-    """hyperparameter -> what the modelled score loses where it is left at the default's value, others as recommended. A
-    default outside the space counts as its border."""
+    """hyperparameter -> loss of the modelled score if it is left at the default, others as recommended. A default outside
+    the space is moved to its border."""
     if surface is None:
         return {}
     centre = surface.at(recommended)

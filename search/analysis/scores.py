@@ -1,4 +1,4 @@
-"""From replicas to one number that can be compared: a trial's robust score."""
+"""A trial's robust score: one number from its replicas."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ def tail_mean(shares: np.ndarray, robust: Robust) -> np.ndarray:
 
 
 def level(shares: Sequence[float], tasks: int, robust: Robust) -> float:
-    """What settings with few seeds are compared by: the score for `worst_case` and `cvar`, else the mean: a spread over two or
-    three seeds tells little. Raises as `per_seed_means`."""
+    """The value that compares settings with few seeds: the score for `worst_case` and `cvar`, else the mean, because a spread
+    over two or three seeds says little. Raises like `per_seed_means`."""
     score, mean, _ = robust_score(shares, tasks, robust)
     return score if by_tail(robust) else mean
 
 
 def by_tail(robust: Robust) -> bool:
-    """Whether the score is of the lowest replicas, and not of a mean."""
+    """Whether the score is made of the lowest replicas instead of a mean."""
     return robust.rule in ("worst_case", "cvar")
 
 
 def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and std (n - 1; 0 for a single value); NaN if one of them is not finite."""
+    """Mean and std (n - 1; 0 for a single value); NaN if a value is not finite."""
     if not all(map(math.isfinite, values)):
         return math.nan, math.nan
     return fmean(values), stdev(values) if len(values) > 1 else 0.0
@@ -60,14 +60,14 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
 def per_seed_means(values: Sequence[float], tasks: int) -> list[float]:
     """Values of replicas, task-major (tasks x seeds), averaged over tasks -> one per seed.
 
-    Raises ValueError if there are not as many values for every task.
+    Raises ValueError if the number of values is not a multiple of `tasks`.
     """
     return [fmean(column) for column in zip(*per_task(values, tasks), strict=True)]
 
 
 def per_task(values: Sequence[float], tasks: int) -> list[list[float]]:
-    """Values of replicas, task-major -> those of each task, by seed. Raises ValueError if they are not as many for each."""
+    """Values of replicas, task-major -> those of each task, by seed. Raises ValueError unless each task has equally many."""
     seeds, rest = divmod(len(values), tasks)
     if rest:
-        raise ValueError(f"{len(values)} values cannot be of {tasks} tasks with the same seeds")
+        raise ValueError(f"the number of values must be a multiple of the {tasks} tasks, but got {len(values)}")
     return [list(values[task * seeds : (task + 1) * seeds]) for task in range(tasks)]

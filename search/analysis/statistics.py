@@ -1,4 +1,4 @@
-"""How sure: 95 % intervals of paired differences, and which of several settings cannot be told from the best."""
+"""95 % intervals of paired differences, and which settings are statistically tied with the best."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 RESAMPLES = 9_999
-FEWEST_FOR_BOOTSTRAP = 8  # with fewer, resamples are too much alike
+FEWEST_FOR_BOOTSTRAP = 8  # with fewer, resamples are too similar
 LEVEL = 0.95
 
 
@@ -49,7 +49,7 @@ def paired_difference(a: Sequence[float], b: Sequence[float]) -> Difference:
     if n >= FEWEST_FOR_BOOTSTRAP:
         drawn = x[_resamples(n)]
         spread = drawn.std(1, ddof=1) / math.sqrt(n)
-        varied = spread > 1e-9 * error  # what is left of equal values is rounding
+        varied = spread > 1e-9 * error  # else the spread is only rounding
         if np.mean(varied) > 0.999:
             with np.errstate(divide="ignore", invalid="ignore"):
                 t = (drawn.mean(1) - mean) / spread
@@ -59,11 +59,11 @@ def paired_difference(a: Sequence[float], b: Sequence[float]) -> Difference:
 
 
 def tied_with_best(values: Mapping[str, Sequence[float]]) -> set[str]:
-    """The settings that cannot be told from the best one at 95 %, all comparisons together; `values`: per seed, paired.
+    """The settings tied with the best one at 95 %, all comparisons together. `values`: per seed, paired.
 
     Multiple comparisons with the best (Hsu 1981): a setting stays if its mean is within the best one's by the 95 % quantile,
     over resampled seeds, of the largest of all standardised differences; with fewer than 8 seeds, by Student's t, its level
-    divided by the number of comparisons (Bonferroni). A setting with values that are not finite is out.
+    divided by the number of comparisons (Bonferroni). A setting with a value that is not finite is excluded.
     """
     known = {key: np.asarray(own, dtype=float) for key, own in values.items() if np.isfinite(own).all()}
     if not known:
@@ -82,7 +82,7 @@ def tied_with_best(values: Mapping[str, Sequence[float]]) -> set[str]:
     elif (~steady).any():
         drawn = apart[~steady][:, _resamples(n)]  # (k, resamples, n)
         spread = drawn.std(2, ddof=1) / math.sqrt(n)
-        varied = spread > 1e-9 * error[~steady, None]  # what is left of equal values is rounding
+        varied = spread > 1e-9 * error[~steady, None]  # else the spread is only rounding
         with np.errstate(divide="ignore", invalid="ignore"):
             t = np.where(varied, (drawn.mean(2) - apart[~steady].mean(1)[:, None]) / spread, 0.0)
         largest = float(np.quantile(t.max(0), LEVEL))
@@ -93,7 +93,7 @@ def tied_with_best(values: Mapping[str, Sequence[float]]) -> set[str]:
 def tied_by_score(
     shares: Mapping[str, Sequence[Sequence[float]]], score: Callable[[np.ndarray], np.ndarray]
 ) -> set[str]:
-    """As `tied_with_best`, by a score that is no mean over seeds.
+    """Like `tied_with_best`, for a score that is not a mean over seeds.
 
     `shares`: (tasks, seeds) of each setting, paired; `score`: (n, tasks * seeds) -> (n,). A setting stays unless the best one's
     score is above its own in all but 5 % of the resamplings of seeds, divided by the number of comparisons (Bonferroni).

@@ -15,13 +15,13 @@ from search.analysis.scores import by_tail
 from search.ledger.ledger import TrialRecord
 from search.space.model import Robust, Space, is_integer
 
-FEWEST_TRIALS = 8  # with fewer there is no telling
+FEWEST_TRIALS = 8  # with fewer a model says nothing
 CHUNK = 8192  # points predicted at a time
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A trial: its hyperparameters, its score (`search.analysis.scores.level`), and the standard error of that."""
+    """A trial: its hyperparameters, its score (`search.analysis.scores.level`), and the standard error of the score."""
 
     params: Mapping[str, Any]
     mean: float
@@ -29,16 +29,16 @@ class Scored:
 
 
 def of_space(space: Space, records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """The trials that differ in searched hyperparameters only: of others these do not tell the score."""
+    """The trials that differ in searched hyperparameters only: elsewhere these do not determine the score."""
     return [r for r in records if space.differs_in_searched_only(Hyperparameters.model_validate(r.config))]
 
 
 def scored(records: Sequence[TrialRecord], robust: Robust | None = None) -> list[Scored]:
     """The search's trials at their last step.
 
-    To one that was stopped early, what completed trials gained from the step it was stopped at (their median) is added, and one
-    whose loss was not finite counts as the worst: leaving them out would leave out what is known of bad regions. The
-    spread over seeds of a trial that has fewer than three is not known: it gets the median of the others'.
+    A trial that was stopped early gets the median gain of completed trials after that step added; one whose loss was not
+    finite counts as the worst. Leaving them out would lose what is known of bad regions. A trial with fewer than three
+    seeds gets the median spread of the others.
     """
     target = "score" if robust is not None and by_tail(robust) else "score_mean"
     inside = [r for r in records if r.status in ("completed", "pruned") and r.name != "paper_default" and r.reports]
@@ -66,7 +66,7 @@ def scored(records: Sequence[TrialRecord], robust: Robust | None = None) -> list
 
 
 def seeds_of(record: TrialRecord) -> int:
-    """How many seeds a trial's last report is of; racing gives some trials fewer."""
+    """How many seeds a trial's last report covers; racing gives some trials fewer."""
     return int(record.metrics.get("seeds", len(record.seeds)))
 
 
@@ -78,7 +78,7 @@ class Surface:
 
     Attributes:
         names: the numeric hyperparameters, in the order of the columns.
-        noise: standard deviation of what the hyperparameters do not explain, beside the seeds' spread.
+        noise: standard deviation that neither the hyperparameters nor the spread over seeds explain.
         standard_error: a trial's, over its seeds (median).
     """
 
@@ -88,7 +88,9 @@ class Surface:
         self.names = [name for name, d in space.search.items() if d.choices is None]
         self.choices = {name: list(d.choices) for name, d in space.search.items() if d.choices is not None}
         if len(trials) < FEWEST_TRIALS or not self.names:
-            raise ValueError(f"{len(trials)} trials over {len(self.names)} numeric hyperparameters tell nothing")
+            raise ValueError(
+                f"{len(trials)} trials over {len(self.names)} numeric hyperparameters are too few for a model"
+            )
         self.standard_error = float(np.median([t.standard_error for t in trials]))
         self.points = np.array([self.at(t.params) for t in trials])
         y = np.array([t.mean for t in trials])
@@ -111,7 +113,7 @@ class Surface:
         return np.concatenate(means), np.concatenate(stds)
 
     def mean(self, points: np.ndarray) -> np.ndarray:
-        """(n, d) -> (n,): `predict` without the deviation, which is most of its work."""
+        """(n, d) -> (n,): `predict` without the deviation, which costs most."""
         parts = [self._process.predict(points[start : start + CHUNK]) for start in range(0, len(points), CHUNK)]
         return np.concatenate(parts) * self._spread + self._middle
 
@@ -131,7 +133,7 @@ class Surface:
         return {name: known[name] for name in self.space.search}
 
     def is_proposable(self, point: np.ndarray) -> bool:
-        """Whether the values of those with choices are among the choices, which a default's need not be."""
+        """Whether each hyperparameter with choices has one of them as its value; a default may not."""
         return float(point[len(self.names) :].sum()) == len(self.choices)
 
     def position(self, name: str, value: float) -> float:
@@ -150,7 +152,7 @@ class Surface:
         return round(value) if is_integer(name) else value
 
     def spread(self, names: Sequence[str], count: int) -> list[dict[str, Any]]:
-        """`count` settings of these numeric hyperparameters, evenly spread over their ranges."""
+        """`count` settings of these numeric hyperparameters, spread evenly over their ranges."""
         return [
             {name: self.value(name, x) for name, x in zip(names, row, strict=True)}
             for row in sobol_points(len(names), count, 3)

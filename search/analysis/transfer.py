@@ -1,4 +1,4 @@
-"""Whether what is best for one task holds on another."""
+"""Whether the best setting for one task is good on another."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def transfer(
     names: Sequence[str],
     evaluate: Callable[[Mapping[str, dict[str, Any]]], dict[str, list[float]]],
 ) -> dict[str, Any] | None:
-    """Whether what is best for one task holds on another, by real runs on fresh seeds. None for a single task.
+    """Whether the best setting for one task is good on another, by real runs on fresh seeds. None for a single task.
 
     `share[i][j]`: mean share on task j of the trial that was best for task i alone. `evaluate`: label -> setting gives label
     -> shares, task-major.
@@ -41,7 +41,7 @@ def transfer(
 
 
 def task_names(tasks: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Readable, and different from each other; `tasks` as `EngineActor.describe`, with `dpc` and `encoder`."""
+    """Readable, distinct names. `tasks`: as from `EngineActor.describe`, with `dpc` and `encoder`."""
     names = [f"{task['dataset']}, {task['dpc']} per class" for task in tasks]
     if len(set(names)) < len(names):
         names = [f"{name}, {task['encoder']}" for name, task in zip(names, tasks, strict=True)]

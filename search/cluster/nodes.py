@@ -1,4 +1,4 @@
-"""A cluster that `ray up` made, seen from its head: which nodes there will be, where MLflow is, what to type at home."""
+"""A `ray up` cluster, seen from its head: how many nodes to expect, where MLflow runs, which commands to type at home."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ import yaml
 from condense.system.errors import UserError
 from search.space.model import A_LITTLE, Resources
 
-PATIENCE = 180.0  # seconds that a search waits for nodes which are still starting
-EVERY = 10.0  # seconds between two lines about it
+PATIENCE = 180.0  # seconds that a search waits for nodes that are still starting
+EVERY = 10.0  # seconds between two messages
 MLFLOW_PORT = 5000  # clusters/start_mlflow.sh
 
 
 def bootstrap_file() -> Path:
-    """Where `ray up` leaves the cluster's configuration on its head."""
+    """Where `ray up` puts the cluster's configuration on the head."""
     return Path("~/ray_bootstrap_config.yaml").expanduser()
 
 
 def bootstrap_config() -> dict[str, Any] | None:
-    """That configuration; None anywhere else than on a head."""
+    """The cluster's configuration; None if this is not a head."""
     try:
         content = yaml.safe_load(bootstrap_file().read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
@@ -34,7 +34,7 @@ def bootstrap_config() -> dict[str, Any] | None:
 
 
 def expected_nodes(config: Mapping[str, Any]) -> int:
-    """How many nodes the cluster starts with, the head included: what an autoscaler may add later is not waited for."""
+    """How many nodes the cluster starts with, the head included. The search does not wait for nodes an autoscaler adds later."""
     provider = config.get("provider") or {}
     if provider.get("type") == "local":
         return 1 + len(provider.get("worker_ips") or [])
@@ -44,9 +44,9 @@ def expected_nodes(config: Mapping[str, Any]) -> int:
 
 
 def awaited_nodes(address: str | None) -> int | None:
-    """How many nodes a search waits for: $CONDENSE_NODES, or those of the cluster whose head this is; None: for none.
+    """How many nodes a search waits for: $CONDENSE_NODES, or the size of the cluster whose head this is; None: no waiting.
 
-    `address`: as given on the command line. Raises UserError if the variable is no number.
+    `address`: as given on the command line. Raises UserError if the variable is not a number.
     """
     if count := os.environ.get("CONDENSE_NODES"):
         if not count.isdecimal():
@@ -61,38 +61,41 @@ def wait_for_nodes(
 ) -> int:
     """Waits until `expected` hosts have joined (`nodes`: `ray.nodes`), and says so; returns how many are alive.
 
-    `ray up` returns half a minute before the workers have joined. One that has been there and was lost is not waited for,
-    and one that is broken keeps nobody waiting for ever.
+    `ray up` returns half a minute before the workers have joined. A node that was lost is not waited for, and a broken
+    one delays the search by `patience` seconds at most.
     """
     started = said = time.monotonic()
     alive, lost = _hosts(nodes())
     there = len(alive) + len(lost)
     if there < expected:
-        say(f"waiting for nodes: {there} of {expected} are there")
+        say(f"waiting for nodes: {there} of {expected} have joined")
     while there < expected and time.monotonic() - started < patience:
         time.sleep(min(0.5, patience / 10))
         alive, lost = _hosts(nodes())
         before, there = there, len(alive) + len(lost)
         if there != before or time.monotonic() - said > EVERY:
             said = time.monotonic()
-            say(f"waiting for nodes: {there} of {expected} are there after {said - started:.0f} s")
+            say(f"waiting for nodes: {there} of {expected} have joined after {said - started:.0f} s")
     if there < expected:
-        say(f"warning: only {there} of {expected} nodes came in {patience:.0f} s; going on (later ones will be used)")
+        say(
+            f"warning: only {there} of {expected} nodes joined within {patience:.0f} s; "
+            "starting without the others (they are used once they join)"
+        )
     for host in sorted(lost):
-        say(f"warning: {host} is lost; going on without it (it will be used when it is back)")
+        say(f"warning: lost {host}; going on without it (it is used again once it is back)")
     return len(alive)
 
 
 def _hosts(nodes: list[dict[str, Any]]) -> tuple[set[str], set[str]]:
-    """Addresses that a living node has, and those that only had one: a host that comes back is a new node to Ray."""
+    """Addresses of live nodes, and addresses of lost ones; a host that comes back is a new node to Ray, with its old address."""
     alive = {node["NodeManagerAddress"] for node in nodes if node["Alive"]}
     return alive, {node["NodeManagerAddress"] for node in nodes} - alive
 
 
 def check_resources(nodes: list[dict[str, Any]], here: str, wanted: Resources, local: bool) -> list[str]:
-    """Warnings where trials will wait for a node that has what they want, or this one (`here`) lacks it.
+    """Warnings if trials must wait for a node with the resources they want, or if this node (`here`) lacks them.
 
-    Raises UserError if they would wait for ever: on a `local` machine, to which nothing is added.
+    Raises UserError if they would wait forever: on a `local` machine no nodes are added.
     """
     alive = {node["NodeID"]: node["Resources"] for node in nodes if node["Alive"]}
     warnings, fits = [], list(alive.values())
@@ -111,7 +114,7 @@ def check_resources(nodes: list[dict[str, Any]], here: str, wanted: Resources, l
         if local:
             has = "is no such node" if key == "node_kind" else f"has {f'{most:g} {kind}s' if most else f'no {kind}'}"
             raise UserError(f"{what}, but this machine {has}")
-        warnings.append(f"{what}, but no node has that with the rest of `resources` yet: trials wait for one that has")
+        warnings.append(f"{what}, but no node has this and the rest of `resources` yet: trials wait for one that does")
         break
     if wanted.gpus_per_trial and not alive.get(here, {}).get("GPU"):
         warnings.append("this node has no GPU: embeddings will be computed on its CPU")
@@ -119,7 +122,7 @@ def check_resources(nodes: list[dict[str, Any]], here: str, wanted: Resources, l
 
 
 def head_tracking_uri(port: int = MLFLOW_PORT) -> str | None:
-    """The MLflow server that `clusters/start_mlflow.sh` runs on this head; None where there is none."""
+    """The MLflow server that `clusters/start_mlflow.sh` runs on this head; None without one."""
     if not bootstrap_file().exists():
         return None
     uri = f"http://127.0.0.1:{port}"
@@ -131,7 +134,7 @@ def head_tracking_uri(port: int = MLFLOW_PORT) -> str | None:
 
 
 def from_home(output: Path, served: bool) -> list[str]:
-    """What a search on a cluster's head ends with: commands for the machine that `ray submit` was typed on."""
+    """The last lines of a search on a cluster's head: commands for the machine on which `ray submit` was typed."""
     home = Path.home()
     there = f"~/{output.relative_to(home)}" if output.is_relative_to(home) else str(output)
     provider = ((bootstrap_config() or {}).get("provider") or {}).get("type", "local")

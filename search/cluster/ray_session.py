@@ -1,4 +1,4 @@
-"""Ray for a search: one that is started for it on this machine, or a cluster's that is there."""
+"""Ray for a search: started on this machine for the search alone, or an existing cluster."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from condense.system.errors import UserError
 from search.cluster.nodes import bootstrap_file
 
 log = logging.getLogger(__name__)
-SECONDS_FOR_RAY = 10  # how long a cluster's head may take to accept a connection
+SECONDS_FOR_RAY = 10  # a cluster's head must accept a connection within these
 STARTS_OF_RAY = 3  # tries
 
 
 def prepare_environment() -> None:
-    """What Ray, Tune and MLflow read when they are imported; a user's own settings win."""
+    """Sets the variables that Ray, Tune and MLflow read at import; a user's own settings win."""
     defaults = {
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a table at every verbosity
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # an engine takes no GPU from Ray's count but is pinned to one
+        "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints a table at every verbosity
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # an engine reserves no GPU in Ray but is pinned to one
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger is the record
         "TUNE_GLOBAL_CHECKPOINT_S": "600",  # Tune's snapshots are not used
         "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-        "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # `SearchCallback` does, and says what happens next
+        "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # `SearchCallback` prints them, and what happens next
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        # No keepalive pings (RAY_grpc_client_keepalive_time_ms): Ray's servers hang up on who pings during a long call.
+        # No keepalive pings (RAY_grpc_client_keepalive_time_ms): Ray's servers close connections that ping during a long call.
     }
     for key, value in defaults.items():
         os.environ.setdefault(key, value)
 
 
 def check_address(address: str) -> None:
-    """Raises UserError unless `address` is `auto`, or of a server that takes a connection: Ray itself would wait for ever."""
+    """Raises UserError unless `address` is `auto` or a server that accepts connections: Ray itself would wait forever."""
     if address == "auto":
         return
     if _connected():
@@ -51,8 +51,8 @@ def check_address(address: str) -> None:
         return
     if address.startswith("ray://"):
         raise UserError(
-            f"--address {address}: a search keeps its record beside its driver, which has to be on the cluster, not a Ray "
-            "client: `ray submit cluster.yaml search/run.py` runs it on the head"
+            f"--address {address}: must not be a Ray client: the driver writes the search's record, so it must run on "
+            "the cluster: `ray submit cluster.yaml search/run.py`"
         )
     host, colon, port = address.rpartition(":")
     if not (host and colon and port.isdecimal() and 0 < int(port) < 65536):
@@ -73,8 +73,8 @@ class RaySession:
 
 @contextlib.contextmanager
 def ray_session(address: str | None) -> Iterator[RaySession]:
-    """Joins the Ray that this process is connected to; connects to a cluster (on its head by itself); or starts Ray here, for
-    this search alone. What it has started or connected to, it leaves at the end."""
+    """Joins the Ray that this process is connected to; connects to a cluster (on a head automatically); or starts a local Ray
+    for this search alone. Disconnects from or stops at the end what it connected to or started."""
     if _connected():
         import ray
 
@@ -84,8 +84,8 @@ def ray_session(address: str | None) -> Iterator[RaySession]:
     if address is None and (bootstrap_file().exists() or os.environ.get("RAY_ADDRESS")):
         address = "auto"
     local = address in (None, "local")
-    # Ray listens on all of this machine's addresses, and runs the code of whoever reaches it: so with a token, which
-    # nobody knows but the processes of this search. Ray reads both when it is imported.
+    # Ray listens on all of this machine's addresses and runs code for whoever connects. Hence a token, which only the
+    # processes of this search know. Ray reads both variables at import.
     if local and os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray
@@ -102,7 +102,7 @@ def ray_session(address: str | None) -> Iterator[RaySession]:
                 raise
             text = " ".join(str(error).split())
             raise UserError(f"--address {address}: no Ray cluster answers there ({text})") from None
-        except Exception as error:  # what Ray raises when its own patience of 30 s is over: this machine is busy
+        except Exception as error:  # what Ray raises after 30 s, on a busy machine
             if not more or "timed out during startup" not in str(error):
                 raise
             log.warning("Ray did not start within 30 s (is this machine busy?): trying again")

@@ -1,4 +1,4 @@
-"""What each loss term is worth: each one alone, and each one left out, at the recommended setting."""
+"""What each loss term is worth: the recommended setting re-run with each term alone and with each term removed."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from condense.config.models import Hyperparameters
 from search.analysis.scores import mean_and_std
 from search.analysis.statistics import paired_difference
 
-DIVERGED = "diverged"  # in a table, where a mean would be
+DIVERGED = "diverged"  # replaces the mean in a table
 
 TERMS = ("uni", "cross", "joint")
 FULL = " + ".join(TERMS)
 
 
 def ablations(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """terms -> all hyperparameters: all three, two, one. A term that stands alone has at least the weight 1, which is that of the
-    uni-modal term: at a recommended weight of 0.05 it would just not move the items in as many steps.
+    """terms -> all hyperparameters, for all three terms, two, and one. A term alone has a weight of at least 1, that of the
+    uni-modal term: with a recommended weight of 0.05 it would hardly move the items in the same number of steps.
     """
     recommended = Hyperparameters.model_validate(config)
     settings = {}
@@ -36,7 +36,7 @@ def ablations(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def ablation_table(
     validation: Mapping[str, Sequence[float]], test: Mapping[str, Sequence[float]]
 ) -> list[dict[str, Any]]:
-    """A row per set of terms: {terms, validation, test, difference}; `difference` to all terms, on validation, paired by seed.
+    """A row per set of terms: {terms, validation, test, difference}. `difference`: to all terms, on validation, paired by seed.
 
     `validation`, `test`: terms -> values by seed.
     """
@@ -62,7 +62,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The table, to be printed; `rows` as report.json has them, with None for what is not finite."""
+    """The table as text. `rows`: as in report.json, with None for values that are not finite."""
     width = max(len(row["terms"]) for row in rows)
     told = [f"{'terms':<{width}}  validation        test              difference to all terms"]
     for row in rows:
@@ -77,7 +77,7 @@ def lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _lost(entry: Mapping[str, Any]) -> bool:
-    """Whether a loss was not finite: there is no mean then."""
+    """Whether a loss was not finite; there is no mean then."""
     return entry["mean"] is None or not math.isfinite(entry["mean"])
 
 

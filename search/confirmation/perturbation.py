@@ -1,4 +1,4 @@
-"""What is left of the score when all hyperparameters move at once: real runs around a setting."""
+"""How much of the score remains when all hyperparameters move at once: real runs around a setting."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from search.analysis.scores import level
 from search.analysis.surrogate import Surface
 from search.space.model import Space
 
-CHOOSING, REPORTING = 1, 4  # which random moves: those that had a part in the choice are not those that are told
+CHOOSING, REPORTING = 1, 4  # which random moves: the reported ones take no part in the choice
 Evaluate = Callable[[Mapping[str, dict[str, Any]], Sequence[int], str], dict[str, list[float]]]
 """(label -> all hyperparameters, seeds, stage) -> label -> shares of full-data accuracy, task-major; NaN where a loss was not
 finite."""
@@ -26,8 +26,8 @@ class Around:
     """The runs near a setting.
 
     Attributes:
-        values: each run's score (`search.analysis.scores.level`); 0 for one whose loss was not finite.
-        diverged: how many were not.
+        values: each run's score (`search.analysis.scores.level`); 0 if its loss was not finite.
+        diverged: the number of runs whose loss was not finite.
     """
 
     values: list[float] = field(default_factory=list)

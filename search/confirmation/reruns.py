@@ -1,7 +1,7 @@
-"""Settings that are run on fresh seeds: over all devices, as many at a time as there is memory for, each kept on disk.
+"""Runs settings on fresh seeds, over all devices, as many at a time as fit into memory. Each result is kept on disk.
 
-A run is of one setting with one seed, on all tasks. What it gives depends on these and on nothing else, so whoever asks for
-one that has been run gets it from disk: under another label, after a kill, or with more seeds than before.
+A run is one setting with one seed, on all tasks. Its result depends on nothing else, so a run that was done before is read
+from disk: under another label, after a kill, or as part of a request for more seeds.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ from search.ledger.atomic_files import read_json, write_json
 from search.space.plan import Plan
 
 LEASE = 86_400.0
-"""Seconds that a setting may be silent: it waits with its result until it is asked for it."""
+"""Seconds that a setting may be silent: its result waits in the engine until the driver asks for it."""
 
 Run = tuple[str, int]  # a setting's key, a seed
 
 
 @dataclass
 class Running:
-    """Runs of one setting that are one tenant of a device's engine."""
+    """Runs of one setting that form one tenant of a device's engine."""
 
     key: str
     seeds: list[int]
     device: Device
     client: Client
-    wave: int  # runs that have begun together on this device
+    wave: int  # number of runs started together on this device
 
 
 class Reruns:
-    """Runs settings on seeds: each once, also if the process is killed and comes back."""
+    """Runs settings on seeds, each once, even if the process is killed and restarted."""
 
     def __init__(self, folder: Path, pool: Any, plan: Plan, devices: Sequence[Device]) -> None:
-        """`folder`: where results are kept; made if it is not there."""
+        """`folder`: where results are kept; created if missing."""
         self.folder, self.pool, self.plan, self.devices = folder, pool, plan, list(devices)
-        self.room: dict[Device, int] = {}  # runs that a device has memory for
+        self.room: dict[Device, int] = {}  # number of runs that fit into a device's memory
         folder.mkdir(exist_ok=True)
 
     def run(
@@ -55,7 +55,7 @@ class Reruns:
     ) -> dict[str, dict[str, Any]]:
         """label -> {hyperparameters, seeds, accuracies, shares, test (if asked)} of each setting on `seeds`, task-major.
 
-        All of a setting's values are NaN if the loss of one of its runs is not finite.
+        All values of a setting are NaN if one of its runs has a loss that is not finite.
         """
         keys = {label: key_of(hyperparameters) for label, hyperparameters in settings.items()}
         by_key = {keys[label]: hyperparameters for label, hyperparameters in settings.items()}
@@ -91,8 +91,8 @@ class Reruns:
     def _start(
         self, device: Device, waiting: deque[Run], share: int, known: Mapping[str, dict[str, Any]]
     ) -> list[Running]:
-        """Has a device begin with its share of what is waiting, or with as much as it has memory for; nothing if that was too
-        much: then it is waiting again, and the next attempt takes half."""
+        """Starts a device's share of the waiting runs, or as many as fit into its memory. If even that is too much, starts none:
+        they wait again, and the next attempt takes half."""
         if device not in self.room:
             engine = Client(self.pool, "reruns", *device).engine
             self.room[device] = ray.get(engine.room.remote(self.plan.tasks))
@@ -106,7 +106,7 @@ class Reruns:
                 hyperparameters = known[key]["hyperparameters"]
                 client.join(self.plan.tasks, hyperparameters, seeds, self.plan.steps, lease=LEASE, resumable=False)
         except Exception as error:
-            give_up(started)  # what they hold is needed for the next attempt
+            give_up(started)  # frees their memory for the next attempt
             self._make_room(device, len(wave), error)
             waiting.extendleft(reversed(wave))
             return []
@@ -115,7 +115,7 @@ class Reruns:
         return started
 
     def _collect(self, done: Running, waiting: deque[Run], known: dict[str, Any], stage: str, test: bool) -> bool:
-        """Takes in what a tenant has to report, and keeps it; False if it is under way once more, in another engine."""
+        """Receives a tenant's report and stores it; False if the tenant had to join another engine and is still running."""
         client = done.client
         try:
             report = client.report_or_join_again()
@@ -133,7 +133,7 @@ class Reruns:
         give_up([done])
         if diverged is not None:
             known["runs"][str(diverged["seed"])] = {"stage": stage, "node": client.node, "divergence": diverged}
-            for run in [run for run in waiting if run[0] == done.key]:  # of no use any more
+            for run in [run for run in waiting if run[0] == done.key]:  # the setting has diverged
                 waiting.remove(run)
         else:
             values = {"accuracies": report["accuracies"], "shares": report["shares"]}
@@ -146,7 +146,7 @@ class Reruns:
         return True
 
     def _make_room(self, device: Device, wave: int, error: Exception) -> None:
-        """After an error: from now on a device takes half as many. Raises the error if that is no help."""
+        """After an error: halves the number of runs on a device from now on. Raises the error if that cannot help."""
         from condense.system.device_memory import is_out_of_memory
 
         cause = getattr(error, "cause", None) or error
@@ -164,7 +164,7 @@ class Reruns:
         return result | {name: [runs[str(seed)][name][task] for task in tasks for seed in seeds] for name in names}
 
     def _read(self, key: str, hyperparameters: dict[str, Any]) -> dict[str, Any]:
-        """What is known of a setting: {hyperparameters, runs: seed -> {stage, node, accuracies, shares, test: by task}}."""
+        """What is stored of a setting: {hyperparameters, runs: seed -> {stage, node, accuracies, shares, test: by task}}."""
         known = read_json(self.folder / f"{key}.json")
         if known is not None and known.get("hyperparameters") == hyperparameters and "runs" in known:
             return known
@@ -172,24 +172,24 @@ class Reruns:
 
 
 def key_of(hyperparameters: Mapping[str, Any]) -> str:
-    """A setting's name on disk."""
+    """A setting's file name."""
     return hashlib.sha256(json.dumps(hyperparameters, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _divergence(known: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, Any] | None:
-    """Where the first run of a setting on `seeds` that has diverged did so."""
+    """Where a setting first diverged on `seeds`."""
     runs = [known["runs"].get(str(seed), {}) for seed in seeds]
     return next((run["divergence"] for run in runs if "divergence" in run), None)
 
 
 def give_up(running: Sequence[Running], seconds: float | None = None) -> None:
-    """Has tenants leave their engines, and waits until they have; for so many `seconds` at most, if given."""
+    """Removes tenants from their engines and waits until they are gone, at most `seconds` if given."""
     for some in running:
         some.client.leave()
     forget([some.client for some in running], seconds)
 
 
 def first_ready(running: Sequence[Running]) -> Running:
-    """Waits for one that has something to report, or whose engine has died."""
+    """Waits for a tenant that has a report, or whose engine has died."""
     (ready, *_), _ = ray.wait([some.client.pending for some in running])
     return next(some for some in running if some.client.pending == ready)

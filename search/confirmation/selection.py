@@ -1,11 +1,11 @@
-"""Which setting to recommend: candidates are run on fresh seeds, and around them; nothing here is about the test split.
+"""Chooses the setting to recommend: runs candidates, and settings around them, on fresh seeds. Never uses the test split.
 
-The best trial of a search is the luckiest one. So the top trials meet the plateau's setting (`search/analysis/robustness.py`)
-on seeds that no trial has used, and real runs around it and around the best trial say what is left when all hyperparameters
-move. The plateau's setting rests on all trials, not on its own luck: it is recommended unless it is worse than the best there,
-or the runs around it are worse than those around another; then it is the best of those that remain, by the 10 % quantile of
-the runs around. What the choice is worth is measured afterwards, on other seeds (`search/confirmation/stages.py`), which had no
-part in it: that corrects for having picked the best of several; the same goes for the runs around it.
+The best trial of a search is the luckiest one. So the top trials are compared with the plateau's setting
+(`search/analysis/robustness.py`) on seeds that no trial has used, and real runs around both show how much of the score remains
+when all hyperparameters move. The plateau's setting rests on all trials, not on luck: it is recommended unless it is worse
+than the best one on these seeds, or the runs around it are worse than those around another. Otherwise the best of the rest is
+recommended, by the 10 % quantile of the runs around it. Its score, and the runs around it, are then measured on other seeds
+(`search/confirmation/stages.py`), which corrects for having picked the best of several.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ class Candidate:
     shares: list[float] = field(default_factory=list)  # on the choosing seeds, task-major
     score: float = math.nan
     tied: bool = False
-    around: Around = field(default_factory=Around)  # real runs nearby
+    around: Around = field(default_factory=Around)  # real runs around it
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What is recommended, and what it was compared with."""
+    """The recommended setting, and what it was compared with."""
 
     chosen: Candidate
     candidates: list[Candidate]
-    predicted: float | None  # the plateau's 10 % quantile, as the model had it
+    predicted: float | None  # the plateau's 10 % quantile, by the model
 
     def as_json(self, tasks: int) -> list[dict[str, Any]]:
         """The candidates, best score first."""
@@ -68,9 +68,9 @@ class Choice:
 def choose(
     space: Space, records: Sequence[TrialRecord], surface: Surface | None, evaluate: Evaluate, seeds: Sequence[int]
 ) -> Choice | None:
-    """The recommendation of a search; None if no trial can be recommended. `seeds`: fresh ones, to choose on.
+    """The recommendation of a search; None if no trial can be recommended. `seeds`: fresh seeds to choose on.
 
-    A default that differs from the space in what is not searched is none of the candidates: what the user has fixed, stays.
+    A default that differs from the space in a fixed hyperparameter is not a candidate: what the user fixed stays fixed.
     """
     candidates = [
         Candidate(f"trial {r.number}", r.number, r.params, r.config)
@@ -97,7 +97,7 @@ def choose(
 
 
 def measured(choice: Choice, space: Space) -> list[Scored]:
-    """What the candidates gave on the choosing seeds, for a model of all that is known. One that diverged gave nothing."""
+    """The candidates' results on the choosing seeds, as further data for the model. Diverged ones are left out."""
     found = []
     for c in choice.candidates:
         _, mean, std = robust_score(c.shares, len(space.tasks), space.robust)
@@ -121,8 +121,8 @@ def _chosen(candidates: Sequence[Candidate]) -> Candidate:
 
 
 def _less_steady(own: Around, other: Around) -> bool:
-    """Whether the runs around a setting are worse than those around another, which moved the same way: more have diverged, or,
-    where neither has, they score less (95 %)."""
+    """Whether the runs around a setting are worse than those around another, with the same moves: more of them diverged, or,
+    if none did, they score less (95 %)."""
     if own.diverged != other.diverged:
         return own.diverged > other.diverged
     both = [(a, b) for a, b in zip(own.values, other.values, strict=True) if a and b]
@@ -130,7 +130,7 @@ def _less_steady(own: Around, other: Around) -> bool:
 
 
 def _tied(space: Space, candidates: Sequence[Candidate]) -> set[str]:
-    """Those that cannot be told from the best: by their means, or where the score is of the lowest replicas, by that."""
+    """The settings tied with the best, by their means; by the score if that is made of the lowest replicas."""
     tasks = len(space.tasks)
     if by_tail(space.robust):
         shares = {c.label: per_task(c.shares, tasks) for c in candidates}
@@ -141,7 +141,7 @@ def _tied(space: Space, candidates: Sequence[Candidate]) -> set[str]:
 def _run_around(
     space: Space, candidates: Sequence[Candidate], surface: Surface, evaluate: Evaluate, seeds: Sequence[int]
 ) -> None:
-    """Real runs near three candidates: the search's best, the best on fresh seeds, and the plateau's; the same moves for all."""
+    """Real runs around three candidates, with the same moves: the search's best, the best on fresh seeds, and the plateau's."""
     best = max(candidates, key=lambda c: finite(c.score))
     looked_at = list({c.label: c for c in (candidates[0], best, candidates[-1])}.values())
     settings = {c.label: c.config for c in looked_at}
@@ -151,5 +151,5 @@ def _run_around(
 
 
 def finite(value: float | None) -> float:
-    """`value`, or minus infinity for what cannot be compared."""
+    """`value`, or minus infinity if it cannot be compared."""
     return value if value is not None and math.isfinite(value) else -math.inf

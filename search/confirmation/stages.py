@@ -1,7 +1,7 @@
-"""After the trials: what is run on fresh seeds (`search/confirmation/reruns.py`), for the choice and for the report.
+"""The runs on fresh seeds after the trials (`search/confirmation/reruns.py`), for the choice and for the report.
 
 Two sets of fresh seeds, disjoint from each other and from the search's: the candidates are compared on the first, and the
-chosen one is measured against the defaults on the second. So the reported numbers had no part in any choice.
+chosen one is measured against the defaults on the second. So the reported numbers influenced no choice.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from search.ledger.ledger import Ledger
 from search.space.model import Space, fresh_seeds
 from search.space.plan import Plan
 
-FIRST_SEEDS = 3  # for a first look at settings of which only the best are run on all choosing seeds
-LIKELY = 3  # how many these are
+FIRST_SEEDS = 3  # for a first look; only the best settings are run on all choosing seeds
+LIKELY = 3  # how many settings are run on all choosing seeds
 
 
 class Confirmation:
-    """What a search runs after its trials. Can be begun again: what has been run is kept."""
+    """What a search runs after its trials. Can be restarted: finished runs are kept."""
 
     def __init__(self, space: Space, ledger: Ledger, pool: Any, plan: Plan) -> None:
         self.space, self.plan = space, plan
         devices = find_devices(space.resources)
         self.pool, self.worker = pool, devices.workers[0]
-        self.client = Client(pool, "confirmation", *devices.own)  # the engine of this node, which has its files
+        self.client = Client(pool, "confirmation", *devices.own)  # an engine on this node, where the files are
         self.folder = ledger.output / "confirmation"
         self.reruns = Reruns(self.folder, pool, plan, devices.workers)
         self.choosing_seeds, self.reporting_seeds = fresh_seeds(space)
@@ -53,24 +53,24 @@ class Confirmation:
         return self.reruns.run(settings, seeds, stage, test)
 
     def per_seed(self, result: Mapping[str, Any], key: str = "shares") -> list[float]:
-        """A result's values by seed, averaged over tasks."""
+        """A result's values per seed, averaged over tasks."""
         return per_seed_means(result[key], len(self.space.tasks))
 
     def score(self, result: Mapping[str, Any]) -> float:
-        """Its robust score; minus infinity where a loss was not finite."""
+        """The robust score of a result; minus infinity if a loss was not finite."""
         return finite(robust_score(result["shares"], len(self.space.tasks), self.space.robust)[0])
 
     def tuned_mmd(self) -> dict[str, Any]:
-        """MMD's setting with the learning rate that is best on validation, over the choosing seeds."""
+        """The MMD setting with the best learning rate on validation, over the choosing seeds."""
         settings = {f"{rate:g}": mmd(rate).model_dump(mode="json") for rate in MMD_LEARNING_RATES}
         results = self.run(settings, self.choosing_seeds[:FIRST_SEEDS], "mmd_rate")
         best = max(settings, key=lambda label: finite(fmean(self.per_seed(results[label]))))
         return settings[best]
 
     def tuned_rates(self, surface: Surface | None, chosen: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The default's lambdas and sigma with the best learning rates found for them, so that what the lambdas gain is told
-        apart. Tried: an even spread over the searched rates, the default's own, and those of the chosen setting; all on three
-        choosing seeds, the best three on all of them. None where no learning rate is searched, or none is to be tried.
+        """The default's lambdas and sigma with the best learning rates for them, to separate the gain of the lambdas. Tries an
+        even spread over the searched rates, the default's own, and those of the chosen setting: all on three choosing
+        seeds, the best three on all of them. None if no learning rate is searched, or none is to be tried.
         """
         names = [name for name in self.space.search if name.startswith("learning_rate")]
         count = self.space.confirmation.tuned_rates
@@ -114,7 +114,7 @@ class Confirmation:
     ) -> Iterator[tuple[int, str]]:
         """One replica for exports: (step, tenant) at each of `stops`, in order.
 
-        It is condensed where trials run, and shown here: `tenant` is one of this node's engine, at that step.
+        It is condensed where trials run, and shown on this node: `tenant` is in this node's engine, at that step.
         """
         name, steps = f"export {label}", self.space.steps
         runner = Client(self.pool, f"condense {label}", *self.worker)
@@ -125,13 +125,13 @@ class Confirmation:
                 if step:
                     runner.start(step)
                     checkpoint = runner.report()["checkpoint"]
-                self.client.renew_if_dead()  # engines end that have nothing to do for a while
+                self.client.renew_if_dead()  # an idle engine ends after a while
                 ray.get(self.client.engine.join.remote(name, [task], hyperparameters, [seed], steps, checkpoint))
                 yield step, name
         finally:
             runner.leave()
             forget([runner])
-            ray.wait([self.client.engine.leave.remote(name)])  # who is shown next may have the same name
+            ray.wait([self.client.engine.leave.remote(name)])  # the next one shown may have the same name
 
 
 def summary(values: Sequence[float]) -> dict[str, Any]:

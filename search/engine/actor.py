@@ -1,7 +1,7 @@
 """The engine as one Ray actor per GPU, or per node without one.
 
-All work on the device is done by one thread of the actor; calls are handed to it and wait. Between two steps it takes
-what has arrived: that is when replicas join and leave.
+One thread of the actor does all work on the device; calls are queued for it and wait. Between two steps it handles the
+queue: that is when replicas join and leave.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from condense.system.errors import UserError
 from condense.system.process import prepare_process
 
 LEASE = 120.0  # seconds that a trial may be silent between two reports
-LEASE_CHECK = 5.0  # seconds between two looks at who has been silent
+LEASE_CHECK = 5.0  # seconds between two checks for silent tenants
 
 
 class EngineActor:
     """Runs on the node whose device it uses. See `condense.engine.engine.Engine` for what is shared."""
 
     def __init__(self, threads: int | None, pool: Any = None, gpu: str = "") -> None:
-        """`pool`: asked for cache entries that this node lacks (`EnginePool.entry`). `gpu`: that Ray has given out, if any."""
+        """`pool`: provides cache entries that this node lacks (`EnginePool.entry`). `gpu`: the GPU, by Ray's name, if any."""
         prepare_process()
         import torch
 
@@ -40,7 +40,7 @@ class EngineActor:
         self.threads = threads or default_threads(len(os.sched_getaffinity(0)))
         fetch = None if pool is None else (lambda kind, name: ray.get(pool.entry.remote(kind, name)))
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.trouble = ""  # why there will be no work here
+        self.trouble = ""  # why this engine cannot work
         if gpu and device.type != "cuda":
             host = socket.gethostname()
             self.trouble = f"Ray counts GPU {gpu} on {host}, but PyTorch {torch.__version__} there cannot use it"
@@ -53,7 +53,7 @@ class EngineActor:
     # Calls ---------------------------------------------------------------------------------------------------------
 
     def describe(self, task: dict[str, Any]) -> dict[str, Any]:
-        """Loads a task; what the driver needs to know of it."""
+        """Loads a task and returns what the driver needs to know about it."""
         return self._do(lambda: self.tenants.describe(task))
 
     def join(
@@ -71,16 +71,16 @@ class EngineActor:
     ) -> int:
         """Adds replicas (tasks x seeds), at `checkpoint` if given; returns the step they are at. Joining twice starts anew.
 
-        With a `lease`, a tenant that is silent for so many seconds is dropped; it may join again. `cpus`:
-        what it has been granted; a CPU's engine uses what its tenants have, all cores if one of them does not say.
-        `secondary`: what its reports are to hold beside the score (`condense.evaluation.secondary_scores`). One that is not
+        A tenant that is silent for `lease` seconds is dropped; it may join again. `cpus`: the cores granted to it. An engine
+        on a CPU uses the sum over its tenants, or all cores if one of them gives none.
+        `secondary`: further scores in its reports (`condense.evaluation.secondary_scores`). A tenant that is not
         `resumable` gets reports without a checkpoint, which can be large.
         """
         arguments = tenant, tasks, hyperparameters, seeds, total_steps, checkpoint, lease, cpus, secondary, resumable
         return self._do(lambda: self.tenants.join(*arguments))
 
     def room(self, tasks: Sequence[dict[str, Any]]) -> int:
-        """For how many seeds (replicas of all `tasks`) at a time there is memory now, at least 1. Loads the tasks."""
+        """How many seeds (replicas of all `tasks`) fit into memory at a time now, at least 1. Loads the tasks."""
         return self._do(lambda: self.tenants.room(tasks))
 
     def advance(self, tenant: str, steps: int) -> dict[str, Any]:
@@ -105,11 +105,11 @@ class EngineActor:
         self._do(lambda: self.tenants.leave(tenant))
 
     def finals(self, tenant: str) -> dict[str, Any]:
-        """Opens test: each replica's score by its task's metric. Only the end of a search calls this."""
+        """Opens the test split: each replica's score by its task's metric. Called at the end of a search only."""
         return self._do(lambda: self.tenants.finals(tenant))
 
     def baselines(self, task: dict[str, Any], seeds: Sequence[int]) -> dict[str, list[float]]:
-        """Opens test: score of choosing real items, and of the full data."""
+        """Opens the test split: scores of coresets (chosen real items) and of the full data."""
         return self._do(lambda: self.tenants.baselines(task, seeds))
 
     def export(self, tenant: str, position: int, folder: str, record: dict[str, Any]) -> None:
@@ -129,11 +129,11 @@ class EngineActor:
         return self.tenants.replica_steps
 
     def account(self) -> dict[str, float]:
-        """Seconds since the engine started (`alive`), and those spent on steps, validation and joins."""
+        """Seconds since the engine started (`alive`), and seconds spent on steps, validation and joins."""
         return {"alive": time.monotonic() - self.started, **self.tenants.seconds}
 
     def idle_seconds(self) -> float:
-        """How long there has been neither a tenant nor a call."""
+        """Seconds without a tenant or a call."""
         return 0.0 if self.working or self.tenants.tenants else time.monotonic() - self.last_used
 
     # Encoding with others ------------------------------------------------------------------------------------------
@@ -186,7 +186,7 @@ class EngineActor:
         return done.result()
 
     def _work(self) -> None:
-        """An engine without its thread would keep its tenants waiting for ever: it ends, and they go on in another."""
+        """Ends the process if the thread fails: otherwise its tenants would wait forever; now they continue in another engine."""
         try:
             self._serve()
         except BaseException:
@@ -212,13 +212,13 @@ class EngineActor:
                 self.tenants.engine.workers = threads
             try:
                 self.tenants.step()
-            except Exception as error:  # a report that failed: the trials hear of it, and start again
+            except Exception as error:  # a report failed: the trials get the error and start again
                 end_if_broken(error)
                 for tenant in busy:
                     self.tenants.drop(tenant, error)
 
     def _take_calls(self) -> None:
-        """Does what has been asked for; waits for something if there is nothing else to do."""
+        """Handles the queued calls; waits for one if there is nothing else to do."""
         patience = None if self.tenants.busy else LEASE_CHECK
         while True:
             try:
@@ -236,8 +236,8 @@ class EngineActor:
 
 
 def end_if_broken(error: BaseException) -> None:
-    """Ends this process, without a word to its tenants, if its GPU's context is of no more use: each of them goes on from its
-    last report, in another engine."""
+    """Ends this process, without notice to its tenants, if its GPU context is broken: each of them continues from its last
+    report in another engine."""
     from condense.system.device_errors import is_broken
 
     if is_broken(error):
@@ -247,6 +247,6 @@ def end_if_broken(error: BaseException) -> None:
 
 
 def default_threads(cores: int) -> int:
-    """Threads of an engine on a CPU with so many cores. They work in step, so that one which has to share its core keeps
-    all others waiting: where there are cores to spare, one is left to the driver, Ray and the trials' own processes."""
+    """Threads of an engine on a CPU with so many cores. They work in lockstep, so a thread that shares its core delays all
+    others: if there are cores to spare, one is left to the driver, Ray and the trial processes."""
     return cores - 1 if cores > 4 else cores

@@ -1,4 +1,4 @@
-"""The states of a trial's replicas as bytes: what the engine hands out as a checkpoint."""
+"""A checkpoint: the states of a trial's replicas as bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tenant's side of an engine: joining, advancing, and joining again after what happens to engines."""
+"""A tenant's handle to its engine: joins, advances, and joins again if the engine dies."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from search.engine.actor import LEASE
 from search.engine.tenant_lost import TenantLost
 
 SECONDS_TO_LEAVE = 2.0
-ATTEMPTS = 5  # engines that may die one after the other before a tenant gives up
+ATTEMPTS = 5  # a tenant gives up after so many engines died in a row
 
 
 class Client:
-    """A tenant's place in its device's engine; taken again in a new engine if the old one died."""
+    """A tenant's handle to its device's engine; joins a new engine if the old one died."""
 
     def __init__(self, pool: Any, tenant: str, node: str, gpu: str) -> None:
         self.pool, self.tenant, self.node, self.gpu = pool, tenant, node, gpu
@@ -34,7 +34,7 @@ class Client:
 
     @staticmethod
     def here(pool: Any, tenant: str) -> Client:
-        """On this process's node, and on the GPU that Ray gave it, if any."""
+        """A client on this process's node, and on the GPU that Ray assigned to it, if any."""
         gpus = ray.get_gpu_ids()
         return Client(pool, tenant, ray.get_runtime_context().get_node_id(), str(gpus[0]) if gpus else "")
 
@@ -57,21 +57,21 @@ class Client:
         self.step = self._join()
 
     def start(self, target: int) -> None:
-        """Lets the engine go on to step `target`; `report` waits for it."""
+        """Starts the steps up to `target`; `report` waits for them."""
         self._target = target
         self.pending = self.engine.advance.remote(self.tenant, target - self.step)
 
     def report(self) -> dict[str, Any]:
-        """The report at the step that was started for; see `EngineActor.advance`.
+        """The report at the step that was asked for; see `EngineActor.advance`.
 
-        If the engine dies, or has forgotten this tenant, it joins again where its last report was.
+        If the engine dies or has dropped this tenant, it joins again at its last report.
         """
         while (report := self.report_or_join_again()) is None:
             pass
         return report
 
     def report_or_join_again(self) -> dict[str, Any] | None:
-        """`report`, or None if it has to be waited for once more, because this tenant had to join again."""
+        """`report`, or None if this tenant had to join again and its report must be waited for once more."""
         try:
             report: dict[str, Any] = ray.get(self.pending)
         except (ray.exceptions.RayActorError, TenantLost) as error:
@@ -79,7 +79,7 @@ class Client:
             if self._deaths == ATTEMPTS:
                 raise
             if not isinstance(error, ray.exceptions.ActorUnavailableError | TenantLost):
-                self.renew()  # else it is a broken connection: the engine lives
+                self.renew()  # otherwise only the connection broke: the engine lives
             self._again()
             return None
         self.step, self._checkpoint, self._deaths = report["step"], report["checkpoint"], 0
@@ -99,7 +99,7 @@ class Client:
         return int(ray.get(joined))
 
     def renew_if_dead(self) -> None:
-        """Takes the next engine if this one died when nobody was looking."""
+        """Switches to the next engine if this one has died meanwhile."""
         try:
             ray.get(self.engine.work_done.remote())
         except ray.exceptions.ActorUnavailableError:  # a broken connection
@@ -108,17 +108,17 @@ class Client:
             self.renew()
 
     def renew(self) -> None:
-        """After the engine's death: takes the next one. The caller joins again."""
+        """Switches to the next engine after this one died. The caller joins again."""
         self.incarnation, self.engine = ray.get(self.pool.get.remote(self.node, self.gpu, self.incarnation))
 
     def leave(self) -> None:
-        """Gives the place up, without waiting: an engine does not take calls in their order, see `forget`."""
+        """Leaves the engine without waiting; an engine may reorder calls, see `forget`."""
         self.leaving = self.engine.leave.remote(self.tenant)
 
 
 def forget(clients: Sequence[Client], seconds: float | None = None) -> None:
-    """After `leave`: waits until the places are free, and what was started is over; for so many `seconds` at most, if given.
-    Ray prints the errors that nobody has asked for, and these are some."""
+    """After `leave`: waits, at most `seconds` if given, until the tenants are gone and their calls have ended. Also collects
+    the errors of these calls: Ray prints errors that nobody collects."""
     left = [call for client in clients for call in (client.pending, client.leaving) if call is not None]
     if left:
         for done in ray.wait(left, num_returns=len(left), timeout=seconds)[0]:

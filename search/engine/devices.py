@@ -13,29 +13,29 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from search.engine.pool import Device
 from search.space.model import Resources
 
-SECONDS_FOR_NAMES = 60.0  # how long a node may take to start a process that says what its GPUs are called
+SECONDS_FOR_NAMES = 60.0  # a node must name its GPUs within these
 
 
 @dataclass(frozen=True)
 class Devices:
-    """Of a cluster, for one search."""
+    """The devices of a cluster, for one search."""
 
-    own: Device  # of the driver's node: it prepares, evaluates the baselines and writes exports
-    workers: list[Device]  # those that trials can run on, the driver's node's first; its own one if there are none
+    own: Device  # on the driver's node: prepares tasks, evaluates the baselines, writes exports
+    workers: list[Device]  # devices for trials, the driver's node first; `own` if there are none
 
 
 def find_devices(wanted: Resources) -> Devices:
-    """`devices` of the cluster that this process is connected to."""
+    """The devices of the cluster that this process is connected to."""
     return devices(ray.nodes(), ray.get_runtime_context().get_node_id(), wanted, gpu_names)
 
 
 def devices(
     nodes: Sequence[Mapping[str, Any]], here: str, wanted: Resources, names: Callable[[str, int], Sequence[str]]
 ) -> Devices:
-    """Which devices a search has. `nodes`: `ray.nodes()`; `here`: the driver's; `wanted`: by a trial; `names`: as `gpu_names`.
+    """The devices of a search. `nodes`: `ray.nodes()`; `here`: the driver's node; `wanted`: by a trial; `names`: see `gpu_names`.
 
-    Where trials take GPUs, nodes without one are for other work, the driver's included: one slow device would keep all others
-    waiting at the end.
+    If trials take GPUs, nodes without one (also the driver's) run no trials: one slow device would delay the end of the
+    search.
     """
     own, workers = (here, ""), []
     for node in sorted(nodes, key=lambda node: (node["NodeID"] != here, node["NodeID"])):
@@ -52,17 +52,17 @@ def devices(
 
 
 def gpu_names(node: str, count: int) -> list[str]:
-    """What Ray, and with it the trials, call the GPUs of a node: as its CUDA_VISIBLE_DEVICES does, if there is one."""
+    """The names that Ray and the trials use for a node's GPUs: those in its CUDA_VISIBLE_DEVICES, if it is set."""
     where = NodeAffinitySchedulingStrategy(node, soft=False)
     asked = ray.remote(visible_gpus).options(num_cpus=0, max_retries=0, scheduling_strategy=where).remote()
     try:
         visible = ray.get(asked, timeout=SECONDS_FOR_NAMES)
-    except ray.exceptions.RayError:  # gone, or out of breath; it would answer nothing else either
+    except ray.exceptions.RayError:  # the node is lost or overloaded: it would not answer other calls either
         visible = None
     own = visible.split(",") if visible else []
     return own if len(own) == count else [str(i) for i in range(count)]
 
 
 def visible_gpus() -> str | None:
-    """Of this process. Ray leaves the variable as it is where it has given out no GPU."""
+    """The same for this process. Ray leaves the variable unchanged if it assigned no GPU."""
     return os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -1,7 +1,7 @@
-"""Makes engines and hands them out: one per GPU, or per node without one.
+"""Creates engines and hands them out: one per GPU, or per node without one.
 
-The pool belongs to the driver, because an engine dies with its owner: one that a trial made would end with that trial,
-a detached one would outlive the search.
+The driver owns the pool, because an engine dies with its owner: an engine created by a trial would end with that trial,
+and a detached one would outlive the search.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from condense.storage.cache_folder import default_folder, read_entry
 from condense.system.process import environment
 from search.engine.actor import EngineActor
 
-IDLE = 300.0  # seconds after which an engine without tenants ends: its node may be given back
+IDLE = 300.0  # an engine without tenants ends after these seconds, so that its node can be released
 IDLE_CHECK = 20.0
 # An engine takes no GPU from Ray's count but is pinned to one. A Ray that was started by somebody else has not read this.
 ON_ZERO_GPUS = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
@@ -26,15 +26,15 @@ Device = tuple[str, str]  # node id; GPU id, or ""
 
 
 class EnginePool:
-    """Runs as an actor of its own, one call at a time."""
+    """Runs as its own actor, one call at a time."""
 
     def __init__(self, threads: int | None = None, idle: float = IDLE) -> None:
-        """`threads`: of each engine (default: the cores that it may use). `idle`: seconds before an idle one ends."""
+        """`threads`: per engine (default: the cores that it may use). `idle`: seconds before an idle engine ends."""
         self.threads, self.idle = threads, idle
         context = ray.get_runtime_context()
         self.node, self.handle = context.get_node_id(), context.current_actor
         self.engines: dict[Device, tuple[int, Any]] = {}
-        self.made: dict[Device, int] = {}  # how many there have been
+        self.made: dict[Device, int] = {}  # how many engines it has had
         self.lock = threading.Lock()
         threading.Thread(target=self._end_idle, daemon=True, name="idle engines").start()
 
@@ -65,7 +65,7 @@ class EnginePool:
         )
 
     def entry(self, kind: str, name: str) -> bytes | None:
-        """A file of this node's cache, for the engines of others: what is expensive is made once in a cluster."""
+        """A file of this node's cache, for engines on other nodes: expensive entries are made once per cluster."""
         return read_entry(default_folder(), kind, name)
 
     def accounts(self) -> dict[Device, dict[str, float]]:
@@ -91,7 +91,7 @@ class EnginePool:
                     self._end(device)
 
     def _end(self, device: Device) -> None:
-        """Ends an engine. Whoever holds its handle finds it dead, and asks for the next one."""
+        """Ends an engine. Clients find it dead and ask for the next one."""
         with self.lock:
             _, handle = self.engines.pop(device)
         handle.__ray_terminate__.remote()

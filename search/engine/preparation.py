@@ -1,8 +1,8 @@
-"""What comes before the trials: what an engine says of each task. Where a dataset has to be encoded first, and that takes
-long, the cluster's other devices do some of its batches.
+"""Prepares the tasks before the trials. If a dataset must be encoded first and that takes long, the cluster's other devices
+help with batches.
 
-Each batch is a call or two between engines that trials need anyway, and the head's engine keeps shards of whatever it is
-handed (`condense.embeddings.encoding`). Ray Data would start encoders of its own beside them, and needs pyarrow and pandas.
+Each batch is a call or two between engines that trials need anyway; the head's engine keeps shards of all results
+(`condense.embeddings.encoding`). Ray Data would start its own encoders beside them, and needs pyarrow and pandas.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from condense.system.errors import UserError
 from search.engine.client import Client
 from search.engine.pool import Device
 
-EVERY = 30.0  # seconds between two lines on a dataset that is being encoded
-WORTHWHILE = 120.0  # seconds that are left: an engine starts and reads its dataset, which takes some of them
+EVERY = 30.0  # seconds between two messages while a dataset is encoded
+WORTHWHILE = 120.0  # seconds left, at least: a helper must first start its engine and read the dataset
 
 
 class Preparation:
-    """Tells what it does, line by line."""
+    """Prepares tasks, and reports progress line by line."""
 
     def __init__(self, pool: Any, client: Client, say: Callable[[str], None], per_gpu: bool) -> None:
-        """`client`: in the engine that prepares, on this node. `per_gpu`: trials take GPUs, so that each has an engine, or else
-        each node."""
+        """`client`: of the engine on this node that prepares. `per_gpu`: trials take GPUs, so there is one engine per GPU;
+        otherwise one per node."""
         self.pool, self.engine, self.say, self.per_gpu = pool, client.engine, say, per_gpu
         self.own = client.node, client.gpu
-        self.troubles: set[str] = set()  # a host with eight GPUs has the same one eight times
+        self.troubles: set[str] = set()  # a host with eight GPUs would report the same one eight times
 
     def describe(self, task: dict[str, Any]) -> dict[str, Any]:
         """See `EngineActor.describe`. Raises UserError if the data cannot be read, or the encoder does not take it."""
         answer = self.engine.describe.remote(task)
-        helpers: dict[Any, str] = {}  # what waits for another engine's help -> its host
+        helpers: dict[Any, str] = {}  # pending call to a helping engine -> its host
         asked = None
         try:
             while True:
@@ -51,7 +51,7 @@ class Preparation:
                         asked = doing["key"]
                         helpers |= self._ask(task, doing)
         finally:
-            for reference in helpers:  # those that still wait for their device, or read files
+            for reference in helpers:  # helpers that still wait for their device, or read files
                 ray.cancel(reference, recursive=False)
 
     def _ask(self, task: dict[str, Any], doing: dict[str, Any]) -> dict[Any, str]:
@@ -66,7 +66,7 @@ class Preparation:
                 function = ray.remote(help_out).options(max_retries=0, scheduling_strategy=where, **options)
                 found[function.remote(self.pool, self.engine, self.own, task, doing)] = node["NodeManagerHostname"]
         if found:
-            self.say(f"help is asked for on {', '.join(sorted(set(found.values())))}")
+            self.say(f"asking {', '.join(sorted(set(found.values())))} to help encode")
         return found
 
     def _hear(self, reference: Any, host: str) -> None:
@@ -81,9 +81,9 @@ class Preparation:
 
 
 def help_out(pool: Any, busy: Any, own: Device, task: dict[str, Any], doing: dict[str, Any]) -> str | None:
-    """Has the engine of this process's device help the engine `busy`, of the device `own`; why it cannot, if so.
+    """Makes the engine of this process's device help the engine `busy` on the device `own`; returns why it cannot, if so.
 
-    Holds what Ray counts of the device, as a trial does: one that others use is not asked before it is free.
+    Reserves the device in Ray as a trial does, so a device that others use helps only once it is free.
     """
     client = Client.here(pool, "encoding")
     if (client.node, client.gpu) == own:
@@ -98,7 +98,7 @@ def help_out(pool: Any, busy: Any, own: Device, task: dict[str, Any], doing: dic
 
 
 def fetch(reference: Any) -> Any:
-    """`ray.get`; a UserError that was raised in an actor comes out as itself, without Ray's traceback."""
+    """`ray.get` that re-raises a UserError from an actor as itself, without Ray's traceback."""
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:

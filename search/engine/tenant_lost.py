@@ -1,7 +1,7 @@
-"""What an engine answers a tenant that it does not know (any more)."""
+"""The error for a tenant that an engine does not know, or no longer knows."""
 
 from __future__ import annotations
 
 
 class TenantLost(Exception):
-    """It has not joined this engine, or was dropped after a long silence: it may join again."""
+    """The tenant has not joined this engine, or was dropped after a long silence; it may join again."""

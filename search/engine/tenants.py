@@ -1,6 +1,6 @@
-"""What an engine does for its tenants: tasks, replicas, steps, reports, exports. No Ray and no threads in here.
+"""What an engine does for its tenants: tasks, replicas, steps, reports, exports. Without Ray and threads.
 
-A tenant is a trial, or a setting that is being confirmed: replicas for tasks x seeds, which step and report together.
+A tenant is a trial's or a confirmed setting's replicas (tasks x seeds), which step and report together.
 `search.engine.actor` calls this from one thread.
 """
 
@@ -39,10 +39,10 @@ from condense.system.errors import UserError
 from search.engine.checkpoint import pack_checkpoint, unpack_checkpoint
 from search.engine.tenant_lost import TenantLost
 
-PATIENCE = 0.25  # seconds that a call may have to wait for steps that are being taken
-# A replica's items are there as inputs, velocity, square and gradient; while a pack is laid out, inputs and velocity twice.
+PATIENCE = 0.25  # seconds that a call may wait for running steps
+# Copies of a replica's items: inputs, velocity, square and gradient; while a batch is laid out, inputs and velocity twice.
 COPIES = 6
-ROOM = 0.5  # of the free memory; the rest is for what a pass keeps
+ROOM = 0.5  # share of the free memory; the rest is for the activations of a pass
 Answer = Callable[[dict[str, Any] | None, Exception | None], None]  # a report, or why there is none
 
 
@@ -51,13 +51,13 @@ class Tenant:
     """The replicas of one trial (or of one confirmed setting): tasks x seeds."""
 
     replicas: list[Condensation]
-    lease: float | None  # seconds that it may be silent; None: for ever
-    heard: float  # when it last called, or was answered
-    cpus: float | None = None  # granted; None: it does not say
-    secondary: Sequence[str] = ()  # what its reports hold beside the score
-    resumable: bool = True  # whether they hold a checkpoint to continue from
+    lease: float | None  # seconds that it may be silent; None: forever
+    heard: float  # time of its last call or answer
+    cpus: float | None = None  # granted cores; None: unknown
+    secondary: Sequence[str] = ()  # further scores in its reports
+    resumable: bool = True  # whether its reports hold a checkpoint
     target: int = 0  # the step to go to
-    answer: Answer | None = None  # for who waits until it is there
+    answer: Answer | None = None  # called when the target is reached
 
     @property
     def step(self) -> int:
@@ -68,7 +68,7 @@ class Tenant:
         return any(r.divergence is not None for r in self.replicas)
 
     def tell(self, report: dict[str, Any] | None, error: Exception | None = None) -> None:
-        """Answers who waits."""
+        """Answers the waiting call."""
         if self.answer is not None:
             answer, self.answer = self.answer, None
             self.heard = time.monotonic()
@@ -76,18 +76,18 @@ class Tenant:
 
 
 class Tenants:
-    """All tenants of one device, over one `condense.engine.engine.Engine`. Times are of `time.monotonic`."""
+    """All tenants of one device, over one `condense.engine.engine.Engine`. Times are `time.monotonic`."""
 
     def __init__(self, device: torch.device, store: Store, workers: int = 1) -> None:
-        """`workers`: of the engine, on a CPU."""
+        """`workers`: number of the engine's workers on a CPU."""
         self.device, self.store = device, store
         self.engine = Engine(workers=workers)
         self.tenants: dict[str, Tenant] = {}
         self.replica_steps = 0
-        self._at_a_time = 1  # steps between two looks at what has been asked for
+        self._at_a_time = 1  # steps between two checks of the queue
         # Where the time went.
         self.seconds: dict[str, float] = dict.fromkeys(("steps", "validation", "joins"), 0.0)
-        self._parts: dict[str, tuple[Dataset, Encoder]] = {}  # of tasks whose embeddings are not there yet
+        self._parts: dict[str, tuple[Dataset, Encoder]] = {}  # of tasks that are not embedded yet
         self._tasks: dict[str, Task] = {}
         self._full: dict[tuple[str, str], float] = {}  # task, metric -> validation score of the full data
         self._tests: dict[str, Embedded] = {}
@@ -98,11 +98,11 @@ class Tenants:
 
     @property
     def busy(self) -> list[Tenant]:
-        """Those that somebody waits for."""
+        """Tenants with a waiting call."""
         return [m for m in self.tenants.values() if m.answer is not None]
 
     def step(self) -> None:
-        """Some steps of every busy tenant, and the reports that are due. What fails in one tenant is told to that one."""
+        """Takes some steps of every busy tenant, and sends the reports that are due. Errors go to their tenant only."""
         busy = self.busy
         if not any(m.step >= m.target or m.diverged for m in busy):
             steps = min([self._at_a_time, *(m.target - m.step for m in busy)])
@@ -115,7 +115,7 @@ class Tenants:
             failed = {id(failure.replica): failure.error for failure in failures}
             for tenant in busy:
                 error = next((failed[id(r)] for r in tenant.replicas if id(r) in failed), None)
-                if error is not None:  # its replicas may be at different steps now: it has to join again
+                if error is not None:  # its replicas may be at different steps now, so it must join again
                     self.drop(tenant, error)
         due = [m for m in self.busy if m.step >= m.target or m.diverged]
         if due:
@@ -125,20 +125,20 @@ class Tenants:
                 tenant.tell(report)
 
     def cores(self, most: int) -> int:
-        """How many cores the tenants have been granted together; `most` if one of them does not say."""
+        """Cores granted to all tenants together; `most` if one of them gave none."""
         granted = [m.cpus for m in self.tenants.values()]
         known = [cpus for cpus in granted if cpus is not None]
         return most if len(known) < len(granted) else max(1, min(most, math.ceil(sum(known) - 1e-6)))
 
     def drop_silent(self) -> None:
-        """Forgets tenants whose lease is over: a process that was killed never says good-bye."""
+        """Drops tenants whose lease is over: a killed process cannot leave."""
         now = time.monotonic()
         for tenant in list(self.tenants.values()):
             if tenant.lease is not None and tenant.answer is None and now - tenant.heard > tenant.lease:
                 self.drop(tenant, TenantLost("it was silent for longer than its lease"))
 
     def drop(self, tenant: Tenant, error: Exception) -> None:
-        """Forgets a tenant, and tells who waits for it why."""
+        """Removes a tenant; its waiting call gets the error."""
         for name in [name for name, other in self.tenants.items() if other is tenant]:
             del self.tenants[name]
         for replica in tenant.replicas:
@@ -197,12 +197,12 @@ class Tenants:
         return max(1, int(ROOM * memory.budget(self.device) / needed))
 
     def advance(self, name: str, steps: int, answer: Answer) -> None:
-        """Lets a tenant take `steps` more; `answer` gets its report. Raises TenantLost."""
+        """Makes a tenant take `steps` more steps; `answer` gets its report. Raises TenantLost."""
         tenant = self.tenants.get(name)
         if tenant is None:
             raise TenantLost(name)
         if tenant.answer is not None:
-            raise RuntimeError(f"{name} is being advanced already")
+            raise RuntimeError(f"{name} is already taking steps")
         tenant.target, tenant.answer = tenant.step + steps, answer
 
     def leave(self, name: str) -> None:
@@ -223,7 +223,7 @@ class Tenants:
         dataset, encoder = self._load_parts(TaskConfig.model_validate(config))
         split = {"condense": dataset.condense, "validation": dataset.validation}[key["split"]]
         if embedding_key(dataset, encoder, key["split"]) != key:
-            raise UserError(f"{dataset.name}: the data or the encoder is not the same here")
+            raise UserError(f"{dataset.name}: the data or the encoder differs on this host")
         return embed_batches(encoder, split, self.device, batch, take, put)
 
     def describe(self, config: dict[str, Any]) -> dict[str, Any]:
@@ -322,7 +322,7 @@ class Tenants:
         return reports
 
     def _secondary(self, tenant: Tenant, name: str) -> list[float]:
-        """Each replica's, as a share of what full data gives."""
+        """Each replica's score, as a share of the full data's."""
         for replica in tenant.replicas:
             if (replica.key, name) not in self._full:
                 self._full[replica.key, name] = full_secondary(replica.task, name)
@@ -344,7 +344,8 @@ class Tenants:
             full = full_score(task, parsed.metric)
             if not full > 0:
                 raise UserError(
-                    f"{task.dataset.name}: the full data's validation {parsed.metric} is 0: no score without"
+                    f"{task.dataset.name}: the validation {parsed.metric} of the full data is 0, "
+                    "so a score, which is a share of it, cannot be computed"
                 )
             self._full[key, parsed.metric] = full
         return key, parsed, task
@@ -353,7 +354,7 @@ class Tenants:
         self.encoding = work
 
     def _load_parts(self, config: TaskConfig) -> tuple[Dataset, Encoder]:
-        """A large dataset takes long to read: whoever has helped to encode it keeps it for its tenants."""
+        """Dataset and encoder of a task, kept after helping to encode: a large dataset takes long to read."""
         key = task_key(config)
         if key not in self._parts:
             self._parts[key] = load_parts(config, self.store, self.device)

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever is killed in between."""
+"""Files that appear complete or not at all, even if a process is killed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def read(path: Path) -> bytes:
-    """A file's content; nothing if it is absent."""
+    """A file's content; empty if it is absent."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -27,7 +27,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Writes a whole file, durably: readers see the old content or the new."""
+    """Replaces a file atomically and durably: readers see the old content or the new."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -35,7 +35,7 @@ def write(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError:  # a full disk, mostly: half a file would only fill it more
+    except OSError:  # usually a full disk: half a file would only fill it more
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
@@ -46,5 +46,5 @@ def write(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """`content` as readable JSON, whole and durably."""
+    """Writes `content` as readable JSON, atomically and durably."""
     write(path, json.dumps(content, indent=2).encode())

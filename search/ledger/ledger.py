@@ -1,18 +1,18 @@
-"""The durable record of a search: its output folder. Tune only executes; what is true stands here.
+"""The durable record of a search: its output folder. Tune only executes; the ledger is the source of truth.
 
     search.json                  the space, search_id, created, versions: refuses another search's folder
-    sessions.txt                 unix time at which each process that worked on it began, a line each
+    sessions.txt                 start time (unix) of each process that worked on it, a line each
     trials/00012/trial.json      number, name, params, config, seeds, created: written before the trial starts
     trials/00012/progress.jsonl  a line per report: step, time, seconds, metrics, curve
-    trials/00012/checkpoint.bin  the engine's checkpoint and the report it belongs to; gone when the trial has ended
-    trials/00012/fault.txt       the exception that the last attempt raised, if it did; without one its process just died
-    trials/00012/result.json     status, steps, score, error, finished: written once, when the trial has ended
+    trials/00012/checkpoint.bin  the engine's checkpoint and its report; deleted when the trial ends
+    trials/00012/fault.txt       the exception that the last attempt raised; absent if its process died
+    trials/00012/result.json     status, steps, score, error, finished: written once, when the trial ends
 
-A process may be killed between any two bytes that it writes. Whole files appear by rename. A report is written twice,
-first inside the checkpoint (atomically, with a checksum), then as a line; what lacks the second half is completed on
-load, and what cannot be completed is reported as absent, so that the trial starts again from step 0.
+A process may be killed between any two bytes that it writes. Complete files appear by rename. A report is written twice:
+inside the checkpoint (atomically, with a checksum), then as a line. If the line is missing, `load` adds it; if reports
+cannot be completed, they count as absent, and the trial starts again from step 0.
 
-One process writes to a trial's folder at a time; any number may read meanwhile. Standard library only.
+One process at a time writes to a trial's folder; any number may read. Standard library only.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ class Report:
     time: float  # unix time at which it was saved
     seconds: float  # the trial's own clock, as reported in metrics["seconds"]
     metrics: dict[str, float]
-    curve: dict[str, list[float]] | None = None  # finer than reports: {"step": [...], "loss": [...], ...}
-    node: str = ""  # host name of where the steps up to here were taken
+    curve: dict[str, list[float]] | None = None  # finer than the reports: {"step": [...], "loss": [...], ...}
+    node: str = ""  # host name of the node that took these steps
 
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """All that is known of a trial."""
+    """Everything known about a trial."""
 
     number: int
-    name: str | None  # of a default trial
+    name: str | None  # only default trials have one
     params: dict[str, Any]  # the searched hyperparameters
     config: dict[str, Any]  # all hyperparameters
     seeds: list[int]
@@ -69,7 +69,7 @@ class TrialRecord:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Those of its last report."""
+        """The metrics of its last report."""
         return self.reports[-1].metrics if self.reports else {}
 
     @property
@@ -79,18 +79,18 @@ class TrialRecord:
 
     @property
     def seconds(self) -> float:
-        """The trial's own clock at its last report."""
+        """Seconds on the trial's own clock at its last report."""
         return self.reports[-1].seconds if self.reports else 0.0
 
     @property
     def nodes(self) -> str:
-        """Host names of where it ran, in order."""
+        """Host names of the nodes it ran on, in order."""
         return " ".join(dict.fromkeys(report.node for report in self.reports if report.node))
 
 
 @dataclass(frozen=True)
 class PastReport:
-    """A report of a trial that has ended, for a scheduler that has to learn what happened."""
+    """A report of an ended trial, to replay to a new scheduler."""
 
     number: int
     report: Report
@@ -98,14 +98,14 @@ class PastReport:
 
 
 class Ledger:
-    """A search's output folder. `Ledger.open` is for the driver; `Ledger(output)` attaches, unchecked, unlocked."""
+    """A search's output folder. The driver uses `Ledger.open`; `Ledger(output)` attaches without check and lock."""
 
     def __init__(self, output: Path) -> None:
         self.output = Path(output).absolute()
         self.search: dict[str, Any] = read_json(self.output / "search.json") or {}
         self._lock: TextIO | None = None
         self._ended: dict[int, TrialRecord] = {}  # records that cannot change any more
-        self._sound: dict[int, tuple[Any, tuple[int, Report] | None]] = {}  # checkpoints seen: file, what its head says
+        self._sound: dict[int, tuple[Any, tuple[int, Report] | None]] = {}  # checkpoints seen: file, header
 
     @classmethod
     def open(
@@ -117,12 +117,12 @@ class Ledger:
         versions: dict[str, str] | None = None,
         complete: Callable[[dict[str, Any]], dict[str, Any]] = lambda recorded: recorded,
     ) -> Ledger:
-        """Creates a search's folder, or with `resume` goes on in it, and keeps other drivers out until `close`.
+        """Creates a search's folder, or continues in it with `resume`, and locks out other drivers until `close`.
 
-        `space` is the validated space as JSON; `complete` gives a recorded one, which an earlier version may have written,
-        the keys that have come since. A search that ended before its first trial holds nothing: what it left
-        is taken over, or replaced. Raises UserError if the folder cannot be written to, is in use, holds another search,
-        holds one at all without `resume`, or holds none with it.
+        `space`: the validated space as JSON. `complete`: adds new keys to a recorded space that an earlier version wrote.
+        The folder of a search that ended before its first trial is taken over, or replaced.
+        Raises UserError if the folder cannot be written to, is in use, holds another search, holds this one but `resume`
+        is false, or holds none but `resume` is true.
         """
         output = Path(output).absolute()
         file = output / "search.json"
@@ -154,18 +154,18 @@ class Ledger:
         return ledger
 
     def close(self) -> None:
-        """Lets other drivers in."""
+        """Unlocks the folder for other drivers."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy elsewhere attaches, it does not own.
+        # A copy in another process attaches without owning the lock.
         return {**self.__dict__, "_lock": None, "_ended": {}, "_sound": {}}
 
     @property
     def search_id(self) -> str:
-        """Identifies the search, also after a resume."""
+        """Identifies the search; stays the same after a resume."""
         return str(self.search["search_id"])
 
     def folder(self, number: int) -> Path:
@@ -175,13 +175,13 @@ class Ledger:
     def new_trial(
         self, number: int, name: str | None, params: Mapping[str, Any], config: Mapping[str, Any], seeds: Sequence[int]
     ) -> None:
-        """Records a trial that is about to start. The same one again is no error. Raises ValueError if it differs."""
+        """Records a trial that is about to start. Recording it again is allowed. Raises ValueError if it differs."""
         entry = {"number": number, "name": name, "params": dict(params), "config": dict(config), "seeds": list(seeds)}
         file = self.folder(number) / "trial.json"
         known = read_json(file)
         if known is not None:
             if {key: known.get(key) for key in entry} != json.loads(json.dumps(entry)):
-                raise ValueError(f"trial {number} is already recorded, with other content")
+                raise ValueError(f"trial {number} is already recorded with different content")
             return
         file.parent.mkdir(parents=True, exist_ok=True)
         write(file, json.dumps({**entry, "created": time.time()}).encode())
@@ -196,7 +196,7 @@ class Ledger:
         node: str = "",
     ) -> None:
         """Records a report after `step` steps and the checkpoint to continue from. A later report of an earlier step (of a
-        trial that started again) takes the place of everything from that step on. One that has ended hears nothing more."""
+        trial that started again) replaces everything from that step on. Reports of an ended trial are ignored."""
         if self._has_ended(number):
             return
         before = [report for report in self._progress(number) if report.step < step]
@@ -204,16 +204,15 @@ class Ledger:
         points = None if curve is None else {key: [float(v) for v in values] for key, values in curve.items()}
         values = {key: float(value) for key, value in metrics.items()}
         report = Report(step, now, values.get("seconds", 0.0), values, points, node)
-        # The order matters: what is only in the checkpoint can be added to the progress, but not the reverse.
+        # The order matters: the checkpoint's report can be added to the progress later, but not the reverse.
         header = json.dumps({"index": len(before), "report": report.__dict__}).encode() + b"\n"
         write(self.folder(number) / "checkpoint.bin", _checksum(header + checkpoint) + header + checkpoint)
         self._append(number, report)
 
     def load(self, number: int) -> tuple[int, list[Report], bytes] | None:
-        """Where a trial stands: steps done, its reports up to there, the checkpoint. None if it has to start from step 0, or has
-        ended.
+        """A trial's state: steps done, its reports so far, the checkpoint. None if it must start from step 0, or has ended.
 
-        Mends the folder after a kill, so only the process that goes on with the trial may call it.
+        Repairs the folder after a kill, so only the process that continues the trial may call it.
         """
         if self._has_ended(number):
             return None
@@ -227,18 +226,19 @@ class Ledger:
         return None if checkpoint is None else (reports[-1].step, list(reports), checkpoint[2])
 
     def set_fault(self, number: int, text: str) -> None:
-        """Notes the exception that ends an attempt at a trial; the next `load` forgets it."""
+        """Records the exception that ends an attempt at a trial; the next `load` deletes it."""
         write(self.folder(number) / "fault.txt", " ".join(text.split()).encode())
 
     def fault(self, number: int) -> str | None:
-        """The exception that ended the last attempt; None if there was none, so that its process died."""
+        """The exception that ended the last attempt; None if there was none because its process died."""
         return read(self.folder(number) / "fault.txt").decode() or None
 
     def finish(
         self, number: int, status: Status, score: float | None, error: str | None = None, steps: int | None = None
     ) -> bool:
-        """Records how a trial ended; False if that is already recorded, which then stands. A score that is not finite
-        is recorded as None. `steps` defaults to those of the last report. The checkpoint, which can be large, is dropped."""
+        """Records how a trial ended; returns False, and changes nothing, if an end is already recorded. A score that is not
+        finite is recorded as None. `steps` defaults to those of the last report. The checkpoint, which can be large, is
+        deleted."""
         if self._has_ended(number):
             return False
         reports, missing = self._consistent(number)
@@ -253,7 +253,7 @@ class Ledger:
         return True
 
     def trial(self, number: int) -> TrialRecord | None:
-        """A trial's record; None if it is not known."""
+        """A trial's record; None for an unknown trial."""
         if number in self._ended:
             return self._ended[number]
         folder = self.folder(number)
@@ -273,7 +273,7 @@ class Ledger:
         return record
 
     def reported(self, number: int, after: int, step: int) -> list[Report]:
-        """The reports of steps in (after, step], as they were saved; cheap, for who follows a search that runs."""
+        """The reports of steps in (after, step], as saved. Cheap: used to follow a running search."""
         return [report for report in self._progress(number) if after < report.step <= step]
 
     def trials(self) -> list[TrialRecord]:
@@ -283,11 +283,11 @@ class Ledger:
         return [record for number in numbers if (record := self.trial(number)) is not None]
 
     def earlier_seconds(self) -> float:
-        """How long the processes before the present one worked on the trials: each until its last report."""
+        """Seconds that earlier processes worked on the trials: each from its start to its last report."""
         return sum(self._session_seconds()[:-1])
 
     def worked_seconds(self) -> float:
-        """How long all processes worked on the trials so far, each until its last report."""
+        """Seconds that all processes worked on the trials, each from its start to its last report."""
         return sum(self._session_seconds())
 
     def _session_seconds(self) -> list[float]:
@@ -300,7 +300,7 @@ class Ledger:
         ]
 
     def history(self) -> list[PastReport]:
-        """Every report of every ended trial, in the order of time."""
+        """Every report of every ended trial, in order of time."""
         past = []
         for record in self.trials():
             if record.status != "unfinished":
@@ -319,15 +319,15 @@ class Ledger:
     def _append(self, number: int, report: Report) -> None:
         with open(self.folder(number) / "progress.jsonl", "a+b") as file:
             file.seek(0)
-            file.truncate(_parse(file.read())[1])  # drops a torn line; append mode then writes at the new end
+            file.truncate(_parse(file.read())[1])  # cuts off a torn line; append mode then writes at the new end
             file.write(_line(report))
             file.flush()
             os.fsync(file.fileno())
 
     def _consistent(self, number: int) -> tuple[tuple[Report, ...], Report | None]:
-        """Reports that a sound checkpoint bears out, and the one that progress.jsonl lacks, if any.
+        """The reports that an intact checkpoint confirms, and the one that progress.jsonl lacks, if any.
 
-        Without such a checkpoint, or with reports missing before it, there is nothing: the trial starts again.
+        Empty without such a checkpoint, or if reports before it are missing: the trial starts again.
         """
         head = self._head(number)
         if head is None:
@@ -341,8 +341,8 @@ class Ledger:
         return (*reports, last), None if there else last
 
     def _head(self, number: int) -> tuple[int, Report] | None:
-        """How many reports came before a checkpoint, and its own; None if it is absent or damaged. Each file is read once:
-        they are large, and are replaced, never changed."""
+        """The number of reports before a checkpoint, and its own report; None if it is absent or damaged. Each file is read
+        once: they are large, and are replaced, never modified."""
         path = self.folder(number) / "checkpoint.bin"
         try:
             at = path.stat()
@@ -356,12 +356,12 @@ class Ledger:
 
 
 def _checkpoints_of_ended(output: Path) -> list[Path]:
-    """What a kill between a trial's result and the end of its checkpoint has left, or an earlier version."""
+    """Deletes a checkpoint left by a kill right after the trial's result was written, or by an earlier version."""
     return [file for file in output.glob("trials/*/checkpoint.bin") if read_json(file.parent / "result.json")]
 
 
 def _read_checkpoint(path: Path) -> tuple[int, Report, bytes] | None:
-    """How many reports came before, the report, the checkpoint; None if the file is absent or damaged."""
+    """The number of reports before it, its report, the checkpoint; None if the file is absent or damaged."""
     content = read(path)
     checksum, rest = content[:65], content[65:]
     if checksum != _checksum(rest):
@@ -380,15 +380,15 @@ def _line(report: Report) -> bytes:
 
 
 def _parse(content: bytes) -> tuple[list[Report], int]:
-    """The reports in a progress.jsonl, and how many of its bytes are sound."""
+    """The reports in a progress.jsonl, and the number of its intact bytes."""
     reports: list[Report] = []
     sound = 0
-    for line in content.split(b"\n")[:-1]:  # what follows the last newline is torn, or empty
+    for line in content.split(b"\n")[:-1]:  # the part after the last newline is torn or empty
         try:
             report = Report(**json.loads(line))
         except (ValueError, TypeError):
             break
-        while reports and reports[-1].step >= report.step:  # the trial had started again
+        while reports and reports[-1].step >= report.step:  # the trial was started again
             reports.pop()
         reports.append(report)
         sound += len(line) + 1

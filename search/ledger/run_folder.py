@@ -1,4 +1,4 @@
-"""Whose an output folder is: one driver at a time, and one search for ever."""
+"""Ownership of an output folder: one driver at a time, and the same search forever."""
 
 from __future__ import annotations
 
@@ -14,30 +14,32 @@ from typing import Any, TextIO
 
 from condense.system.errors import UserError
 
-# What a resumed search may change: it alters how much is run, not what a trial is.
-LOOKS = 4  # at a lock, before it is another driver's
+LOOKS = 4  # at a lock, before it counts as another driver's
+# Keys that a resumed search may change: they alter how much is run, not what a trial is.
 CHANGEABLE = ("trials", "max_concurrent", "confirmation", "resources")
 
 
 def absolute_folder(output: Path) -> Path:
     """Raises UserError for the address of an object store, which would become a folder named s3:."""
-    if re.match(r"[a-z][a-z0-9+.-]*:/", str(output), re.IGNORECASE):  # Path has made one / of two
-        raise UserError(f"--output {output}: must be a folder here; docs/reliability.md has how to have it elsewhere")
+    if re.match(r"[a-z][a-z0-9+.-]*:/", str(output), re.IGNORECASE):  # Path turned // into /
+        raise UserError(
+            f"--output {output}: must be a local folder; docs/reliability.md shows how to copy it elsewhere"
+        )
     return output.absolute()
 
 
 def task_suffix(task: int) -> str:
-    """Of what there is one of for each task: none for the first."""
+    """Suffix of files that exist per task: empty for the first."""
     return f"_task_{task}" if task else ""
 
 
 def condensed_folder(output: Path, task: int) -> Path:
-    """Where a task's condensed set goes."""
+    """The folder for a task's condensed set."""
     return output / f"condensed{task_suffix(task)}"
 
 
 def check_resumable(output: Path) -> None:
-    """Raises UserError if there is no search to go on with."""
+    """Raises UserError if there is no search to resume."""
     if not (output / "search.json").exists():
         raise UserError(f"{output}: holds no search to resume (there is no search.json)")
 
@@ -56,23 +58,23 @@ def check_search(output: Path) -> None:
 
 
 def check_folder(output: Path, space: Mapping[str, Any], resume: bool, known: Mapping[str, Any] | None) -> None:
-    """Raises UserError unless a search of `space` may be written to `output`. `known`: what its search.json holds."""
+    """Raises UserError unless a search of `space` may be written to `output`. `known`: the content of its search.json."""
     file = output / "search.json"
     begun = any((output / "trials").glob("*/trial.json"))
     if not file.exists():
         if begun:
-            raise UserError(f"{output}: holds trials but no search.json: not a folder for a new search")
+            raise UserError(f"{output}: holds trials but no search.json: choose another --output")
         return
     if not (begun or resume):
         return
     if known is None or not isinstance(known.get("space"), dict):
-        raise UserError(f"{file}: is damaged: it is not the record of a search")
+        raise UserError(f"{file}: is damaged: it does not hold the record of a search")
     difference = _difference(known["space"], space, CHANGEABLE)
     if difference is not None:
         key, there, here = difference
-        raise UserError(f"{output}: holds another search: `{key}` is {there} there and {here} here")
+        raise UserError(f"{output}: holds another search: `{key}` is {there} there but {here} here")
     if not resume:
-        raise UserError(f"{output}: holds this search already: go on with --resume, or choose another --output")
+        raise UserError(f"{output}: already holds this search: continue with --resume, or choose another --output")
 
 
 def _difference(there: Any, here: Any, skip: Iterable[str] = ()) -> tuple[str, str, str] | None:
@@ -105,7 +107,7 @@ def is_in_use(output: Path) -> bool:
 
 
 def lock_folder(output: Path) -> TextIO:
-    """An open file whose lock keeps other drivers out. Raises UserError if one is in there."""
+    """Locks the folder; the lock lives as long as the returned file. Raises UserError if another driver holds it."""
     file = open(output / ".lock", "a+")  # noqa: SIM115  # stays open: the lock lives as long as the file is open
     try:
         for more in reversed(range(LOOKS)):

@@ -22,7 +22,7 @@ from search.space.model import Space, nearest
 def load_space(name_or_path: str, overrides: Sequence[str] = ()) -> Space:
     """A space by name (`quickstart`) or file, with `key.key=value` overrides (values are YAML).
 
-    Paths of datasets are taken relative to the YAML's folder, in overrides relative to the current one.
+    Dataset paths are relative to the YAML's folder; in overrides, to the current folder.
     Raises UserError with one line for anything wrong in the file or in an override.
     """
     path = _find(name_or_path)
@@ -53,7 +53,7 @@ def _find(name_or_path: str) -> Path:
     shipped = Path(next(iter(spaces.__path__))) / path.name
     if (
         path == Path("spaces") / path.name and not path.is_file() and shipped.is_file()
-    ):  # from another folder, as on a cluster
+    ):  # started from another folder, as on a cluster
         return shipped
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1 or path.is_file():
         return path

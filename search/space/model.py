@@ -19,11 +19,11 @@ from condense.config.published import PAPER_DEFAULT
 # Seeds of one search lie in its own block of this many: the trials' in the first half, the confirmation's in the
 # second. So they are disjoint by construction, within a search and between searches with other seeds.
 SEED_BLOCK = 10_000
-# What only the characteristic function has: without effect where the uni-modal term is fixed to MMD.
+# Hyperparameters of the characteristic function: without effect if the uni-modal term is fixed to MMD.
 CF_ONLY = ("frequency_scale", "num_frequencies", "frequency_pool", "frequency_sampling", "alpha", "beta")
 
 
-A_LITTLE = 0.001  # of a custom resource, which only says what a node is
+A_LITTLE = 0.001  # reserved of a custom resource, which only marks a kind of node
 
 
 class Dimension(Strict):
@@ -42,12 +42,12 @@ class Dimension(Strict):
         return value is not None and self.low <= value <= self.high
 
     def centre(self) -> Any:
-        """Geometric mean of a log range, arithmetic mean of another, the first of choices."""
+        """Geometric mean of a log range, arithmetic mean of a linear one, or the first choice."""
         if self.choices is not None:
             return self.choices[0]
         assert self.low is not None and self.high is not None
         centre = math.sqrt(self.low) * math.sqrt(self.high) if self.log else self.low / 2 + self.high / 2
-        return min(max(centre, self.low), self.high)  # rounding must not leave a narrow range
+        return min(max(centre, self.low), self.high)  # rounding could leave a narrow range
 
 
 class Robust(Strict):
@@ -138,12 +138,12 @@ class Resources(Strict):
         return value
 
     def of_trial(self, node_cpus: Sequence[float], max_concurrent: int) -> dict[str, float]:
-        """What Ray is asked for, per trial. Ray takes whole numbers above 1. `node_cpus`: the logical CPUs of each node."""
+        """The resources that a trial requests from Ray. Above 1, Ray takes whole numbers. `node_cpus`: CPUs of each node."""
         cpus = self.cpus_per_trial
         if cpus is None:
             cpus = 0.25 if self.gpus_per_trial else min(sum(node_cpus) / max_concurrent, max(node_cpus))
             cpus = float(int(cpus)) if cpus > 1 else max(0.01, int(cpus * 1000) / 1000)
-            # A trial's are of one node: fewer, where the nodes' rests would leave some trials waiting.
+            # A trial's CPUs are on one node: fewer, if otherwise the nodes' remainders would leave some trials waiting.
             while cpus > 1 and sum(int(of / cpus) for of in node_cpus) < max_concurrent:
                 cpus -= 1
         kind = {self.node_kind: A_LITTLE} if self.node_kind else {}
@@ -152,7 +152,7 @@ class Resources(Strict):
 
 @dataclass(frozen=True)
 class DefaultTrial:
-    """A setting that every search runs, so that it is in every comparison."""
+    """A setting that every search runs, for comparison."""
 
     name: str
     hyperparameters: Hyperparameters
@@ -266,7 +266,7 @@ class Space(Strict):
         return [*range(self.report_every, self.steps, self.report_every), self.steps]
 
     def hyperparameters(self, params: Mapping[str, Any]) -> Hyperparameters:
-        """The whole setting of a trial: `fixed`, with the searched values `params` of one proposal."""
+        """All hyperparameters of a trial: `fixed` plus the searched values `params` of one proposal."""
         return Hyperparameters.model_validate({**self.fixed, **params})
 
     def params_of(self, hyperparameters: Hyperparameters) -> dict[str, Any]:
@@ -274,19 +274,19 @@ class Space(Strict):
         return {name: getattr(hyperparameters, name) for name in self.search}
 
     def contains(self, hyperparameters: Hyperparameters) -> bool:
-        """Whether a setting could have been proposed: in all ranges, and equal to this space in all the rest."""
+        """Whether a setting could have been proposed: inside all ranges, and equal to `fixed` and the defaults elsewhere."""
         params = self.params_of(hyperparameters)
         inside = all(self.search[name].contains(value) for name, value in params.items())
         return inside and self.differs_in_searched_only(hyperparameters)
 
     def differs_in_searched_only(self, hyperparameters: Hyperparameters) -> bool:
-        """Whether a setting is of this space but for its ranges: equal in all that is not searched. `default` is not where the
-        space gives one of the published lambdas, or sigma, another value."""
+        """Whether a setting equals this space in everything that is not searched; ranges do not count. False for `default` if
+        the space fixes a published lambda, or sigma, at another value."""
         return self.hyperparameters(self.params_of(hyperparameters)) == hyperparameters
 
     def default_trials(self) -> list[DefaultTrial]:
-        """The published setting in its own scaling, and its lambdas and sigma in the space's, with central learning rates."""
-        # How precisely a CF is estimated is a budget, not a setting: the same for all.
+        """The published setting in its own scaling; its lambdas and sigma in the space's scaling with central learning rates."""
+        # The precision of the CF estimate is a budget, not a setting: the same for all trials.
         budget = {k: self.fixed[k] for k in ("num_frequencies", "frequency_pool") if k in self.fixed}
         rate = PAPER_DEFAULT.learning_rate
         rates = {name: rate for name in self.search if name.startswith("learning_rate")}
@@ -300,16 +300,16 @@ class Space(Strict):
         return [DefaultTrial("paper_default", paper), DefaultTrial("default", ours)]
 
     def first_trials(self) -> list[DefaultTrial]:
-        """What is run before anything is proposed: the defaults, then the settings of `warm_start`."""
+        """The trials before the first proposal: the defaults, then the settings of `warm_start`."""
         known = [DefaultTrial(f"warm_start_{i}", self.hyperparameters(s)) for i, s in enumerate(self.warm_start)]
         return [*self.default_trials(), *known]
 
 
 def completed(recorded: dict[str, Any]) -> dict[str, Any]:
-    """A space as some version of this project recorded it, with the defaults of keys that have come since."""
+    """A space recorded by any version of this project, completed with the defaults of newer keys."""
     try:
         return Space.model_validate(recorded).model_dump(mode="json")
-    except ValidationError:  # not a space any more: whoever compares it will say so
+    except ValidationError:  # no longer a valid space: the comparison will report it
         return recorded
 
 
@@ -319,7 +319,7 @@ def replica_seeds(space: Space) -> list[int]:
 
 
 def fresh_seeds(space: Space) -> tuple[list[int], list[int]]:
-    """Two lists of `confirmation.seeds` seeds that no trial has used: to choose on, and to report what was chosen."""
+    """Two lists of `confirmation.seeds` seeds that no trial has used: one to choose on, one to report the choice."""
     count = space.confirmation.seeds
     fresh = confirmation_seeds(space, 2 * count)
     return fresh[:count], fresh[count:]
@@ -333,7 +333,7 @@ def confirmation_seeds(space: Space, n: int) -> list[int]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean ...?`, or nothing."""
+    """`; did you mean ...?`, or an empty text."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean `{close[0]}`?" if close else ""
 

@@ -1,4 +1,4 @@
-"""What is the same for all trials of a search."""
+"""Settings that all trials of a search share."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from search.space.model import Racing, Robust
 
 @dataclass(frozen=True)
 class Plan:
-    """What is the same for all trials of a search."""
+    """Settings that all trials of a search share."""
 
     tasks: list[dict[str, Any]]  # condense.config.models.TaskConfig as JSON
     seeds: list[int]
     report_steps: list[int]
     robust: Robust
-    cpus: float | None  # what a trial has been granted, if the user has said how much
+    cpus: float | None  # cores per trial, if the user set them
     racing: Racing | None = None
-    secondary: tuple[str, ...] = ()  # objectives beside the score
+    secondary: tuple[str, ...] = ()  # objectives besides the score
 
     @property
     def steps(self) -> int:
-        """Of a replica."""
+        """Steps of a replica."""
         return self.report_steps[-1]
 
     @property

@@ -1,4 +1,4 @@
-"""The store that MLflow's data go to: default, check before any work, connection, and its errors in words."""
+"""MLflow's tracking store: default, check before any work, connection, and readable errors."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ REQUEST_SECONDS = 10  # connect and read timeout of one request, unless MLFLOW_H
 
 
 def default_tracking_uri(output: Path) -> str:
-    """MLFLOW_TRACKING_URI; the server of the cluster's head that this is; or a database beside the output folder, which
-    all searches there share."""
+    """MLFLOW_TRACKING_URI; or the server on this cluster's head; or a database beside the output folder, shared by all
+    searches there."""
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
         return absolute_uri(uri)
     if uri := head_tracking_uri():
@@ -37,7 +37,7 @@ def default_tracking_uri(output: Path) -> str:
 
 
 def _quoted(path: Path) -> str:
-    """SQLAlchemy unquotes the path of a database, and takes what follows a ? for options."""
+    """Quotes a path: SQLAlchemy unquotes the path of a database and reads options after a ?."""
     return str(path).replace("%", "%25").replace("?", "%3F")
 
 
@@ -53,8 +53,8 @@ def absolute_uri(uri: str) -> str:
 def check_tracking(uri: str) -> None:
     """Opens the tracking store once, before any work; a new database gets its tables here.
 
-    Raises UserError, in one line without credentials, if the URI is not understood, nothing answers within 10 s, or the
-    store cannot be written.
+    Raises UserError, in one line without credentials, if the URI is invalid, nothing answers within 10 s, or the store is
+    not writable.
     """
     shown, uri = f"tracking URI {masked(uri)}", absolute_uri(uri)
     scheme = uri.partition("://")[0].partition("+")[0] if "://" in uri else uri.partition(":")[0]
@@ -82,7 +82,7 @@ def check_tracking(uri: str) -> None:
             connect(uri).search_experiments(max_results=1)
             return
         except Exception as error:
-            # Two searches that create the tables of one database at the same time: the later one finds them soon.
+            # If two searches create the tables of one database at the same time, the later one soon finds them.
             if scheme != "sqlite" or attempt == 3:
                 raise UserError(f"{shown}: {_refusal(error, scheme)}") from error
             time.sleep(1.5)
@@ -108,10 +108,12 @@ def database_path(uri: str) -> Path | None:
 
 
 def _check_sqlite(uri: str, shown: str) -> None:
-    # MLflow itself would try for 100 seconds to open a database that it cannot open.
+    # MLflow itself would retry for 100 seconds.
     path = database_path(uri)
     if path is None:
-        raise UserError(f"{shown}: a database in memory keeps nothing; name a file, as in sqlite:////home/me/mlflow.db")
+        raise UserError(
+            f"{shown}: a database in memory is lost at the end; name a file, as in sqlite:////home/me/mlflow.db"
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -141,7 +143,7 @@ def connect(uri: str) -> MlflowClient:
         warnings.simplefilter("ignore", DeprecationWarning)  # MLflow's own use of SQLAlchemy 2.1
         from mlflow import MlflowClient
 
-        # It logs each busy database with a traceback; what matters of that is said here in one line.
+        # It logs each busy database with a traceback; this module reports it in one line.
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         return MlflowClient(uri)
 
@@ -153,12 +155,12 @@ def masked(text: str) -> str:
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and what led to it, outermost first."""
+    """The error and its causes, outermost first."""
     while error is not None:
         yield error
         inner = next(
             (argument for argument in error.args if isinstance(argument, BaseException)), None
-        )  # urllib3's way
+        )  # urllib3 keeps the cause there
         error = error.__cause__ or error.__context__ or inner
 
 

@@ -1,7 +1,7 @@
 """MLflow as a search uses it: one parent run per search, one child run per trial, each exactly once.
 
-`MlflowTracker` is called from the driver and only queues: MLflow may be slow or away for hours without holding up the
-search. What MLflow lacks at the end, or after the driver was killed, `reconcile` sends from the ledger: runs are found
+The driver calls `MlflowTracker`, which only queues: MLflow may be slow or unreachable for hours without delaying the
+search. `reconcile` sends from the ledger whatever MLflow lacks at the end, or after the driver was killed: runs are found
 by their tags `search_id` and `trial_number`, and of each metric only steps later than the last logged one are sent.
 """
 
@@ -49,10 +49,10 @@ RUN_STATUS = {
 
 
 class MlflowTracker:
-    """Logs one search; every method but `start`, `flush` and `finish` returns at once and raises nothing of MLflow's.
+    """Logs one search. Every method but `start`, `flush` and `finish` returns at once and raises no MLflow errors.
 
     A value that is not finite never becomes a metric point (MLflow draws infinity as 1.8e308): the first one of each
-    metric is noted in the tag `non_finite/<metric>`. What MLflow refuses is dropped with a warning that names it.
+    metric is noted in the tag `non_finite/<metric>`. Items that MLflow refuses are dropped with a warning that names them.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class MlflowTracker:
         search_id: str,  # unique and permanent: the parent run is found again by it
         name: str,  # of the parent run
     ) -> None:
-        self.uri = absolute_uri(uri)  # with credentials, if it had any; `where` has none
+        self.uri = absolute_uri(uri)  # may hold credentials; `where` does not
         self.where = masked(self.uri)
         self.experiment = experiment
         self.experiment_id: str | None = None  # known after `start`
@@ -73,11 +73,11 @@ class MlflowTracker:
 
     @property
     def run_id(self) -> str | None:
-        """The parent run's; None before `start`."""
+        """The parent run's id; None before `start`."""
         return self._parent.run_id or None
 
     def start(self, params: Mapping[str, Any], tags: Mapping[str, Any]) -> None:
-        """Finds or creates the parent run, loads what MLflow has of this search, and starts the writer.
+        """Finds or creates the parent run, loads this search's runs from MLflow, and starts the writer.
 
         Raises UserError if MLflow does not answer or refuses.
         """
@@ -98,7 +98,7 @@ class MlflowTracker:
         self._writer = Writer(client, experiment_id, self.where)
         self._writer.start()
         with self._writer.changed:
-            for run in self._trials.values():  # whose parent may have been deleted, and made again above
+            for run in self._trials.values():  # the parent may have been deleted and created again above
                 self._add_tags(run, {"mlflow.parentRunId": self._parent.run_id})
         self.log_parent({}, params, {**tags, "status": "running"})
 
@@ -111,7 +111,7 @@ class MlflowTracker:
         name: str | None = None,  # shown in the UI; "trial 0012" if None
         timestamp: float | None = None,  # unix seconds; now if None
     ) -> None:
-        """Makes the trial's run, or continues the one it has."""
+        """Creates the trial's run, or continues the existing one."""
         if self._writer is None:
             return
         with self._writer.changed:
@@ -128,7 +128,7 @@ class MlflowTracker:
         curve: Mapping[str, Sequence[float]] | None = None,  # "step" and one list per metric, all of one length
         timestamp: float | None = None,  # unix seconds; now if None
     ) -> None:
-        """Logs one report and the curve up to it; where both have a metric at a step, the curve's value counts."""
+        """Logs one report and the curve up to it. If both have a metric at a step, the curve's value counts."""
         if self._writer is None:
             return
         with self._writer.changed:
@@ -145,7 +145,7 @@ class MlflowTracker:
         self,
         number: int,
         status: str,  # completed, pruned or failed
-        metrics: Mapping[str, float],  # logged at the trial's last step, where they were not reported there
+        metrics: Mapping[str, float],  # logged at the trial's last step, unless reported there
         error: str | None = None,
         artifacts: Mapping[str, bytes] | None = None,  # path in the run -> content
         timestamp: float | None = None,  # unix seconds; now if None
@@ -166,7 +166,7 @@ class MlflowTracker:
                 self._set_status(run, RUN_STATUS.get(status, status), timestamp)
 
     def log_artifact(self, number: int | None, path: str, data: bytes) -> None:
-        """Keeps a file in the run of a trial, or of the search for None; a file of that path is replaced."""
+        """Stores a file in the run of a trial, or of the search for None; replaces a file of the same path."""
         if self._writer is None:
             return
         with self._writer.changed:
@@ -177,7 +177,7 @@ class MlflowTracker:
         metrics: Mapping[str, float],
         params: Mapping[str, Any],
         tags: Mapping[str, Any],
-        step: int | None = None,  # None: one after the metric's last, and only if its value is another one
+        step: int | None = None,  # None: the step after the metric's last, and only if the value changed
         timestamp: float | None = None,  # unix seconds; now if None
     ) -> None:
         """Logs to the search's own run. A parameter cannot be changed later; a tag can."""
@@ -197,7 +197,7 @@ class MlflowTracker:
         tags: Callable[[TrialRecord], Mapping[str, Any]] = lambda record: {},  # as given to `trial_started`
         metrics: Callable[[TrialRecord], Mapping[str, float]] = lambda record: {},  # as given to `trial_finished`
     ) -> None:
-        """Completes what MLflow lacks of the ledger's trials; what it has is not sent again.
+        """Sends MLflow whatever it lacks of the ledger's trials, and nothing twice.
 
         A trial that has not ended keeps its state in MLflow until `trial_started`.
         """
@@ -206,7 +206,7 @@ class MlflowTracker:
         for record in trials:
             with self._writer.changed:
                 run = self._trial(record.number, record.name, record.created)
-                # MLflow's state of a run is set last, so where it is right no artifact is missing.
+                # A run's status is set last, so if it is right, no artifact is missing.
                 if run.status == RUN_STATUS.get(record.status) and run.tags.get("status") == record.status:
                     self._add_params(run, record.params)
                     self._add_tags(run, tags(record))
@@ -220,14 +220,14 @@ class MlflowTracker:
                 )
 
     def flush(self, timeout: float) -> bool:
-        """Waits, at most `timeout` seconds, until MLflow has everything logged so far; False if it has not."""
+        """Waits, at most `timeout` seconds, until MLflow has everything logged so far; returns False otherwise."""
         return self._writer is None or self._writer.flush(timeout)
 
     def finish(self, status: str, timeout: float) -> bool:
         """Closes every run, waits until MLflow has everything, and ends the writer.
 
-        After `timeout` seconds warns in one line what MLflow lacks, and returns False. Trials that still run are marked
-        as interrupted. `status` is completed, interrupted, stopped or failed.
+        After `timeout` seconds, warns in one line what MLflow lacks and returns False. Running trials are marked as
+        interrupted. `status` is completed, interrupted, stopped or failed.
         """
         if self._writer is None:
             return True
@@ -251,11 +251,11 @@ class MlflowTracker:
         found = client.get_experiment_by_name(self.experiment)
         if found is None:
             path = database_path(self.uri) if self.uri.startswith("sqlite") else None
-            # Beside the database: MLflow's own default is a folder in whatever directory the process runs in.
+            # Beside the database: MLflow's default is a folder in the current directory of the process.
             location = (path.parent / "mlartifacts").as_uri() if path else None
             try:
                 return client.create_experiment(self.experiment, artifact_location=location)
-            except Exception:  # made by another search at this moment
+            except Exception:  # another search created it meanwhile
                 if (found := client.get_experiment_by_name(self.experiment)) is None:
                     raise
         if found.lifecycle_stage != "active":
@@ -266,7 +266,7 @@ class MlflowTracker:
         return found.experiment_id
 
     def _load(self, client: MlflowClient, stored: Sequence[StoredRun]) -> None:
-        """Takes over the runs of this search; of several of one trial the fullest is kept, the others are deleted."""
+        """Takes over the runs of this search. Of several runs of one trial, keeps the fullest and deletes the others."""
         groups: dict[int | None, list[StoredRun]] = {}
         for found in stored:
             number = found.data.tags.get("trial_number", "")
@@ -356,7 +356,7 @@ def _milliseconds(timestamp: float | None) -> int:
 
 
 def _text(value: Any) -> str:
-    """A parameter or tag as MLflow will have it: no credentials, not too long."""
+    """A parameter or tag in the form MLflow accepts: without credentials, not too long."""
     text = masked(str(value))
     return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"
 

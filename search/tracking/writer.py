@@ -1,7 +1,7 @@
-"""The one thread that talks to MLflow: it creates runs, sends batches, isolates refusals and waits out outages.
+"""The one thread that talks to MLflow: it creates runs, sends batches, isolates refused items and waits out outages.
 
 Callers append to `Run.unsent` under `Writer.changed` and never wait. Every request may be repeated: a metric point is a
-row whose key is all of its values, and a run is looked for by its tags before its creation is tried again.
+row keyed by all of its values, and before a run's creation is retried, the run is looked up by its tags.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ T = TypeVar("T")
 
 FLUSH_SECONDS = 1.0  # reports that arrive within this time share a request
 LONGEST_PAUSE = 10.0  # seconds between two attempts during an outage
-UNCLEAR_ATTEMPTS = 3  # failures that may be the item's or the server's, before the server is asked if it is well
-ARTIFACT_ATTEMPTS = 6  # the artifact store may be away for ever while MLflow itself answers
+UNCLEAR_ATTEMPTS = 3  # failures of unclear cause before the server's health is checked
+ARTIFACT_ATTEMPTS = 6  # the artifact store may stay unreachable while MLflow itself answers
 MAX_BATCH, MAX_PARAMS, MAX_TAGS = 1000, 100, 100  # MLflow's limits for one log_batch
 
 FULL_DISK = ("database or disk is full", "No space left on device")
-BUSY = re.compile(r"too many (429|502|503|504) error responses")  # how MLflow's client tells the status, in the end
+BUSY = re.compile(r"too many (429|502|503|504) error responses")  # the status in the text of MLflow's client
 AWAY_CODES = {
     "TEMPORARILY_UNAVAILABLE",
     "DEADLINE_EXCEEDED",
@@ -56,8 +56,8 @@ REFUSED_CODES = {
 
 
 class Refused(Exception):
-    """MLflow answers, but will never take this item; the message is MLflow's reason in one line. `surely`: by what it said, not
-    because it failed time and again."""
+    """MLflow answers, but will never accept this item; the message is MLflow's reason in one line. `surely`: it said so, rather
+    than failing repeatedly."""
 
     def __init__(self, why: str, surely: bool = True) -> None:
         super().__init__(why)
@@ -65,7 +65,7 @@ class Refused(Exception):
 
 
 class Abandoned(Exception):
-    """The writer was told to stop while MLflow stayed away."""
+    """The writer was stopped while MLflow was unreachable."""
 
 
 class Item(NamedTuple):
@@ -80,7 +80,7 @@ class Item(NamedTuple):
 
 @dataclass
 class Unsent:
-    """What one run still has to be told; emptied as MLflow confirms it."""
+    """Items that one run still has to send; removed as MLflow confirms them."""
 
     items: list[Item] = field(default_factory=list)
     artifacts: dict[str, bytes] = field(default_factory=dict)
@@ -89,13 +89,13 @@ class Unsent:
 
 @dataclass
 class Run:
-    """What MLflow has, or is going to have, of the parent run (`number` None) or of a trial's run."""
+    """The parent run (`number` None) or a trial's run, as MLflow has it or will have it."""
 
     number: int | None
     name: str
-    identity: dict[str, str]  # the tags it is found again by, set at creation
+    identity: dict[str, str]  # tags that identify it, set at creation
     started: int = 0  # ms
-    run_id: str = ""  # "" until MLflow has made the run
+    run_id: str = ""  # "" until MLflow has created the run
     status: str = "RUNNING"
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
@@ -105,18 +105,18 @@ class Run:
 
 
 def verdict(error: BaseException) -> Literal["away", "refused", "unclear"]:
-    """Whether MLflow is not there (or has too much to do), or refuses the item, or either (another 5xx, an error of the
-    artifact store)."""
+    """Whether MLflow is unreachable (or overloaded), refuses the item, or one of the two (another 5xx, an error of the artifact
+    store)."""
     import requests
 
     for cause in causes(error):
-        if any(text in str(cause) for text in FULL_DISK):  # it answers, but can take nothing from anybody
+        if any(text in str(cause) for text in FULL_DISK):  # it answers, but cannot store anything
             return "away"
         if isinstance(cause, requests.exceptions.RetryError) and BUSY.search(str(cause)):
             return "away"
         if isinstance(
             cause, requests.exceptions.RetryError | requests.HTTPError
-        ):  # a status 5xx, or an artifact store's
+        ):  # a status 5xx, or an error of the artifact store
             return "unclear"
         if isinstance(cause, requests.ConnectionError | requests.Timeout | ConnectionError | TimeoutError):
             return "away"
@@ -141,7 +141,7 @@ def same_run(client: MlflowClient, experiment_id: str, identity: dict[str, str])
 
 
 class Writer:
-    """Writes what runs have unsent, about once a second, in a daemon thread."""
+    """Sends the unsent items of all runs, about once a second, in a daemon thread."""
 
     def __init__(
         self,
@@ -168,18 +168,18 @@ class Writer:
         self._thread.start()
 
     def mark(self, run: Run) -> None:
-        """Says that `run` has something unsent; the caller holds `changed`."""
+        """Marks `run` as having unsent items; the caller holds `changed`."""
         self._dirty[run.number] = run
 
     def flush(self, timeout: float) -> bool:
-        """Waits, at most `timeout` seconds, until MLflow has everything marked so far; False if it has not."""
+        """Waits, at most `timeout` seconds, until MLflow has everything marked so far; returns False otherwise."""
         with self.changed:
             self._hurry = True
             self.changed.notify_all()
             return self.changed.wait_for(lambda: not (self._dirty or self._writing), timeout)
 
     def stop(self, timeout: float) -> bool:
-        """Writes everything and ends the thread; after `timeout` seconds gives up and returns False."""
+        """Sends everything and ends the thread; gives up after `timeout` seconds and returns False."""
         with self.changed:
             self._stopping.set()
             self.changed.notify_all()
@@ -187,11 +187,11 @@ class Writer:
         if not self._thread.is_alive():
             return True
         self._abandoned.set()
-        self._thread.join(0.2)  # out of a pause; a request in flight is left to the daemon thread
+        self._thread.join(0.2)  # ends a pause; a request in flight is left to the daemon thread
         return False
 
     def missing(self) -> str:
-        """What MLflow has not confirmed, in words."""
+        """The items that MLflow has not confirmed, as text."""
         with self.changed:
             todo = [*self._writing, *((run, run.unsent) for run in self._dirty.values())]
         runs = {run.number for run, _ in todo if not run.run_id}
@@ -249,7 +249,7 @@ class Writer:
         def create() -> StoredRun:
             nonlocal attempts
             attempts += 1
-            # The last request may have arrived, and only its answer been lost.
+            # The last request may have arrived, with only its answer lost.
             if attempts > 1 and (found := same_run(self._client, self._experiment_id, run.identity)):
                 return found[0]
             return self._client.create_run(
@@ -261,10 +261,10 @@ class Writer:
             self._made.append(run)
         except Refused as refused:
             run.lost = True
-            logger.warning("MLflow refused to make the run %r, nothing of it is logged: %s", run.name, refused)
+            logger.warning("MLflow refused to create the run %r, so nothing is logged for it: %s", run.name, refused)
 
     def _send(self, run: Run, items: Sequence[Item], suspect: bool = False) -> None:
-        """Logs a batch; of a refused one everything but the refused items, found by halving."""
+        """Logs a batch. If it is refused, finds the refused items by halving and logs all others."""
         items = [item for item in items if item.kind != "metric" or item.key not in self._banned]
         if not items or run.lost:
             return
@@ -273,7 +273,7 @@ class Writer:
         except Refused as refused:
             if self._is_gone(run):
                 run.lost = True
-                logger.warning("MLflow no longer has the run %r: nothing more of it is logged", run.name)
+                logger.warning("MLflow no longer has the run %r: nothing more is logged for it", run.name)
             elif len(items) == 1:
                 item = items[0]
                 if item.kind == "metric" and refused.surely:
@@ -323,7 +323,7 @@ class Writer:
             return True
 
     def _remove_doubles(self) -> None:
-        """A creation that timed out, here or in a driver since killed, may have been carried out late."""
+        """Deletes duplicates: a creation that timed out, here or in a killed driver, may have succeeded late."""
         if not self._made:
             return
         mine = {run.identity["trial_number"]: run.run_id for run in self._made}
@@ -334,7 +334,7 @@ class Writer:
                 try:
                     self._attempt(partial(self._client.delete_run, stored.info.run_id))
                 except Refused as refused:
-                    logger.warning("MLflow did not delete run %s, a double: %s", stored.info.run_id, refused)
+                    logger.warning("MLflow did not delete the duplicate run %s: %s", stored.info.run_id, refused)
 
     def _attempt(
         self,
@@ -342,9 +342,9 @@ class Writer:
         unclear_attempts: int = UNCLEAR_ATTEMPTS,
         away_attempts: float = float("inf"),
     ) -> T:
-        """The action's result, however long MLflow stays away.
+        """The action's result, however long MLflow is unreachable.
 
-        Raises `Refused` when MLflow is there and does not take it, `Abandoned` when `stop` ran out of time.
+        Raises `Refused` if MLflow answers but refuses it, `Abandoned` when `stop` ran out of time.
         """
         failures = 0
         while not self._abandoned.is_set():
@@ -359,7 +359,7 @@ class Writer:
                 if self._away_since is None and (kind == "away" or failures >= limit):
                     self._away_since = time.monotonic()
                     logger.warning(
-                        "MLflow at %s does not answer (%s): logging waits, the search goes on",
+                        "MLflow at %s does not answer (%s): the search continues, logging waits",
                         self._where,
                         reason(error),
                     )
@@ -382,12 +382,12 @@ class Writer:
         seconds = min(0.5 * 2 ** min(failures - 1, 10), LONGEST_PAUSE)
         if not self._stopping.is_set():
             self._stopping.wait(seconds)
-        else:  # the user is waiting for the end: ask often
+        else:  # the user waits for the end: retry often
             self._abandoned.wait(min(seconds, 1.0))
 
 
 def batch_size(items: Sequence[Item]) -> int:
-    """How many of the first items one `log_batch` may carry."""
+    """How many of the first items fit into one `log_batch`."""
     room = {"param": MAX_PARAMS, "tag": MAX_TAGS, "metric": MAX_BATCH}
     for index, item in enumerate(items[:MAX_BATCH]):
         room[item.kind] -= 1

@@ -12,7 +12,7 @@ from ray.exceptions import RayActorError
 from ray.tune import Callback
 
 from search.analysis.failure_signatures import ended_metrics, ended_tags
-from search.interruption import check_actors, check_room, full, says_full
+from search.interruption import caused_by_full_disk, check_actors, check_room, stopped_by_full_disk
 from search.ledger.ledger import Ledger, TrialRecord
 from search.space.model import Space
 from search.tracking.tracker import MlflowTracker
@@ -94,8 +94,8 @@ class SearchCallback(Callback):
         """A process that died is a line; an exception is a bug, so it is shown whole. A full disk is neither, nor is the death
         of what all trials need: they end the search, before trials are counted as failed for it."""
         error = trial.get_pickled_error()
-        if says_full(error):
-            raise full(self.ledger.output, error)
+        if caused_by_full_disk(error):
+            raise stopped_by_full_disk(self.ledger.output, error)
         check_room(self.ledger.output)
         check_actors(self.actors)
         record = self.ledger.trial(trial.config["number"])

@@ -1,4 +1,4 @@
-"""Early stopping: the Tune scheduler of a space, and how a new one learns what an interrupted search had seen."""
+"""Early stopping: a space's Tune scheduler, and how a new one is brought up to date after an interruption."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from search.space.model import Space
 class ReplayedASHA(ASHAScheduler):
     """ASHA that judges no report twice.
 
-    A trial that goes on after an interruption reports again what it had (`replayed`, all but where it stands). Its rungs take
-    the values in; but the trial has passed them, and what others have reported since is no reason to stop it there.
+    After an interruption a trial reports its earlier values again (`replayed`, all but the last). The rungs record them, but
+    the trial has passed these rungs: later reports of other trials are no reason to stop it there.
     """
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
@@ -26,7 +26,7 @@ class ReplayedASHA(ASHAScheduler):
 
 @dataclass(frozen=True)
 class _PastTrial:
-    """What a scheduler needs to know of a trial that has ended."""
+    """What a scheduler needs to know about an ended trial."""
 
     trial_id: str
 
@@ -49,13 +49,13 @@ def build_scheduler(space: Space) -> TrialScheduler:
 
 
 def prefill(scheduler: TrialScheduler, history: Iterable[PastReport], steps: int) -> None:
-    """Tells a new scheduler of the trials of `Ledger.history`, with the calls that Tune would have made.
+    """Replays the trials of `Ledger.history` to a new scheduler, with the calls that Tune would have made.
 
-    Its rungs are then those of a scheduler that was there all along. Interrupted trials are not in the history: they
-    report again under a new id when they go on. Of a trial that raced, a scheduler hears no report from `steps`, the
-    end of its first stage, on but the last (`search.tuning.trainable`).
+    Its rungs are then those of a scheduler that ran from the beginning. Interrupted trials are not in the history: they
+    report again under a new id when they continue. From `steps` on, the end of the first racing stage, a scheduler gets
+    only a trial's last report (`search.tuning.trainable`).
     """
-    trials: dict[int, Any] = {}  # stand-ins for Tune's Trial, of which schedulers use the id here
+    trials: dict[int, Any] = {}  # stand-ins for Tune's Trial; schedulers use only its id here
     for past in history:
         if past.report.step >= steps and past.ended is None:
             continue

@@ -1,8 +1,8 @@
-"""More seeds for the trials that keep up: compute goes where the decision is.
+"""Racing: more seeds for the trials that keep up with the best one.
 
-As in intensification (ROAR and SMAC, Hutter et al. 2011), a challenger meets the incumbent on the seeds that both have, and is
-given more of them (1 -> 2 -> 4 ...) until it has as many, or is behind. The seeds are paired, so what they have in common
-(a good or a bad start) does not enter.
+As in intensification (ROAR and SMAC, Hutter et al. 2011), a challenger is compared with the incumbent on the seeds that both
+have, and gets more of them (1 -> 2 -> 4 ...) until it has as many, or falls behind. The seeds are paired, so a common effect
+(a good or a bad start) cancels.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Runner:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Whether a challenger gets more seeds; if not, the score and the mean over seeds that it is recorded with."""
+    """Whether a challenger gets more seeds; if not, the score and mean over seeds to record for it."""
 
     goes_on: bool
     score: float
@@ -45,10 +45,10 @@ def stages(racing: Racing | None, seeds: int) -> list[range]:
 def judge(per_seed: Sequence[float], rivals: Sequence[Runner], tolerance: float) -> Judgement:
     """A challenger with the first `len(per_seed)` seeds against the best of the `rivals`, which have more of the same.
 
-    It goes on unless it is behind by more than `tolerance` standard errors, by the typical spread of paired differences
-    (median over the other rivals; a single rival's own spread, times sqrt 2). One that does not go on is
-    recorded with the incumbent's score, and mean, plus its mean paired difference: comparable with those that have
-    all seeds, whose spread it does not know yet, and free of how lucky its few seeds are for all. Without rivals it goes on.
+    It continues unless it is behind by more than `tolerance` standard errors, by the typical spread of paired differences
+    (median over the other rivals; a single rival's own spread, times sqrt 2). Otherwise it is recorded with the
+    incumbent's score, and mean, plus its mean paired difference. That is comparable with trials that have all seeds, and
+    does not depend on how lucky its few seeds are for all. Without rivals it continues.
     """
     if not rivals:
         return Judgement(True, math.nan, math.nan)

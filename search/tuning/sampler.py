@@ -1,12 +1,12 @@
-"""Who proposes: Optuna through Ray's OptunaSearch, with its bookkeeping mended.
+"""Proposes trials: Optuna through Ray's OptunaSearch, with corrected bookkeeping.
 
-A trial is its number: the Optuna trial's number, the ledger's, and `config["number"]`; Tune's own trial ids are new in
-every run. The ledger is what is true, the study (`optuna.journal`) is the sampler's memory. On opening, the study is
-made to agree with the ledger; then unfinished trials are handed out again, and the sampler is asked for new ones.
+A trial is identified by its number, the same in Optuna, the ledger and `config["number"]`; Tune's own trial ids are new in
+every run. The ledger is the source of truth, the study (`optuna.journal`) is the sampler's memory. On opening, the study is
+brought in line with the ledger; then unfinished trials are handed out again, and the sampler proposes new ones.
 
-Samplers are stateless: for each new number one is built from the space's seed and the number. So with one trial at a
-time, an interrupted search proposes what an uninterrupted one would have. With several at a time the order in which
-trials end reaches the sampler, interrupted or not: then only the numbers, the settings handed out before the
+Samplers are stateless: each new number gets one built from the space's seed and the number. So with one trial at a
+time, an interrupted search proposes the same as an uninterrupted one. With several at a time the order in which
+trials end affects the sampler, interrupted or not: then only the numbers, the settings handed out before the
 interruption, and each trial's own result are the same.
 """
 
@@ -54,7 +54,7 @@ def distributions(space: Space) -> dict[str, BaseDistribution]:
 
 
 class _GP(optuna.samplers.GPSampler):
-    """Does not take what a killed driver had left in this very trial for the values of another running trial."""
+    """A TPE sampler that does not mistake values a killed driver left in this trial for those of another running trial."""
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -65,8 +65,8 @@ class _GP(optuna.samplers.GPSampler):
 
 
 class _NSGA2(optuna.samplers.NSGAIISampler):
-    """Parents in the order of their numbers: in Optuna, whoever opens a generation sees them in another order than
-    those after it, so that a trial asked twice (because of a kill) would get other values."""
+    """Sorts parents by number. In Optuna, the trial that opens a generation sees them in another order than later ones, so a
+    trial proposed twice (because of a kill) would get other values."""
 
     def select_parent(self, study: optuna.Study, generation: int) -> list[FrozenTrial]:
         return sorted(super().select_parent(study, generation), key=lambda parent: parent.number)
@@ -89,7 +89,7 @@ class _SobolPoint(optuna.samplers.QMCSampler):
 
 
 def build_sampler(space: Space, number: int) -> BaseSampler:
-    """The sampler that proposes trial `number`: a function of the space and the number only."""
+    """The sampler for trial `number`; depends on the space and the number only."""
     seed = _seed(space.seed, number)
     startup = space.sampler.startup_trials
     with warnings.catch_warnings():
@@ -119,7 +119,7 @@ def build_sampler(space: Space, number: int) -> BaseSampler:
 
 
 def open_study(output: Path) -> optuna.Study:
-    """A search's study, to be read: `optuna.importance` and the like work on it.
+    """A search's study for reading, for example with `optuna.importance`.
 
     Trials run outside the space's ranges (`paper_default`) are placeholders in it, with state FAIL, which every sampler
     ignores: without the searched parameters they would end the samplers' common search space. Their scores are in
@@ -130,13 +130,13 @@ def open_study(output: Path) -> optuna.Study:
 
 
 class SpaceSearcher(OptunaSearch):
-    """Hands out a space's trials to Tune, and records what became of them in the ledger and in the study.
+    """Hands out a space's trials to Tune, and records their results in the ledger and in the study.
 
     What differs from OptunaSearch: stopped trials are PRUNED with their last value, errors and scores that are not
-    finite are FAIL, every report is recorded once, what the study knows as finished is not told again, and all of it
-    survives a kill at any moment. A trial whose process died goes on under a new id: Tune retries it too, but not where
-    the process died between two trials. Use with `TuneConfig(num_samples=-1, max_concurrent_trials=...)`, without
-    metric and mode; it ends the search by itself.
+    finite are FAIL, every report and every end is recorded once, and all of it survives a kill at any moment. A trial
+    whose process died continues under a new id: Tune retries it too, but not if the process died between two trials.
+    Use with `TuneConfig(num_samples=-1, max_concurrent_trials=...)`, without metric and mode; it ends the search by
+    itself.
     """
 
     def __init__(self, space: Space, ledger: Ledger) -> None:
@@ -158,20 +158,20 @@ class SpaceSearcher(OptunaSearch):
         self._first = space.first_trials()
         self._numbers: dict[str, int] = {}  # Tune's trial id -> number
         self._running: set[str] = set()  # Tune's ids of the trials that are handed out
-        self._unfinished: deque[int] = deque()  # to be handed out again
+        self._unfinished: deque[int] = deque()  # trials to hand out again
         self._lost: Counter[int] = Counter()  # number -> how often its process died for good
         self._reconcile()
 
     @property
     def study(self) -> optuna.Study:
-        """The study; opened anew in a copy that was unpickled."""
+        """The study; reopened in an unpickled copy."""
         if self._study is None:
             self._study = open_study(self._ledger.output)
         return self._study
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a str
-        """The next trial as a flat config: number, name and all hyperparameters. FINISHED when there is none left; None
-        while one of those that run may yet have to be handed out again."""
+        """The next trial as a flat config: number, name and all hyperparameters. FINISHED if none is left; None while a running
+        one may still have to be handed out again."""
         if self._unfinished:
             number = self._unfinished.popleft()
         elif len(self._trials()) < self._definition.trials:
@@ -191,14 +191,14 @@ class SpaceSearcher(OptunaSearch):
         self._report(self._numbers[trial_id], {int(result["step"]): float(result["score"])})
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Records how a trial ended, unless the trial has done so itself (a loss that was not finite)."""
+        """Records how a trial ended, unless the trial did so itself (a loss that was not finite)."""
         number = self._numbers[trial_id]
         self._running.discard(trial_id)
         record = self._ledger.trial(number)
         assert record is not None
         if record.status == "unfinished":
             if result is None and not error:
-                return  # taken off Tune's list before it ran: it is still to be done
+                return  # removed from Tune's list before it ran: still to be done
             if error and self._ledger.fault(number) is None and self._lost[number] < LOST_PROCESSES:
                 self._lost[number] += 1
                 self._unfinished.append(number)
@@ -211,11 +211,11 @@ class SpaceSearcher(OptunaSearch):
         self._tell(record)
 
     def save(self, checkpoint_path: str) -> None:
-        """Tune's snapshot. A search is resumed from its ledger, not from here."""
+        """Tune's snapshot, unused: a search is resumed from its ledger."""
         Path(checkpoint_path).write_bytes(cloudpickle.dumps(self))
 
     def restore(self, checkpoint_path: str) -> None:
-        """Takes over the state of a snapshot."""
+        """Restores a snapshot."""
         self.__dict__.update(cloudpickle.loads(Path(checkpoint_path).read_bytes()).__dict__)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -225,7 +225,7 @@ class SpaceSearcher(OptunaSearch):
         return self.study.get_trials(deepcopy=False)
 
     def _reconcile(self) -> None:
-        """Makes the study agree with the ledger, and lists the trials that have to be handed out again."""
+        """Brings the study in line with the ledger, and lists the trials to hand out again."""
         records = {record.number: record for record in self._ledger.trials()}
         for number in range(max([len(self._trials()), *(known + 1 for known in records)])):
             record = records.get(number)
@@ -237,7 +237,7 @@ class SpaceSearcher(OptunaSearch):
                 self._add(record.name, Hyperparameters.model_validate(record.config))
             elif number < len(self._first):
                 self._add(self._first[number].name, self._first[number].hyperparameters)
-            else:  # lost by both: to be proposed anew
+            else:  # in neither: proposed again
                 self.study.add_trial(create_trial(state=TrialState.RUNNING))
             if record is None or record.status == "unfinished":
                 self._unfinished.append(number)
@@ -245,7 +245,7 @@ class SpaceSearcher(OptunaSearch):
                 self._tell(record)
 
     def _add(self, name: str | None, hyperparameters: Hyperparameters) -> None:
-        """Makes a known setting the study's next trial: a placeholder if it could not have been proposed."""
+        """Adds a known setting as the study's next trial; as a placeholder if it could not have been proposed."""
         attributes: dict[str, Any] = {"name": name}
         if not self._definition.contains(hyperparameters):
             self.study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={**attributes, "outside": True}))
@@ -263,7 +263,7 @@ class SpaceSearcher(OptunaSearch):
         )
 
     def _propose(self, number: int) -> TrialRecord:
-        """Trial `number`, which the ledger does not know yet: one of the first, or the sampler's proposal."""
+        """Trial `number`, which is not in the ledger yet: a first trial, or the sampler's proposal."""
         name = None
         if number < len(self._first):
             name, hyperparameters = self._first[number].name, self._first[number].hyperparameters
@@ -280,10 +280,10 @@ class SpaceSearcher(OptunaSearch):
         return record
 
     def _ask(self, number: int) -> dict[str, Any]:
-        """The sampler's values for trial `number`, also if a killed driver had begun to ask for them.
+        """The sampler's values for trial `number`, even if a killed driver had already asked for some.
 
-        `Study.ask` stores value after value, and skips those that are there when it is asked again: random numbers
-        would shift. So all values are drawn first, then stored.
+        `Study.ask` stores value after value, and skips stored ones when asked again, which would shift the random
+        numbers. So all values are drawn first, then stored.
         """
         self.study.sampler = build_sampler(self._definition, number)
         if number == len(self._trials()):
@@ -292,12 +292,12 @@ class SpaceSearcher(OptunaSearch):
             known = self._trials()[number]
             if self._distributions.keys() <= known.params.keys():
                 return {name: known.params[name] for name in self._distributions}
-            self.study._thread_local.cached_all_trials = None  # as `ask` does: a sampler must see what was told since
+            self.study._thread_local.cached_all_trials = None  # as `ask` does: a sampler must see the latest results
             trial = optuna.trial.Trial(self.study, known._trial_id)
         frozen = self._trials()[number]
         values = {}
         for name, distribution in self._distributions.items():
-            if distribution.single():  # samplers need not cope with these
+            if distribution.single():  # samplers need not support these
                 values[name] = self._definition.search[name].centre()
             elif name in trial.relative_params:
                 values[name] = trial.relative_params[name]
@@ -315,7 +315,7 @@ class SpaceSearcher(OptunaSearch):
         """Decides how a trial ended, and records it in the ledger."""
         last = record.reports[-1].metrics if record.reports else {}
         steps = max(int(result.get("step", 0)), record.steps)
-        # A report that was replayed after a resume, at which the scheduler has stopped it, is not where the trial stands.
+        # If the scheduler stopped it at a report replayed after a resume, that report is not the trial's latest.
         told = last if int(result.get("step", 0)) < record.steps else result
         score = float(told.get("score", last.get("score", math.nan)))
         finish = self._ledger.finish
@@ -364,7 +364,7 @@ def _storage(output: Path) -> JournalStorage:
 
 
 def _mend_journal(path: Path) -> None:
-    """Undoes what a killed driver leaves: a lock that nobody holds, and a torn line, after which Optuna reads no more.
+    """Removes what a killed driver leaves: a stale lock, and a torn line, after which Optuna stops reading.
 
     Only for the process that owns the folder.
     """

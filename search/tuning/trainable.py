@@ -1,10 +1,10 @@
 """One Tune trial: replicas (tasks x paired seeds) in an engine, reported as one robust score.
 
-The process is light: the engine does the work, the ledger keeps the record. It imports no torch.
+The process is light: the engine does the work, the ledger keeps the record. It does not import torch.
 
 Steps count on from one stage of racing to the next: with `steps: 60`, a trial's report at step 120 is of its second stage,
-in which further seeds took 60 steps each. The scheduler hears of the first stage's reports up to its last but one, and of
-the trial's last: what is in between is for the ledger and MLflow.
+in which further seeds took 60 steps each. The scheduler gets the reports of the first stage except its last, and the trial's
+last report; the reports between go to the ledger and MLflow only.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def run_trial(config: dict[str, Any], *, pool: Any, ledger: Any, plan: Plan) -> 
 
 
 class _Running:
-    """A trial in its process."""
+    """A trial, running in its own process."""
 
     def __init__(self, config: dict[str, Any], pool: Any, ledger: Any, plan: Plan) -> None:
         self.number, self.name = config["number"], config["name"]
@@ -45,15 +45,15 @@ class _Running:
     def run(self) -> None:
         known = ray.get(self.ledger.load.remote(self.number))
         step, reports, checkpoint = (0, [], None) if known is None else known
-        # Go on; what was reported already is told to the scheduler again, without compute. Where the trial stands, it is judged:
-        # whether it was, is not known.
+        # Continue: earlier reports are replayed to the scheduler without compute. The latest one is judged, since it may not
+        # have been judged before the interruption.
         for past in reports:
             if past.step < self.plan.steps:
                 self.tell(past.metrics, past.step, replayed=past is not reports[-1])
         self.earlier, self.started = reports[-1].seconds if reports else 0.0, time.monotonic()
         stage, done = divmod(step, self.plan.steps)
         if done == 0:
-            checkpoint = None  # of the stage before, whose seeds are others
+            checkpoint = None  # it belongs to the previous stage, which has other seeds
         metrics = next((past.metrics for past in reports if past.step == stage * self.plan.steps), None)
         if metrics is not None and len(self.stages) == 1:
             self.tell(metrics, step)
@@ -68,9 +68,9 @@ class _Running:
     def stage(
         self, stage: int, before: dict[str, float] | None, done: int, checkpoint: bytes | None
     ) -> dict[str, float] | None:
-        """Runs a stage's seeds, from `checkpoint` after `done` steps. `before`: the metrics at the end of the stage before it.
+        """Runs a stage's seeds, from `checkpoint` after `done` steps. `before`: the metrics at the end of the previous stage.
 
-        Returns the metrics at its end; None if the trial has failed there.
+        Returns the metrics at its end; None if the trial failed.
         """
         plan, metrics = self.plan, before
         left = [target for target in plan.report_steps if target > done]
@@ -81,7 +81,7 @@ class _Running:
                 if self.diverged(report, offset=stage * plan.steps):
                     return None
                 if following is not None:
-                    # The engine need not wait for the scheduler: at worst, some steps are in vain.
+                    # The engine does not wait for the scheduler: at worst, some steps are wasted.
                     client.start(following)
                 metrics = summarize(report, plan, self.seconds, before, within=following is not None)
                 if plan.racing is not None:
@@ -95,7 +95,7 @@ class _Running:
 
     @contextlib.contextmanager
     def client(self, stage: int, checkpoint: bytes | None = None) -> Iterator[Client]:
-        """A place in the engine for a stage's replicas, given up at the end; an exception is noted in the ledger."""
+        """A client for a stage's replicas, which leave the engine at the end; an exception is recorded in the ledger."""
         plan, tenant = self.plan, f"trial {self.number}" + (f" stage {stage}" if stage else "")
         client = Client.here(self.pool, tenant)
         seeds = [plan.seeds[i] for i in self.stages[stage]]
@@ -110,8 +110,8 @@ class _Running:
             client.leave()
 
     def with_judgement(self, metrics: dict[str, float]) -> dict[str, float]:
-        """`metrics` at the end of a stage, with whether the trial goes on: against those that have all seeds by now. A default
-        trial goes on in any case. The score and the mean of one that does not are the estimates of `racing.judge`."""
+        """`metrics` at the end of a stage, and whether the trial continues, judged against the trials that have all seeds by now.
+        A default trial always continues. If it does not, score and mean are the estimates of `racing.judge`."""
         plan = self.plan
         if plan.racing is None:
             return metrics
@@ -121,7 +121,7 @@ class _Running:
         rivals = [
             Runner(r.score, per_seed_means(replica_values(r.metrics, plan), len(plan.tasks)))
             for r in ended
-            if int(r.metrics["seeds"]) == len(plan.seeds) and r.name != "paper_default"  # which cannot be recommended
+            if int(r.metrics["seeds"]) == len(plan.seeds) and r.name != "paper_default"  # cannot be recommended
         ]
         own = per_seed_means(replica_values(metrics, plan), len(plan.tasks))
         judgement = judge(own, rivals, plan.racing.tolerance)
@@ -130,11 +130,11 @@ class _Running:
 
     @property
     def seconds(self) -> float:
-        """The trial's own clock."""
+        """Seconds on the trial's own clock."""
         return self.earlier + time.monotonic() - self.started
 
     def diverged(self, report: dict[str, Any], offset: int) -> bool:
-        """Records a loss that was not finite, and ends the trial. `offset`: steps of the stages before."""
+        """Records a loss that was not finite, and ends the trial. `offset`: steps of earlier stages."""
         fault = report["divergence"]
         if fault is None:
             return False
@@ -145,11 +145,11 @@ class _Running:
         return True
 
     def save(self, metrics: dict[str, float], report: dict[str, Any], offset: int) -> None:
-        """In the ledger. `offset`: steps of the stages before."""
+        """Saves a report in the ledger. `offset`: steps of earlier stages."""
         curve = {**report["curve"], "step": [offset + step for step in report["curve"]["step"]]}
         step = offset + report["step"]
         ray.get(self.ledger.save.remote(self.number, step, metrics, curve, report["checkpoint"], self.node))
 
     def tell(self, metrics: dict[str, float], step: int, replayed: bool = False) -> None:
-        """Tune, and through it the scheduler and the sampler."""
+        """Reports to Tune, and through it to the scheduler and the sampler."""
         tune.report({**metrics, "step": step, "number": self.number, "replayed": replayed})

@@ -1,4 +1,4 @@
-"""Beginning with what an earlier search has found."""
+"""Warm start: a search begins with the best settings of an earlier one."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from search.ledger.ledger import Ledger
 from search.space.files import explain_space
 from search.space.model import Space
 
-MOST = 5  # settings taken over
+MOST = 5  # settings taken from it, at most
 
 
 def earlier_settings(folder: Path, space: Space) -> list[dict[str, Any]]:
     """The recommendation and the best trials of the search in `folder`, five at most: values of `space.search`, for
     `Space.warm_start`.
 
-    They are run again in the new search, on its data: scores of other tasks do not compare. Settings outside the new ranges are
-    left out. Raises UserError if the folder holds no search, or none of its trials is of use here.
+    They are re-run in the new search, on its data: scores of other tasks are not comparable. Settings outside the new ranges
+    are left out. Raises UserError if the folder holds no search, or none of its trials can be used.
     """
     if not (folder / "search.json").is_file():
         raise UserError(f"--warm-start {folder}: holds no search (there is no search.json)")
@@ -36,28 +36,28 @@ def earlier_settings(folder: Path, space: Space) -> list[dict[str, Any]]:
     if not trials:
         raise UserError(f"--warm-start {folder}: no trial of that search has a score yet")
     configs = [record.config for record in trials]
-    # Not there where it has not come to its end.
+    # Absent if that search did not finish.
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
         configs.insert(0, yaml.safe_load((folder / "best.yaml").read_text())["hyperparameters"])
-    default = space.params_of(space.default_trials()[1].hyperparameters)  # is run in any case
+    default = space.params_of(space.default_trials()[1].hyperparameters)  # always run
     found: list[dict[str, Any]] = []
     for config in configs:
         try:
             params = space.params_of(Hyperparameters.model_validate(config))
-        except ValidationError:  # of a version with other hyperparameters
+        except ValidationError:  # written by a version with other hyperparameters
             continue
         if params not in [default, *found] and all(
             space.search[name].contains(value) for name, value in params.items()
         ):
             found.append(params)
     if not found:
-        raise UserError(f"--warm-start {folder}: none of its {len(trials)} trials lies in the ranges of {space.name}")
+        raise UserError(f"--warm-start {folder}: none of its {len(trials)} trials is within the ranges of {space.name}")
     return found[:MOST]
 
 
 def with_first_settings(space: Space, settings: list[dict[str, Any]], source: str) -> Space:
-    """The space, with `settings` as its warm start, which come from `source`. Raises UserError if it has no trials left for
-    anything else."""
+    """The space with `settings` from `source` as its warm start. Raises UserError if that leaves no trials for anything
+    else."""
     try:
         return Space.model_validate({**space.model_dump(mode="json"), "warm_start": settings})
     except ValidationError as error:
@@ -65,7 +65,7 @@ def with_first_settings(space: Space, settings: list[dict[str, Any]], source: st
 
 
 def recorded(output: Path) -> list[dict[str, Any]] | None:
-    """What the search in `output` began with, which a resumed one keeps to; None if there is none."""
+    """The warm start of the search in `output`, which a resumed search keeps; None if there is none."""
     try:
         known: list[dict[str, Any]] = json.loads((output / "search.json").read_text())["space"]["warm_start"]
         return known

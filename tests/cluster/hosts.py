@@ -95,7 +95,7 @@ class Hosts:
         )
 
     def boot(self, name: str) -> None:
-        """Starts a host, or starts it again after `crash`."""
+        """Starts a host, or restarts it after `crash`."""
         own = self.folder / name
         (own / "ready").unlink(missing_ok=True)
         environment = {

@@ -329,7 +329,7 @@ def test_help_and_mistakes_as_a_user_meets_them(tmp_path: Path) -> None:
         ),
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
-            "out of memory, with as few items at a time",
+            "out of memory even with the smallest batches",
         ),
         (MemoryError(), "out of memory"),
     ],

@@ -17,7 +17,7 @@ from ray.cluster_utils import Cluster
 from search_process import SearchProcess, report, reports, results, table
 from test_search import check_mlflow
 
-from search.interruption import Stopped, check_room, heeding_full_disks, says_full
+from search.interruption import Stopped, caused_by_full_disk, check_room, stop_on_full_disk
 from search.ledger.ledger import Ledger
 from search.tracking.writer import verdict
 from search.tuning.callbacks import SearchCallback
@@ -114,19 +114,23 @@ def test_a_cache_without_space_is_a_line(
 
 def test_what_a_full_disk_leads_to_is_a_line(tmp_path: Path) -> None:
     named = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/cache/entry")
-    for error, where in ((named, "/cache/entry;"), (OSError(errno.ENOSPC, "no space"), f"{tmp_path}, or on another")):
+    for error, where in ((named, "/cache/entry;"), (OSError(errno.ENOSPC, "no space"), f"{tmp_path}, or of another")):
         in_an_actor = ray.exceptions.RayTaskError("describe", "traceback", error)
-        with pytest.raises(Stopped, match=f"no space is left on the disk of {where}"), heeding_full_disks(tmp_path):
+        with pytest.raises(Stopped, match=f"no space is left on the disk of {where}"), stop_on_full_disk(tmp_path):
             raise in_an_actor.as_instanceof_cause()
-    with pytest.raises(ZeroDivisionError), heeding_full_disks(tmp_path):
+    with pytest.raises(ZeroDivisionError), stop_on_full_disk(tmp_path):
         raise ZeroDivisionError
 
 
 def test_a_full_disk_is_told_from_other_trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     no_space = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     in_an_actor = ray.exceptions.RayTaskError("save", "traceback", no_space)
-    assert says_full(no_space) and says_full(in_an_actor.as_instanceof_cause())
-    assert not says_full(None) and not says_full(OSError(errno.EACCES, "no")) and not says_full(ValueError())
+    assert caused_by_full_disk(no_space) and caused_by_full_disk(in_an_actor.as_instanceof_cause())
+    assert (
+        not caused_by_full_disk(None)
+        and not caused_by_full_disk(OSError(errno.EACCES, "no"))
+        and not caused_by_full_disk(ValueError())
+    )
     check_room(tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert verdict(RuntimeError("(sqlite3.OperationalError) database or disk is full")) == "away"

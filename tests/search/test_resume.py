@@ -142,7 +142,7 @@ def test_the_death_of_what_all_trials_need_is_no_failure_of_theirs(begun: Begun,
     (process,) = begun.search.descendants(f"ray::{actor}")
     process.kill()
     assert begun.search.finish() == 1, begun.search.said()
-    assert f"error: the {actor.lower()}'s process was killed, on the search's own host" in begun.search.said()
+    assert f"error: the {actor.lower()}'s process on the search's own host was killed" in begun.search.said()
     assert "Traceback" not in begun.search.said()
     assert begun.resume().finish() == 0, begun.search.said()
     assert {row["status"] for row in table(begun.output)} <= {"completed", "pruned"}

@@ -129,7 +129,7 @@ def test_a_mistake_in_the_space(
         ("trials", ["'trials'", "must be key=value"]),
         ("trials=[", ["'trials=['", "not valid YAML"]),
         ("trials=!!bool maybe", ["'trials=!!bool maybe'", "not valid YAML"]),
-        ("fixed=&a {lambda_uni: *a}", ["an alias refers to what it is a part of"]),
+        ("fixed=&a {lambda_uni: *a}", ["an alias must not refer to a node that contains it"]),
         ("trials=!!timestamp soon", ["'trials=!!timestamp soon'", "not valid YAML"]),
         pytest.param("trials=" + "[" * 3000, ["not valid YAML"], id="3000 brackets"),
         ("tasks.7.dpc=1", ["'tasks.7.dpc=1'", "'7' is no index of a list of 1"]),
@@ -165,16 +165,16 @@ def test_an_output_folder_that_cannot_be_made(space: Path, refused: Callable[...
 
 
 def test_an_output_that_is_no_folder(space: Path, refused: Callable[..., str]) -> None:
-    assert "must be a folder here" in refused("--space", space, "--output", "s3://bucket/results")
+    assert "must be a local folder" in refused("--space", space, "--output", "s3://bucket/results")
 
 
 def test_an_output_folder_that_holds_a_search(space: Path, begun: Path, refused: Callable[..., str]) -> None:
     command = ("--space", space, "--output", begun)
     line = refused(*command)
-    assert all(piece in line for piece in (str(begun), "holds this search already", "--resume", "--output")), line
+    assert all(piece in line for piece in (str(begun), "already holds this search", "--resume", "--output")), line
     for resume in ((), ("--resume",)):
         line = refused(*command, *resume, "--set", "steps=5")
-        assert f"{begun}: holds another search: `steps` is 6 there and 5 here" in line
+        assert f"{begun}: holds another search: `steps` is 6 there but 5 here" in line
 
 
 def test_nothing_to_resume(space: Path, refused: Callable[..., str]) -> None:
@@ -235,7 +235,7 @@ def test_an_empty_folder_name_is_a_variable_that_is_not_set(space: Path, refused
     ("arguments", "message"),
     [
         (["--resume"], "holds no search to resume"),
-        (["--ablate"], "--ablate needs a search that is complete"),
+        (["--ablate"], "--ablate needs a finished search"),
         (["--set", "seeds=true"], "`seeds` must be a number, but got True"),
         (["--set", "scheduler.grace_steps=on"], "`grace_steps` must be a number"),
         (["--set", ".=1"], "must be key=value"),
@@ -249,7 +249,7 @@ def test_a_dry_run_says_what_the_search_would_say(
 
 
 def test_a_dry_run_into_a_search_that_is_there(space: Path, begun: Path, refused: Callable[..., str]) -> None:
-    assert "holds this search already" in refused("--space", space, "--output", begun, "--dry-run")
+    assert "already holds this search" in refused("--space", space, "--output", begun, "--dry-run")
 
 
 def test_dry_run_prints_the_space_and_runs_nothing(space: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -131,7 +131,7 @@ def test_a_process_that_dies_is_done_without(manifest: ManifestSplit, caplog: py
     fields = {field.name: getattr(manifest, field.name) for field in dataclasses.fields(manifest)}
     found = list(decoded(Dying(**fields), cut(range(30), 4), 2))
     torch.testing.assert_close(found, [manifest.load(chunk) for chunk in cut(range(30), 4)], rtol=0, atol=0)
-    assert "goes on without worker processes" in caplog.text
+    assert "continuing to decode without worker processes" in caplog.text
 
 
 def test_who_gets_processes(manifest: ManifestSplit, monkeypatch: pytest.MonkeyPatch) -> None:

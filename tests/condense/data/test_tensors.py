@@ -293,7 +293,7 @@ NAMES = "label, vision, audio, text, depth, thermal, imu"
         ),
         (
             {"train/present/depth": torch.ones(24).bool()},
-            "`train/present/depth`: `train/depth`, which it is about, is missing",
+            "`train/present/depth`: `train/depth`, which it describes, is missing",
         ),
         (
             {"train/present/label": torch.ones(24).bool()},

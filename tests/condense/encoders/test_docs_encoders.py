@@ -103,14 +103,14 @@ GOOD = block("python")
         (None, "no such Python file"),
         ("import nothing_of_this_name", "cannot be imported: ModuleNotFoundError: No module named 'nothing_of_this_name'"),
         ("def build(options, dataset): ...", "has no function `specs`"),
-        ("def specs(options): return [1]", "specs(options) must give modality -> InputSpec, but gave [1]"),
+        ("def specs(options): return [1]", "specs(options) must return modality -> InputSpec, but returned [1]"),
         (GOOD.replace('{"vision"', '{"smell"'), "specs(options): 'smell': must be one of vision, audio, text"),
         (GOOD.replace("self.dim,", "self.size,"), "build(options, dataset): the encoder has no `dim`"),
         (GOOD.replace("seed):", "seeds):"), "build: NameError: name 'seed' is not defined"),
         (GOOD.replace("F.normalize(torch", "(lambda x, dim: x)(torch"), "embed('vision', ...): must have unit norm, but has"),
         (GOOD.replace("inputs.flatten", "inputs.detach().flatten"), "embed('vision', ...): RuntimeError: "),
         (GOOD.replace("inputs.flatten(1)", "(inputs - inputs.mean(0)).flatten(1)"), "embed('vision', ...): an item's"),
-        (GOOD.replace("dim=1)\n\n\ndef b", "dim=1)[:, :5]\n\n\ndef b"), "embed('vision', ...): must give float32 of"),
+        (GOOD.replace("dim=1)\n\n\ndef b", "dim=1)[:, :5]\n\n\ndef b"), "embed('vision', ...): must return float32 of"),
     ],
 )  # fmt: skip
 def test_a_mistake_in_the_file_is_one_line(folder: Path, content: str | None, message: str) -> None:

@@ -108,7 +108,7 @@ def test_an_interrupted_download_goes_on_where_it_ended(
     target, part = tmp_path / "a.pth", tmp_path / "a.pth.part"
     server.breaks_after = 1_200_000
     line = refused(capsys, target)
-    assert f"broke after 1,200,000 of {len(server.content):,} bytes: the same command goes on there" in line
+    assert f"broke after 1,200,000 of {len(server.content):,} bytes: run the same command again to continue" in line
     assert part.read_bytes() == server.content[:1_200_000]
     assert not target.exists()
     server.breaks_after = None
@@ -147,7 +147,7 @@ def test_what_goes_wrong_is_told_in_one_line(
     monkeypatch.setitem(download.URLS, "imagebind", "http://127.0.0.1:9/model.pth")
     assert "cannot be fetched" in refused(capsys, target)
     target.write_bytes(b"something else")
-    assert "is there already, but is not a whole checkpoint: remove it first" in refused(capsys, target)
+    assert "already exists, but is not a complete checkpoint: remove it first" in refused(capsys, target)
 
 
 def test_two_at_once_are_refused(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

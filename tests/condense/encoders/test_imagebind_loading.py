@@ -119,8 +119,10 @@ def test_a_checkpoint_of_something_else_is_told_in_one_line(official: Any, check
 
     key = "modality_heads.vision.0.weight"
     assert f"`{key}` is missing" in saved({k: v for k, v in state.items() if k != key})
-    assert "it has no `layer.weight`" in saved({"layer.weight": torch.zeros(2)})
-    assert "it has no `modality_heads.vision.lora`" in saved({**state, "modality_heads.vision.lora": torch.zeros(2)})
+    assert "the model has no `layer.weight`" in saved({"layer.weight": torch.zeros(2)})
+    assert "the model has no `modality_heads.vision.lora`" in saved(
+        {**state, "modality_heads.vision.lora": torch.zeros(2)}
+    )
     assert f"`{key}` must have shape (32,), but got (16,)" in saved({**state, key: torch.zeros(16)})
     assert "must hold floating-point numbers" in saved({**state, key: torch.zeros(32, dtype=torch.int64)})
     assert "must hold tensors by name" in saved({"model": state})

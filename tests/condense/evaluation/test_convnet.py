@@ -138,7 +138,7 @@ def test_augmentation_is_mild():
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="imu: a ConvNet takes items of 2 or 3 dimensions, but they have 1"):
+    with pytest.raises(ValueError, match="imu: a ConvNet takes items of 2 or 3 dimensions, but got 1"):
         ConvNet({"imu": (5,)}, 2, generator())
     model = ConvNet({"vision": (1, 16, 16)}, 2, generator())
     with pytest.raises(ValueError, match="at least one item"):

@@ -171,7 +171,7 @@ def test_other_files_are_never_replaced(tmp_path: Path) -> None:
     (folder / "mine.png").touch()
     with pytest.raises(UserError) as raised:
         write(folder, make(1, ("vision",)))
-    assert str(raised.value) == f"{folder}: holds other files: only an earlier condensed dataset is replaced"
+    assert str(raised.value) == f"{folder}: holds other files: only an earlier condensed dataset may be replaced"
     with pytest.raises(UserError) as raised:
         write(folder / "mine.png", make(1, ("vision",)))
     assert str(raised.value) == f"{folder}/mine.png: must be a folder, but is a file"
@@ -186,7 +186,7 @@ def test_other_files_are_never_replaced(tmp_path: Path) -> None:
     [
         ({"vision": torch.zeros(4, 1, 16, 15)}, "vision must be (4, 1, 16, 16), but is (4, 1, 16, 15)"),
         ({"vision": torch.full((4, 1, 16, 16), torch.nan)}, "vision holds NaN or infinity"),
-        ({"sound": torch.zeros(4, 1)}, "inputs must be of ['vision'], but are of ['vision', 'sound']"),
+        ({"sound": torch.zeros(4, 1)}, "inputs must have the modalities ['vision'], but have ['vision', 'sound']"),
     ],
 )
 def test_what_does_not_fit_the_dataset_is_a_bug(tmp_path: Path, change: dict[str, Tensor], message: str) -> None:

@@ -302,13 +302,13 @@ def test_a_divergence_is_kept(small_task):
 
 def test_a_state_of_something_else_is_refused(small_task):
     state = replica(small_task(), dpc=2).state_dict()
-    with pytest.raises(ValueError, match="another shape or optimiser"):
+    with pytest.raises(ValueError, match="other shapes or another optimiser"):
         replica(small_task(), dpc=3).load_state_dict(state)
-    with pytest.raises(ValueError, match="another shape or optimiser"):
+    with pytest.raises(ValueError, match="other shapes or another optimiser"):
         replica(small_task(), dpc=2, optimizer="adam").load_state_dict(state)
-    with pytest.raises(ValueError, match="another shape or optimiser"):
+    with pytest.raises(ValueError, match="other shapes or another optimiser"):
         replica(small_task(THREE), dpc=2).load_state_dict(state)
-    with pytest.raises(ValueError, match="version 1 cannot be continued"):  # its frequencies were independent
+    with pytest.raises(ValueError, match=r"version must be \d+, but got 1"):  # its frequencies were independent
         replica(small_task(), dpc=2).load_state_dict({**state, "version": 1})
 
 

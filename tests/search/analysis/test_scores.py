@@ -93,5 +93,5 @@ def test_a_value_that_is_not_finite_is_never_hidden(rule: Any) -> None:
 
 def test_values_of_tasks() -> None:
     assert per_task([1, 2, 3, 4, 5, 6], 2) == [[1, 2, 3], [4, 5, 6]]
-    with pytest.raises(ValueError, match="5 values cannot be of 2 tasks"):
+    with pytest.raises(ValueError, match="must be a multiple of the 2 tasks, but got 5"):
         per_task([1, 2, 3, 4, 5], 2)

@@ -20,8 +20,8 @@ from search.interruption import Stopped
 
 BLOCK = """
 import os, signal, sys
-from search.interruption import last_word
-with last_word("gone"):
+from search.interruption import announce_if_killed
+with announce_if_killed("gone"):
     exec(sys.argv[1])
 """
 

@@ -98,11 +98,11 @@ def test_it_waits_until_all_are_there_but_not_for_ever() -> None:
     said: list[str] = []
     counts = iter([1, 1, 2, 3])
     assert wait_for_nodes(lambda: nodes(next(counts)), 3, said.append, patience=2) == 3
-    assert said[0] == "waiting for nodes: 1 of 3 are there"
-    assert said[-1].startswith("waiting for nodes: 3 of 3 are there after")
+    assert said[0] == "waiting for nodes: 1 of 3 have joined"
+    assert said[-1].startswith("waiting for nodes: 3 of 3 have joined after")
     said.clear()
     assert wait_for_nodes(lambda: nodes(2), 3, said.append, patience=0.2) == 2
-    assert said[-1].startswith("warning: only 2 of 3 nodes came")
+    assert said[-1].startswith("warning: only 2 of 3 nodes joined")
     said.clear()
     assert wait_for_nodes(lambda: nodes(4), 3, said.append) == 4
     assert said == []
@@ -111,7 +111,7 @@ def test_it_waits_until_all_are_there_but_not_for_ever() -> None:
 def test_a_host_that_was_lost_is_not_waited_for() -> None:
     said: list[str] = []
     assert wait_for_nodes(lambda: nodes(2, ("10.0.0.9", "10.0.0.1")), 3, said.append) == 2  # .1 is back as a new node
-    assert said == ["warning: 10.0.0.9 is lost; going on without it (it will be used when it is back)"]
+    assert said == ["warning: lost 10.0.0.9; going on without it (it is used again once it is back)"]
 
 
 def test_the_heads_server_is_found_if_it_answers(
@@ -166,7 +166,7 @@ def test_what_trials_want_and_nobody_has() -> None:
 def test_what_no_single_node_has() -> None:
     nodes = [node("head", CPU=64.0), node("worker", CPU=2.0, GPU=1.0), node("big", CPU=16.0, a100=1.0)]
     (line,) = check_resources(nodes, "worker", Resources(gpus_per_trial=0.25, cpus_per_trial=8), local=False)
-    assert line.startswith("resources.cpus_per_trial is 8, but no node has that with the rest of `resources` yet")
+    assert line.startswith("resources.cpus_per_trial is 8, but no node has this and the rest of `resources` yet")
     (line,) = check_resources(nodes, "worker", Resources(gpus_per_trial=0.25, node_kind="a100"), local=False)
     assert line.startswith("resources.gpus_per_trial is 0.25, but no node has that")
     assert check_resources(nodes, "head", Resources(cpus_per_trial=8, node_kind="a100"), local=False) == []

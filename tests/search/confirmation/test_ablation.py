@@ -82,5 +82,5 @@ def test_it_needs_a_search_that_is_complete(
     from search.command import main
 
     assert main(["--space", str(write_space(tmp_path)), "--output", str(tmp_path / "none"), "--ablate"]) == 2
-    assert "--ablate needs a search that is complete" in capsys.readouterr().err
+    assert "--ablate needs a finished search" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()

@@ -123,7 +123,7 @@ def test_another_node_does_some_of_the_batches(
     assert work.describe(task) == described  # an engine that was busy for so long has not been idle
     assert described["items"] == {"condense": 240, "validation": 8}
     assert any(line.startswith("encoding mine.csv (condense): ") and "items/s" in line for line in said)
-    assert said.count(f"help is asked for on {socket.gethostname()}") == 1
+    assert said.count(f"asking {socket.gethostname()} to help encode") == 1
     assert not any("does not help" in line for line in said)
     head, worker = (len((cluster[0] / name / "batches.txt").read_text().splitlines()) for name in ("head", "worker"))
     assert worker > 0 and 3 < head < 62  # 60 and 2 of validation, had it been alone

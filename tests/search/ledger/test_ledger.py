@@ -253,14 +253,14 @@ def test_who_may_open(tmp_path: Path) -> None:
     start(first)
     assert "another search is writing to it (process" in user_error(output, SPACE, resume=True)
     first.close()
-    assert "holds this search already" in user_error(output, SPACE, resume=False)
+    assert "already holds this search" in user_error(output, SPACE, resume=False)
     other = copy.deepcopy(SPACE)
     other["search"]["lambda_cross"]["low"] = 0.2
     for resume in (False, True):
         text = user_error(output, other, resume=resume)
-        assert text.endswith("holds another search: `search.lambda_cross.low` is 0.1 there and 0.2 here")
+        assert text.endswith("holds another search: `search.lambda_cross.low` is 0.1 there but 0.2 here")
     text = user_error(output, {**SPACE, "tasks": [{"dpc": 2}]}, resume=True)
-    assert text.endswith("`tasks.0.dpc` is 1 there and 2 here")
+    assert text.endswith("`tasks.0.dpc` is 1 there but 2 here")
     assert user_error(output, {**SPACE, "extra": 1}, resume=True).endswith("`extra` is absent there and present here")
     more = Ledger.open(output, {**SPACE, "trials": 9}, resume=True)
     assert more.search_id == first.search_id

@@ -355,4 +355,4 @@ def test_a_double_that_may_not_be_deleted_is_told_once(
 
     tracker._writer._client.delete_run = refuse  # type: ignore[method-assign]
     assert tracker.finish("completed", timeout=10)
-    assert len([line for line in caplog.messages if "did not delete run" in line]) == 1
+    assert len([line for line in caplog.messages if "did not delete the duplicate run" in line]) == 1

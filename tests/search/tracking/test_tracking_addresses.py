@@ -51,7 +51,7 @@ def answering(status: int) -> Iterator[str]:
         ("ftp://somewhere", "unknown scheme 'ftp'"),
         ("results/mlruns", "no longer writes to plain folders"),
         ("file:///tmp/mlruns", "no longer writes to plain folders"),
-        ("sqlite://", "a database in memory keeps nothing"),
+        ("sqlite://", "a database in memory is lost at the end"),
         ("sqlite:///{tmp}/file/mlflow.db", "cannot be made (File exists)"),
         ("sqlite:///{tmp}/file", "cannot be written (file is not a database)"),
         ("sqlite:////proc/mlflow.db", "cannot be written (unable to open database file)"),

@@ -61,7 +61,7 @@ def test_nothing_to_start_from_is_an_error(tmp_path: Path) -> None:
     default = SPACE.default_trials()[1].hyperparameters.lambda_cross  # is run in any case
     found = earlier_settings(earlier(tmp_path / "with_default", [1.0, default]), SPACE)
     assert [s["lambda_cross"] for s in found] == [1.0]
-    with pytest.raises(UserError, match="none of its 1 trials lies in the ranges"):
+    with pytest.raises(UserError, match="none of its 1 trials is within the ranges"):
         earlier_settings(earlier(tmp_path / "old", [200.0]), SPACE)
 
 
