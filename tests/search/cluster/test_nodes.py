@@ -168,7 +168,7 @@ def test_what_no_single_node_has() -> None:
     (line,) = check_resources(nodes, "worker", Resources(gpus_per_trial=0.25, cpus_per_trial=8), local=False)
     assert line.startswith("resources.cpus_per_trial is 8, but no node has this and the rest of `resources` yet")
     (line,) = check_resources(nodes, "worker", Resources(gpus_per_trial=0.25, node_kind="a100"), local=False)
-    assert line.startswith("resources.gpus_per_trial is 0.25, but no node has that")
+    assert line.startswith("resources.gpus_per_trial is 0.25, but no node has this")
     assert check_resources(nodes, "head", Resources(cpus_per_trial=8, node_kind="a100"), local=False) == []
     with pytest.raises(UserError, match=r"resources\.node_kind is h100, but this machine is no such node"):
         check_resources(nodes[:1], "head", Resources(node_kind="h100"), local=True)

@@ -261,7 +261,7 @@ def test_who_may_open(tmp_path: Path) -> None:
         assert text.endswith("holds another search: `search.lambda_cross.low` is 0.1 there but 0.2 here")
     text = user_error(output, {**SPACE, "tasks": [{"dpc": 2}]}, resume=True)
     assert text.endswith("`tasks.0.dpc` is 1 there but 2 here")
-    assert user_error(output, {**SPACE, "extra": 1}, resume=True).endswith("`extra` is absent there and present here")
+    assert user_error(output, {**SPACE, "extra": 1}, resume=True).endswith("`extra` is absent there but present here")
     more = Ledger.open(output, {**SPACE, "trials": 9}, resume=True)
     assert more.search_id == first.search_id
     assert more.search["space"]["trials"] == 9
