@@ -22,7 +22,7 @@ from search.analysis.transfer import task_names, transfer
 from search.confirmation.ablation import FULL, ablation_table, ablations, lines, write_csv
 from search.confirmation.perturbation import REPORTING, run_around
 from search.confirmation.selection import Choice, choose, measured
-from search.confirmation.stages import Confirmation, summary
+from search.confirmation.stages import ConfirmationStages, summary
 from search.confirmation.trials_csv import write_trials_csv
 from search.engine.preparation import fetch
 from search.ledger.atomic_files import write_json
@@ -60,7 +60,7 @@ class Conclusion:
         self.tasks = [{**task, "name": name} for task, name in zip(tasks, task_names(tasks), strict=True)]
         self.started = started
         self.output = ledger.output
-        self.confirmation = Confirmation(space, ledger, pool, plan)
+        self.confirmation = ConfirmationStages(space, ledger, pool, plan, say)
 
     def write(self) -> Report:
         """Everything, the report included. Raises UserError if no trial of the search completed."""

@@ -10,8 +10,9 @@ import hashlib
 import itertools
 import json
 import math
+import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from search.space.plan import Plan
 
 LEASE = 86_400.0
 """Seconds that a setting may be silent: its result waits in the engine until the driver asks for it."""
+
+SECONDS_BETWEEN_LINES = 20.0  # about a stage that takes long
 
 Run = tuple[str, int]  # a setting's key, a seed
 
@@ -44,9 +47,16 @@ class Running:
 class Reruns:
     """Runs settings on seeds, each once, even if the process is killed and restarted."""
 
-    def __init__(self, folder: Path, pool: Any, plan: Plan, devices: Sequence[Device]) -> None:
-        """`folder`: where results are kept; created if missing."""
-        self.folder, self.pool, self.plan, self.devices = folder, pool, plan, list(devices)
+    def __init__(
+        self,
+        folder: Path,
+        pool: Any,
+        plan: Plan,
+        devices: Sequence[Device],
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """`folder`: where results are kept; created if missing. `say` hears how far a stage is, if it takes long."""
+        self.folder, self.pool, self.plan, self.devices, self.say = folder, pool, plan, list(devices), say
         self.room: dict[Device, int] = {}  # number of runs that fit into a device's memory
         folder.mkdir(exist_ok=True)
 
@@ -71,15 +81,21 @@ class Reruns:
         return {label: self._result(known[key], seeds, test) for label, key in keys.items()}
 
     def _run(self, waiting: deque[Run], known: dict[str, dict[str, Any]], stage: str, test: bool) -> None:
-        share = math.ceil(len(waiting) / len(self.devices))
+        share, total, started = math.ceil(len(waiting) / len(self.devices)), len(waiting), time.monotonic()
         idle, running = deque(self.devices), list[Running]()
+
+        def tell() -> None:
+            left = len(waiting) + sum(len(some.seeds) for some in running)
+            seconds = time.monotonic() - started
+            self.say(f"{stage.replace('_', ' ')}: {total - left} of {total} runs done after {seconds:.0f} s")
+
         try:
             while waiting or running:
                 while waiting and idle:
                     running += self._start(idle[0], waiting, share, known)
                     if any(some.device == idle[0] for some in running):
                         idle.popleft()
-                done = first_ready(running)
+                done = first_ready(running, tell)
                 if not self._collect(done, waiting, known[done.key], stage, test):
                     continue
                 running.remove(done)
@@ -189,7 +205,10 @@ def give_up(running: Sequence[Running], seconds: float | None = None) -> None:
     forget([some.client for some in running], seconds)
 
 
-def first_ready(running: Sequence[Running]) -> Running:
-    """Waits for a tenant that has a report, or whose engine has died."""
-    (ready, *_), _ = ray.wait([some.client.pending for some in running])
-    return next(some for some in running if some.client.pending == ready)
+def first_ready(running: Sequence[Running], tell: Callable[[], None]) -> Running:
+    """Waits for a tenant that has a report, or whose engine has died; calls `tell` every so often."""
+    while True:
+        ready, _ = ray.wait([some.client.pending for some in running], timeout=SECONDS_BETWEEN_LINES)
+        if ready:
+            return next(some for some in running if some.client.pending == ready[0])
+        tell()

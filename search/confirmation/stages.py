@@ -6,7 +6,7 @@ chosen one is measured against the defaults on the second. So the reported numbe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -28,16 +28,19 @@ FIRST_SEEDS = 3  # for a first look; only the best settings are run on all choos
 LIKELY = 3  # how many settings are run on all choosing seeds
 
 
-class Confirmation:
+class ConfirmationStages:
     """What a search runs after its trials. Can be restarted: finished runs are kept."""
 
-    def __init__(self, space: Space, ledger: Ledger, pool: Any, plan: Plan) -> None:
+    def __init__(
+        self, space: Space, ledger: Ledger, pool: Any, plan: Plan, say: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """`say` hears how far a stage is, if it takes long."""
         self.space, self.plan = space, plan
         devices = find_devices(space.resources)
         self.pool, self.worker = pool, devices.workers[0]
         self.client = Client(pool, "confirmation", *devices.own)  # an engine on this node, where the files are
         self.folder = ledger.output / "confirmation"
-        self.reruns = Reruns(self.folder, pool, plan, devices.workers)
+        self.reruns = Reruns(self.folder, pool, plan, devices.workers, say)
         self.choosing_seeds, self.reporting_seeds = fresh_seeds(space)
 
     def shares(

@@ -73,7 +73,7 @@ def scatter(
             mode="markers",
             name=name,
             marker={"color": colour, "size": 9 if on else 3 + 5 * crowd(len(points))},
-            hovertext=[_told(names, number, values) for number, values in some],
+            hovertext=[_hover_text(names, number, values) for number, values in some],
             hoverinfo="text",
         )
     own = [values for number, values, _ in points if number == chosen]
@@ -91,7 +91,7 @@ def scatter(
     return figure.update_yaxes(title_text=escape(names[y]), nticks=6)
 
 
-def _told(names: Sequence[str], number: int, values: Sequence[float]) -> str:
+def _hover_text(names: Sequence[str], number: int, values: Sequence[float]) -> str:
     lines = [f"{escape(name)} {text.number(value)}" for name, value in zip(names, values, strict=True)]
     return "<br>".join([f"<b>trial {number}</b>", *lines])
 

@@ -84,7 +84,7 @@ def test_ctrl_c(begun: Begun, whole_search: tuple[Path, SearchProcess]) -> None:
         begun.search.interrupt()
         assert begun.search.finish() == 130, begun.search.said()
         assert "Traceback" not in begun.search.said()
-        assert "go on with the same command and --resume" in begun.search.out.read_text()
+        assert "continue with the same command and --resume" in begun.search.out.read_text()
         if times == 1:
             before = results(output)
             assert 3 <= len(before) < 10
@@ -103,7 +103,7 @@ def test_a_lost_connection(begun: Begun, ending: signal.Signals) -> None:
     begun.until_trial(2)
     begun.search.process.send_signal(ending)
     assert begun.search.finish() == 130, begun.search.said()
-    assert "go on with the same command and --resume" in begun.search.out.read_text()
+    assert "continue with the same command and --resume" in begun.search.out.read_text()
     before = results(begun.output)
 
     record = begun.output / "search.json"  # and as an earlier version would have left it, without a key of today's

@@ -6,6 +6,7 @@ import dataclasses
 import gc
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from small_search import ENCODER, SMALL
 
 from search.confirmation.reruns import Reruns, key_of
-from search.confirmation.stages import Confirmation
+from search.confirmation.stages import ConfirmationStages
 from search.engine.actor import EngineActor
 from search.engine.pool import EnginePool
 from search.space.model import Robust, Space
@@ -118,12 +119,25 @@ def test_waves_change_no_result_and_nothing_runs_twice(make: Callable[..., Rerun
     assert known["runs"]["9"]["stage"] == "reporting" and known["runs"]["9"]["node"] == device[0]
 
 
+def test_a_stage_that_takes_long_says_how_far_it_is(
+    make: Callable[..., Reruns], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.confirmation.reruns.SECONDS_BETWEEN_LINES", 0.02)
+    reruns, said = make(), list[str]()
+    reruns.say = said.append
+    reruns.plan = dataclasses.replace(reruns.plan, report_steps=[200])
+    reruns.run(SETTINGS, SEEDS, "tuned_rates")
+    total = len(SETTINGS) * len(SEEDS)
+    assert said
+    assert all(re.fullmatch(rf"tuned rates: \d+ of {total} runs done after \d+ s", line) for line in said)
+
+
 def test_what_is_given_up_is_no_traceback(make: Callable[..., Reruns], monkeypatch: pytest.MonkeyPatch) -> None:
     """Where another device has died, and all begins again."""
     reruns = make()
     reruns.plan = dataclasses.replace(reruns.plan, report_steps=[10_000])
 
-    def lost(running: Any) -> Any:
+    def lost(running: Any, tell: Any) -> Any:
         raise ray.exceptions.RayActorError
 
     told: list[Exception] = []
@@ -188,7 +202,7 @@ def test_a_setting_goes_on_in_another_engine_when_its_own_dies(make: Callable[..
 def test_the_engine_that_shows_items_may_have_ended(make: Callable[..., Reruns], node: str, tmp_path: Path) -> None:
     """As it does where others do the work, and it has had nothing to do for a while."""
     reruns = make()
-    confirmation = Confirmation(SPACE, SimpleNamespace(output=tmp_path), reruns.pool, reruns.plan)  # type: ignore[arg-type]
+    confirmation = ConfirmationStages(SPACE, SimpleNamespace(output=tmp_path), reruns.pool, reruns.plan)  # type: ignore[arg-type]
     ray.kill(confirmation.client.engine)
     steps = [
         (step, ray.get(confirmation.client.engine.overview.remote(tenant, 0))[1:4])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from search.analysis.surrogate import Scored, Surface
-from search.confirmation.stages import Confirmation
+from search.confirmation.stages import ConfirmationStages
 from search.space.files import load_space
 
 
@@ -17,7 +17,7 @@ def test_learning_rates_of_choices_are_those_of_the_chosen_setting() -> None:
     surface = Surface(
         space, [Scored({"learning_rate_vision": 1.0, "learning_rate_audio": r}, 0.5 + r / 1000, 0.01) for r in rates]
     )
-    confirmation = Confirmation.__new__(Confirmation)
+    confirmation = ConfirmationStages.__new__(ConfirmationStages)
     confirmation.space, confirmation.choosing_seeds = space, [1, 2, 3, 4]
     tried: dict[str, dict[str, Any]] = {}
 
