@@ -1,10 +1,11 @@
-"""docs/keys.md: every key of a space and of a condensation, from the models that check them.
+"""docs/keys.md and spaces/space.schema.json: every key of a space, from the models that check them.
 
-python -m search.space.reference > docs/keys.md
+python -m search.space.reference    writes both
 """
 
 from __future__ import annotations
 
+import json
 import types
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
@@ -26,6 +27,10 @@ from condense.config.models import (
     TransformersEncoder,
 )
 from search.space.model import Confirmation, Dimension, Racing, Resources, Robust, Sampler, Scheduler, Space
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "keys.md"
+SCHEMA = ROOT / "spaces" / "space.schema.json"  # beside the spaces, whose first line names it
 
 SECTIONS: list[tuple[str, str, type[BaseModel]]] = [
     ("A space", "What `search/run.py --space FILE.yaml` reads, and `--set KEY=VALUE` overrides.", Space),
@@ -63,7 +68,8 @@ def document() -> str:
     """The whole page, as Markdown."""
     parts = [
         "# All keys",
-        "Made by `python -m search.space.reference`. An unknown key, or a value outside its rule, is one line and status 2.",
+        "Made by `python -m search.space.reference`, with `spaces/space.schema.json` for editors. "
+        "An unknown key, or a value outside its rule, is one line and status 2.",
     ]
     for title, note, model in SECTIONS:
         inherited = set(TaskConfig.model_fields) if model is CondensationConfig else set()
@@ -71,6 +77,12 @@ def document() -> str:
         table = "\n".join(["| key | values | default | |", "| --- | --- | --- | --- |", *rows])
         parts += [f"## {title}", *([note] if note else []), table]
     return "\n\n".join(parts) + "\n"
+
+
+def schema() -> str:
+    """The JSON schema of a space, for editors: pydantic's own, with the draft that it follows."""
+    draft = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return json.dumps(draft | Space.model_json_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
 def _row(name: str, field: FieldInfo) -> str:
@@ -127,4 +139,5 @@ def _default(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    print(document(), end="")
+    PAGE.write_text(document(), encoding="utf-8")
+    SCHEMA.write_text(schema(), encoding="utf-8")
