@@ -1,5 +1,5 @@
 #!/bin/bash
-# InitializationCache the MLflow tracking server of a cluster's head, unless it runs. It listens on loopback only: the search's driver,
+# Starts the MLflow tracking server of a cluster's head, unless it runs. It listens on loopback only: the search's driver,
 # on the same host, is the only one to write to it, and a browser reaches it through SSH (docs/cluster.md). Its folder has one
 # server, also where hosts share it (two Slurm jobs): SQLite on a network file system does not bear two.
 set -euo pipefail

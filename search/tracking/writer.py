@@ -164,7 +164,7 @@ class Writer:
         self._thread = threading.Thread(target=self._loop, name="mlflow-writer", daemon=True)
 
     def start(self) -> None:
-        """InitializationCache the thread; call once."""
+        """Starts the thread; call once."""
         self._thread.start()
 
     def mark(self, run: Run) -> None:

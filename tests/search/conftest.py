@@ -87,7 +87,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Se
 
 @pytest.fixture
 def boot() -> Iterator[Callable[[int], Cluster]]:
-    """InitializationCache a head with so many cores for trials."""
+    """Starts a head with so many cores for trials."""
     made: list[Cluster] = []
 
     def begin(cores: int) -> Cluster:
