@@ -95,7 +95,7 @@ class Hosts:
         )
 
     def boot(self, name: str) -> None:
-        """InitializationCache a host, or starts it again after `crash`."""
+        """Starts a host, or starts it again after `crash`."""
         own = self.folder / name
         (own / "ready").unlink(missing_ok=True)
         environment = {
@@ -103,7 +103,7 @@ class Hosts:
             "FOLDER": str(own),
             "NAME": name,
             "ADDRESS": self.address[name],
-            "ENVIRONMENT": sys.prefix,
+            "ENVIRONMENT": str(Path(sys.prefix).resolve()),  # as scripts in it name it
             "KEPT": " ".join(shlex.quote(path) for path in kept_folders()),
         }
         command = ["ip", "netns", "exec", self._space(name)]

@@ -94,6 +94,9 @@ def test_a_search_for_two(
     assert len(study.directions) == 2
     assert {t.number for t in study.best_trials} == {t["number"] for t in found["trials"] if t["front"]}
     rows = table(tmp_path / "out")
+    assert (
+        len(found["trials"]) == sum(row["status"] == "completed" and row["name"] != "paper_default" for row in rows) > 3
+    )
     for trial in found["trials"]:
         assert trial["values"] == pytest.approx(study.trials[trial["number"]].values)
         assert trial["values"][0] == pytest.approx(rows[trial["number"]]["score"])
