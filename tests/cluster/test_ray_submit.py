@@ -129,12 +129,16 @@ class Search:
         assert self.process.returncode == 0, self.said()[-4000:]
 
     def _tell(self) -> None:
-        """Whole lines that are new, without Ray's own; of progress each number of trials once."""
+        """Whole lines that are new, without Ray's and rsync's own; of progress each number of trials once."""
         whole = self.said().rpartition("\n")[0]
         for line in whole[self._told :].splitlines():
             line = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", line).strip()
             progress = re.search(r"\b\d+/\d+\b", line)
-            if not line or re.match(r"\d{4}-\d\d-\d\d ", line) or (progress and progress[0] == self._progress):
+            if (
+                not line
+                or re.match(r"\d{4}-\d\d-\d\d |sen(t|ding) |total size", line)
+                or (progress and progress[0] == self._progress)
+            ):
                 continue
             self._progress = progress[0] if progress else self._progress
             log.info("  %s", line[:150])

@@ -85,9 +85,9 @@ def test_replica_steps_are_those_reported_or_all_seeds_of_all_tasks() -> None:
 
 def test_what_racing_saved() -> None:
     cast = [
-        record(0, 0.5, seeds=1, steps=60, metrics={"replica_steps": 120.0}),
-        record(1, 0.5, seeds=1, steps=30, metrics={"replica_steps": 60.0}, status="pruned"),
-        record(2, 0.5, seeds=3, steps=120, metrics={"replica_steps": 360.0}),  # of both stages
+        record(0, 0.5, seeds=3, steps=120, metrics={"replica_steps": 360.0}),  # of both stages
+        record(1, 0.5, seeds=1, steps=60, metrics={"replica_steps": 120.0}),
+        record(2, 0.5, seeds=1, steps=30, metrics={"replica_steps": 60.0}, status="pruned"),
         record(3, 0.5, reports=()),
     ]
     assert race(make_space(), cast) is None
