@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,9 @@ def test_the_front_is_what_no_other_beats(values: list[tuple[int, int]]) -> None
 
 
 def test_what_has_no_values_is_left_out() -> None:
-    found = pareto(space(), [record(0, 0.5, float("nan")), record(1, 0.5, 0.5, status="failed"), record(2, 0.1, 0.1)])
+    default = dataclasses.replace(record(3, 0.9, 0.9), name="paper_default")
+    failed = record(1, 0.5, 0.5, status="failed")
+    found = pareto(space(), [record(0, 0.5, float("nan")), failed, record(2, 0.1, 0.1), default])
     assert found is not None and [trial["number"] for trial in found["trials"]] == [2]
     assert pareto(space(objectives=["score"]), [record(0, 0.5, 0.5)]) is None
 

@@ -13,7 +13,12 @@ from search.space.plan import Plan
 
 ONE = Plan([{"dpc": 1}], [5, 6], [4, 8], Robust(k=2.0), None)
 TWO = Plan([{"dpc": 1}, {"dpc": 2, "metric": "retrieval"}], [5, 6], [4, 8], Robust(k=0.0), None)
-CURVE = {"loss": [3.0, 2.0], "loss/uni": [1.5, 1.0], "loss/cross": [0.5, 0.25], "loss/joint": [0.125, 0.0625]}
+CURVE = {
+    "loss": [4.0, 3.0, 2.0],
+    "loss/uni": [2.0, 1.5, 1.0],
+    "loss/cross": [1.0, 0.5, 0.25],
+    "loss/joint": [1, 0.5, 0.0625],
+}
 LOSSES = {"loss": 2.0, "loss/uni": 1.0, "loss/cross": 0.25, "loss/joint": 0.0625}
 
 
