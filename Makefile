@@ -32,8 +32,10 @@ test-faults: $(READY)
 	$(BIN)/python -m pytest -m faults
 
 # A laptop, a head and two workers, made of namespaces on this machine, also with a cut cable. Needs root; takes some minutes.
+# Says which test it is in, what is typed there, and what it waits for.
 test-cluster: $(READY)
-	$(BIN)/python -m pytest -m cluster
+	$(BIN)/python -m pytest -vv --durations 0 --log-cli-level INFO --log-cli-format "%(asctime)s %(message)s" \
+		--log-cli-date-format %H:%M:%S -m cluster tests/cluster
 
 bench: $(READY)
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script $(ARGS); done

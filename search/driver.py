@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 ENGINE_DEATHS = 3  # during the confirmation, before the search gives up
 # How long the end of a search waits for a tracking server that is away. One that had to stop is waited for by its user.
 SECONDS_FOR_MLFLOW = {"completed": 120, "interrupted": 20, "failed": 20, "stopped": 2}
+TUNES_SIGNALS = (signal.SIGINT, signal.SIGUSR1)
+# Its closing word on trials that failed for good is an error; warnings are of files that it is told not to write.
+TUNES_LOGGERS = {"ray.tune.tune": logging.CRITICAL, "ray.tune": logging.ERROR}
 PACKAGES = ("ray", "optuna", "mlflow", "torch", "numpy")
 
 
@@ -282,21 +285,14 @@ class Search:
                 verbose=0,
             ),
         )
-        # Tune's closing word on trials that failed for good; the ledger and the report tell of them.
-        logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
-        in_main_thread = threading.current_thread() is threading.main_thread()  # only there signals have handlers
-        kinds = (signal.SIGINT, signal.SIGUSR1) if in_main_thread else ()
-        handlers = {number: signal.getsignal(number) for number in kinds}
         try:
-            tuner.fit()
+            with tunes_traces_removed():
+                tuner.fit()
         except tune.TuneError as error:
             if isinstance(error.__context__, Stopped):  # raised by a callback
                 raise error.__context__ from None
             raise
         finally:
-            # Tune leaves its own handlers behind, which would swallow the next Ctrl-C.
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
             display.close()
         for (node, gpu), seconds in ray.get(pool.accounts.remote()).items():
             spent = ", ".join(f"{kind} {amount:.1f} s" for kind, amount in seconds.items())
@@ -311,6 +307,25 @@ def end_actors(actors: Sequence[Any]) -> None:
     for actor in actors:
         with contextlib.suppress(Exception):
             ray.kill(actor)
+
+
+@contextlib.contextmanager
+def tunes_traces_removed() -> Iterator[None]:
+    """Restores what `Tuner.fit` leaves behind in the process: signal handlers, which would swallow the next Ctrl-C. And keeps its
+    log from saying what the ledger and the report say."""
+    in_main_thread = threading.current_thread() is threading.main_thread()  # only there signals have handlers
+    handlers = {number: signal.getsignal(number) for number in TUNES_SIGNALS} if in_main_thread else {}
+    loggers = {logging.getLogger(name): level for name, level in TUNES_LOGGERS.items()}
+    before = {logger: logger.level for logger in loggers}
+    for logger, level in loggers.items():
+        logger.setLevel(level)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for logger, level in before.items():
+            logger.setLevel(level)
 
 
 def load_tune(after: Future[Any]) -> None:

@@ -231,7 +231,7 @@ class Engine:
         done = taken = fixed = 0
         for shape, same in by_shape.items():
             need = self._needs[shape]
-            if need.fixed + need.each > most:
+            if need != ALONE and need.fixed + need.each > most:  # of what was never measured, halving finds it
                 items = max(len(x) for x in same[0].inputs.values())
                 share = max(0, most - need.fixed) / need.each
                 self._fitting[shape] = max(1, int(items * share))

@@ -103,7 +103,7 @@ class Hosts:
             "FOLDER": str(own),
             "NAME": name,
             "ADDRESS": self.address[name],
-            "ENVIRONMENT": sys.prefix,
+            "ENVIRONMENT": str(Path(sys.prefix).resolve()),  # as scripts in it name it
             "KEPT": " ".join(shlex.quote(path) for path in kept_folders()),
         }
         command = ["ip", "netns", "exec", self._space(name)]

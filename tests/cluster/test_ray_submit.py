@@ -1,13 +1,20 @@
-"""The commands of docs/cluster.md, as they stand there, on hosts that know nothing of this project; one of them is lost."""
+"""The commands of docs/cluster.md, as they stand there, on hosts that know nothing of this project; one of them is lost.
+
+The tests share the hosts and, in this order, the cluster on them; each by itself works, too. `make test-cluster` shows what is
+typed, and what is waited for.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
+import logging
 import re
 import subprocess
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +23,7 @@ from hosts import Hosts
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
 ROOT = Path(__file__).resolve().parents[2]
+log = logging.getLogger(__name__)
 
 
 def commands(text: str) -> list[str]:
@@ -25,6 +33,10 @@ def commands(text: str) -> list[str]:
 
 DOCUMENTED = commands((ROOT / "docs" / "cluster.md").read_text())
 UP, SUBMIT, FETCH, FORWARD, RESUME, END_MLFLOW, DOWN = DOCUMENTED
+FEWER = (  # of quickstart
+    "--trials 10 --set confirmation.top_k=1 --set confirmation.seeds=3 --set confirmation.perturbations=0 "
+    "--set confirmation.reported_perturbations=0 --set confirmation.tuned_rates=0"
+)
 RUNS = """
 import json, mlflow
 mlflow.set_tracking_uri("http://127.0.0.1:5000")
@@ -33,7 +45,11 @@ runs = client.search_runs([e.experiment_id for e in client.search_experiments()]
 print("RUNS", json.dumps([[r.data.tags.get("trial_number"), r.info.status] for r in runs]))
 """
 AGAIN = """
-import json, pathlib, sys, torch
+import json, pathlib, sys
+from condense.system.process import prepare_process
+prepare_process()
+import torch
+torch.set_num_threads(1)  # two would wait for each other wherever something else runs
 from condense.method.condensation import Condensation
 from condense.config.models import Hyperparameters, TaskConfig
 from condense.engine.engine import Engine
@@ -59,9 +75,82 @@ for number in sys.argv[1:]:
 
 def typed(hosts: Hosts, command: str, timeout: float = 400) -> str:
     """A command in the project's folder on the laptop; returns what it prints. It has to succeed."""
+    log.info("$ %s", command)
     done = hosts.run("laptop", f"cd project; {command}", timeout)
     assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout[-4000:]}"
     return done.stdout
+
+
+@contextlib.contextmanager
+def begun(hosts: Hosts, command: str, output: Path) -> Iterator[Search]:
+    """As `typed`, but goes on in its own time, and ends with the block."""
+    log.info("$ %s &", command)
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            hosts.command("laptop", f"cd project; {command}"), stdin=subprocess.DEVNULL, stdout=file, stderr=file
+        )
+        try:
+            yield Search(process, output)
+        finally:
+            process.kill()
+            process.wait(10)
+
+
+class Search:
+    """A search that was begun, and what it says."""
+
+    def __init__(self, process: subprocess.Popen[bytes], output: Path) -> None:
+        self.process, self.output = process, output
+        self._told, self._progress = 0, ""
+
+    def said(self) -> str:
+        return self.output.read_text(errors="replace")
+
+    def wait(self, ready: Callable[[], object], why: str, limit: float = 900) -> float:
+        """Until `ready()`, which is to come before the search ends; in seconds."""
+        log.info("waiting until %s", why)
+        began = time.monotonic()
+        while not ready():
+            self._tell()
+            assert self.process.poll() is None, self.said()[-4000:]
+            assert time.monotonic() - began < limit, self.said()[-4000:]
+            time.sleep(0.2)
+        return time.monotonic() - began
+
+    def finish(self, limit: float = 900) -> None:
+        """It has to succeed."""
+        log.info("waiting for its end")
+        began = time.monotonic()
+        while self.process.poll() is None:
+            self._tell()
+            assert time.monotonic() - began < limit, self.said()[-4000:]
+            time.sleep(0.2)
+        self._tell()
+        assert self.process.returncode == 0, self.said()[-4000:]
+
+    def _tell(self) -> None:
+        """Whole lines that are new, without Ray's and rsync's own; of progress each number of trials once."""
+        whole = self.said().rpartition("\n")[0]
+        for line in whole[self._told :].splitlines():
+            line = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", line).strip()
+            progress = re.search(r"\b\d+/\d+\b", line)
+            if (
+                not line
+                or re.match(r"\d{4}-\d\d-\d\d |sen(t|ding) |total size", line)
+                or (progress and progress[0] == self._progress)
+            ):
+                continue
+            self._progress = progress[0] if progress else self._progress
+            log.info("  %s", line[:150])
+        self._told = len(whole)
+
+
+def boot_all(hosts: Hosts) -> None:
+    """Those that were lost."""
+    for name in hosts.names:
+        if name not in hosts.first:
+            log.info("%s comes back", name)
+            hosts.boot(name)
 
 
 def reports(hosts: Hosts, name: str = "cluster_check") -> list[dict[str, Any]]:
@@ -73,24 +162,22 @@ def reports(hosts: Hosts, name: str = "cluster_check") -> list[dict[str, Any]]:
     return found
 
 
+def on_workers(hosts: Hosts, name: str) -> list[dict[str, Any]]:
+    """The reports of trials on other hosts than the head. Which of these gets the first trials is up to Ray."""
+    return [report for report in reports(hosts, name) if report["node"] != "head"]
+
+
 @pytest.mark.slow  # of `make test`, too
 def test_a_search_over_three_hosts_of_which_one_is_lost(hosts: Hosts) -> None:
     typed(hosts, UP)
-    with open(hosts.folder / "submit.log", "w+b") as log:
-        search = subprocess.Popen(
-            hosts.command("laptop", f"cd project; {SUBMIT}"), stdin=subprocess.DEVNULL, stdout=log, stderr=log
-        )
-        try:
-            while search.poll() is None and not any(report["node"] == "worker1" for report in reports(hosts)):
-                time.sleep(0.2)
-            hosts.crash("worker1")
-            lost = len(reports(hosts))
-            search.wait(900)
-        finally:
-            search.kill()
-        log.seek(0)
-        said = log.read().decode(errors="replace")
-    assert search.returncode == 0, said[-4000:]
+    with begun(hosts, SUBMIT, hosts.folder / "submit.log") as search:
+        search.wait(lambda: on_workers(hosts, "cluster_check"), "a trial runs on a worker")
+        worker = on_workers(hosts, "cluster_check")[0]["node"]
+        log.info("%s is lost", worker)
+        hosts.crash(worker)
+        lost = len(reports(hosts))
+        search.finish()
+        said = search.said()
     assert "waiting for nodes" in said and "fetch it" in said
     assert lost < len(reports(hosts))  # it was lost in the middle
 
@@ -111,6 +198,7 @@ def test_a_search_over_three_hosts_of_which_one_is_lost(hosts: Hosts) -> None:
     runs = [run for setting in confirmed for run in setting.get("runs", {}).values()]
     assert len({run["node"] for run in runs if run["stage"] == "reporting"}) == 2
 
+    log.info("MLflow: each trial once; who can reach the server")
     # Each trial is in MLflow once, and has ended; the server is on the head's loopback, the laptop reaches it through SSH.
     (hosts.home("head") / "runs.py").write_text(RUNS)
     printed = hosts.run("head", "python runs.py").stdout
@@ -136,6 +224,7 @@ def test_a_search_over_three_hosts_of_which_one_is_lost(hosts: Hosts) -> None:
     assert outside <= {"127.0.0.1"}, listening
 
     # Where a trial ran makes no difference to its result.
+    log.info("the best trial of each host again, on the head")
     (hosts.home("head") / "again.py").write_text(AGAIN)
     # The best of each host: where a loss grows, as in some that are stopped early, so does rounding, up to 0.04 in 30 steps.
     by_score = sorted(rows, key=lambda row: (row["status"] == "completed", float(row["score"])))
@@ -151,47 +240,59 @@ def test_a_search_over_three_hosts_of_which_one_is_lost(hosts: Hosts) -> None:
     typed(hosts, RESUME)  # complete: it writes its results again, and repeats no trial
     assert len(json.loads((fetched / "report.json").read_text())["recommended"]) == 5
     typed(hosts, END_MLFLOW)
-    typed(hosts, DOWN)
 
 
 def test_the_commands_of_the_readme(hosts: Hosts) -> None:
-    """Quickstart as it is, on hosts that come back."""
-    for name in hosts.names:
-        if name not in hosts.first:
-            hosts.boot(name)
+    """On hosts that come back, and a cluster that may still be up. The first trials of quickstart: `make search` runs it as
+    it is."""
+    boot_all(hosts)
     section = (ROOT / "README.md").read_text().partition("\n## On a cluster\n")[2].partition("\n## ")[0]
-    said = [typed(hosts, command, timeout=900) for command in commands(section)]
-    assert len(said) == 2 and "\nrecommended " in said[-1] and "fetch it" in said[-1]
-    typed(hosts, DOWN)
+    up, submit = commands(section)
+    assert up == UP
+    typed(hosts, up)
+    with begun(hosts, f"{submit} {FEWER}", hosts.folder / "readme.log") as search:
+        search.finish()
+        assert "\nrecommended " in search.said() and "fetch it" in search.said()
+    assert len({r["trial"] for r in reports(hosts, "quickstart")}) == 10
 
 
 def test_after_a_cut_cable_trials_go_on_elsewhere_within_a_minute(hosts: Hosts) -> None:
     """The host itself goes on, so nothing tells Ray but silence."""
-    if "worker1" not in hosts.first:
-        hosts.boot("worker1")
-    typed(hosts, UP)
+    boot_all(hosts)
+    if hosts.run("head", "ray status").returncode != 0:
+        typed(hosts, UP)
     longer = "--set steps=900 --set scheduler=none --trials 6 --name cut"
-    command = f"cd project; {SUBMIT} {longer}"
-    log = (hosts.folder / "cut.log").open("wb")
-    search = subprocess.Popen(hosts.command("laptop", command), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-    try:
-        while not (there := {r["trial"]: r["step"] for r in reports(hosts, "cut") if r["node"] == "worker2"}):
-            assert search.poll() is None, (hosts.folder / "cut.log").read_text()[-3000:]
-            time.sleep(0.2)
-        hosts.cut_cable("worker2")
-        cut = time.monotonic()
-        while not all(
-            any(r["trial"] == trial and r["step"] > step and r["node"] != "worker2" for r in reports(hosts, "cut"))
-            for trial, step in there.items()
-        ):
-            assert search.poll() is None, (hosts.folder / "cut.log").read_text()[-3000:]
-            assert time.monotonic() - cut < 120
-            time.sleep(0.2)
-        took = time.monotonic() - cut
-    finally:
-        hosts.plug_cable("worker2")
-        search.kill()
-        search.wait(10)
-        log.close()
-    print(f"the next report of what ran on the host came {took:.0f} s after its cable was cut")
+    with begun(hosts, f"{SUBMIT} {longer}", hosts.folder / "cut.log") as search:
+        there: dict[str, int] = {}
+        worker: list[str] = []  # the one whose cable is cut
+
+        def runs_there() -> bool:
+            seen = on_workers(hosts, "cut")
+            worker[:] = [seen[0]["node"]] if seen else []
+            there.update({r["trial"]: r["step"] for r in seen if r["node"] in worker})
+            return bool(there)
+
+        def goes_on(trial: str, step: int) -> bool:
+            later = (r for r in reports(hosts, "cut") if r["trial"] == trial and r["step"] > step)
+            return any(r["node"] not in worker for r in later)
+
+        search.wait(runs_there, "a trial runs on a worker")
+        log.info("the cable of %s is cut", worker[0])
+        hosts.cut_cable(worker[0])
+        try:
+            took = search.wait(lambda: all(goes_on(*each) for each in there.items()), "its trials go on elsewhere", 120)
+        finally:
+            hosts.plug_cable(worker[0])
+    log.info("the next report of what ran on the host came %.0f s after its cable was cut", took)
     assert took < 60
+
+
+def test_the_end_of_a_cluster(hosts: Hosts) -> None:
+    boot_all(hosts)
+    if hosts.run("head", "ray status").returncode != 0:
+        typed(hosts, UP)
+    assert hosts.run("head", "kill -0 $(cat ~/mlflow/pid)").returncode == 0
+    typed(hosts, END_MLFLOW)
+    typed(hosts, DOWN)
+    assert hosts.run("head", "ray status").returncode != 0
+    assert hosts.run("head", "kill -0 $(cat ~/mlflow/pid)").returncode != 0

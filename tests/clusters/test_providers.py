@@ -92,6 +92,7 @@ def test_kubernetes_starts_what_cluster_yaml_starts(kuberay: dict[str, dict[str,
     assert spec["entrypoint"].startswith("bash ~/condense-search/clusters/start_mlflow.sh && ")
     (container,) = spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"]
     start = MAIN["head_start_ray_commands"][-1]
+    assert container["env"]
     for entry in container["env"]:
         assert f"{entry['name']}={entry['value']}" in start
     (ray,) = re.findall(r"^ray==(\S+)$", (ROOT / "constraints.txt").read_text(), re.M)

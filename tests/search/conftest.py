@@ -103,7 +103,7 @@ def boot() -> Iterator[Callable[[int], Cluster]]:
 def whole_search(
     tmp_path_factory: pytest.TempPathFactory, start: Callable[..., SearchProcess], write_space: Callable[..., Path]
 ) -> tuple[Path, SearchProcess]:
-    """(output folder, process) of an undisturbed search of 8 trials, one at a time, which has ended."""
+    """(output folder, process) of an undisturbed search of 10 trials, one at a time, which has ended."""
     folder = tmp_path_factory.mktemp("whole")
     search = start("--space", write_space(folder, **ONE_AT_A_TIME), "--output", folder / "out")
     search.finish()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,9 @@ def test_the_front_is_what_no_other_beats(values: list[tuple[int, int]]) -> None
 
 
 def test_what_has_no_values_is_left_out() -> None:
-    found = pareto(space(), [record(0, 0.5, float("nan")), record(1, 0.5, 0.5, status="failed"), record(2, 0.1, 0.1)])
+    default = dataclasses.replace(record(3, 0.9, 0.9), name="paper_default")
+    failed = record(1, 0.5, 0.5, status="failed")
+    found = pareto(space(), [record(0, 0.5, float("nan")), failed, record(2, 0.1, 0.1), default])
     assert found is not None and [trial["number"] for trial in found["trials"]] == [2]
     assert pareto(space(objectives=["score"]), [record(0, 0.5, 0.5)]) is None
 
@@ -94,6 +97,9 @@ def test_a_search_for_two(
     assert len(study.directions) == 2
     assert {t.number for t in study.best_trials} == {t["number"] for t in found["trials"] if t["front"]}
     rows = table(tmp_path / "out")
+    assert (
+        len(found["trials"]) == sum(row["status"] == "completed" and row["name"] != "paper_default" for row in rows) > 3
+    )
     for trial in found["trials"]:
         assert trial["values"] == pytest.approx(study.trials[trial["number"]].values)
         assert trial["values"][0] == pytest.approx(rows[trial["number"]]["score"])

@@ -8,7 +8,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 import mlflow
@@ -59,6 +59,7 @@ class Logged:
 def check_mlflow(output: Path, report_every: int = SMALL["report_every"]) -> Logged:
     """Every trial of the ledger is in MLflow exactly once, ended as it did, with its whole curve."""
     logged, rows = Logged(output), table(output)
+    assert rows
     assert (logged.parent.info.status, logged.parent.data.tags["status"]) == ("FINISHED", "completed")
     assert sorted(logged.trials) == [row["number"] for row in rows]
     for row in rows:
@@ -70,6 +71,7 @@ def check_mlflow(output: Path, report_every: int = SMALL["report_every"]) -> Log
         if row["status"] == "failed":
             assert run.data.tags["error"] == row["error"]
             continue
+        assert row["steps"] >= report_every
         for name in LOSSES:
             assert sorted(logged.points(int(row["number"]), name)) == list(range(1, int(row["steps"]) + 1))
         scores = logged.points(int(row["number"]), "score")
@@ -95,14 +97,16 @@ def test_the_output_folder(whole_search: tuple[Path, SearchProcess]) -> None:
     assert [row["number"] for row in rows] == list(range(10)) == [int(number) for number in results(output)]
     assert [row["name"] for row in rows][:3] == ["paper_default", "default", ""]
     content = report(output)
+    assert sum(content["trials"].values()) == 10 and content["trials"]["completed"] > 0
     assert content["trials"] == {
         status: sum(row["status"] == status for row in rows) for status in ("completed", "pruned", "failed")
     }
     assert content["name"] == "small"
     assert content["space"]["search"].keys() == SMALL["search"].keys()
     assert content["seeds"]["search"] == [0, 1]
-    assert not {0, 1} & {*content["seeds"]["choosing"], *content["seeds"]["reporting"]}
-    assert not {*content["seeds"]["choosing"]} & {*content["seeds"]["reporting"]}
+    choosing, reporting = {*content["seeds"]["choosing"]}, {*content["seeds"]["reporting"]}
+    assert choosing and len(reporting) == 3
+    assert not {0, 1} & (choosing | reporting) and not choosing & reporting
     for setting in ("recommended", "default"):
         assert content[setting].keys() == SMALL["search"].keys()
     chosen = content["confirmation"]["recommended"]["trial"]
@@ -110,9 +114,10 @@ def test_the_output_folder(whole_search: tuple[Path, SearchProcess]) -> None:
         assert content["recommended"] == {name: pytest.approx(rows[chosen][name]) for name in SMALL["search"]}
     for setting in ("recommended", "best", "default"):
         confirmed = content["confirmation"][setting]
-        assert confirmed["n"] == 3
-        assert 0 <= confirmed["mean"] <= 3
-        assert confirmed["std"] >= 0
+        assert confirmed["n"] == len(confirmed["values"]) == 3
+        assert all(0 < share < 3 for share in confirmed["values"])
+        assert confirmed["mean"] == pytest.approx(fmean(confirmed["values"]))
+        assert confirmed["std"] == pytest.approx(stdev(confirmed["values"]))
     single = content["confirmation"]["best_single_seed"]  # the mean over what each seed of the search would have chosen
     trials = [r for r in Ledger(output).trials() if r.status == "completed" and r.name != "paper_default"]
     chosen_by = [max(trials, key=lambda r, name=f"share/seed_{i}": r.metrics[name]) for i in range(2)]  # type: ignore[misc]
@@ -121,12 +126,18 @@ def test_the_output_folder(whole_search: tuple[Path, SearchProcess]) -> None:
     runs = [next(of["runs"] for of in confirmed if of.get("hyperparameters") == r.config) for r in chosen_by]
     means = [fmean(of[str(seed)]["shares"][0] for of in runs) for seed in content["seeds"]["reporting"]]
     assert single["values"] == pytest.approx(means)
-    low, high = content["confirmation"]["difference"]["ci95"]
-    assert low <= content["confirmation"]["difference"]["mean"] <= high
+    difference = content["confirmation"]["difference"]
+    ours, default = (content["confirmation"][setting]["values"] for setting in ("recommended", "default"))
+    assert difference["mean"] == pytest.approx(fmean(a - b for a, b in zip(ours, default, strict=True)))
+    low, high = difference["ci95"]
+    assert low <= difference["mean"] <= high and (low < high or ours == default)
     assert isinstance(content["confirmation"]["shrinkage"], float)
+    assert content["robust_region"].keys() == SMALL["search"].keys()
     for name, (low, high) in content["robust_region"].items():
-        assert low <= content["recommended"][name] <= high
-    assert content["importance"].keys() <= SMALL["search"].keys()
+        bounds = SMALL["search"][name]
+        assert bounds["low"] <= low <= content["recommended"][name] <= high <= bounds["high"] * (1 + 1e-9)
+    assert content["importance"].keys() == SMALL["search"].keys()
+    assert sum(content["importance"].values()) == pytest.approx(1)
     for name, found in content["diagnostics"].items():
         assert found["trials"] == [row["number"] for row in rows if name in row["signatures"].split(",")]
         assert (found["of"], found["meaning"]) == (10, MEANING[name])
@@ -205,6 +216,7 @@ def test_mlflow_has_every_trial_once_and_whole(whole_search: tuple[Path, SearchP
         "experiment": "condensation",
         "run_id": logged.parent.info.run_id,
     }
+    assert len(table(output)) == 10
     for row in table(output):
         run = logged.trials[int(row["number"])].data
         assert run.tags["failure_signatures"] == (row["signatures"] or "none")

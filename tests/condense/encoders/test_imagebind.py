@@ -146,7 +146,7 @@ def test_bfloat16_towers_give_float32_embeddings_near_those_of_float32(checkpoin
         assert torch.cosine_similarity(g[0].flatten(), g[1].flatten(), dim=0) > 0.98, m
 
 
-def test_random_towers_are_seeded_whatever_company_they_are_in() -> None:
+def test_random_towers_are_seeded_whatever_other_towers_there_are() -> None:
     before = torch.get_rng_state()
     x = items("imu", 2)
     alone, together, other = built(("imu",)), built(("vision", "imu")), built(("imu",), seed=1)

@@ -146,7 +146,7 @@ def test_gradients_are_those_of_finite_differences(folder: Callable[[str], Path]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_items_embedding_does_not_depend_on_its_company(folder: Callable[[str], Path], kind: str) -> None:
+def test_an_items_embedding_does_not_depend_on_its_batch(folder: Callable[[str], Path], kind: str) -> None:
     encoder, specs = load(folder(kind))
     for modality, spec in specs.items():
         text = modality == "text"
@@ -170,6 +170,7 @@ def test_threads_do_not_see_each_others_text(folder: Callable[[str], Path]) -> N
         thread.start()
     for thread in threads:
         thread.join()
+    assert sorted(together) == list(range(len(items)))  # none has failed
     for index, embedded in together.items():
         assert all(torch.equal(one, alone[index]) for one in embedded)
 

@@ -176,7 +176,7 @@ def test_a_replica_that_is_too_large_goes_through_in_parts(small_task):
     task = limited(small_task(), 4)
     (r,), engine = cast_of(task, 1, dpc=5), Engine()  # 15 items
     losses = engine.run([r], 4)[0]
-    assert max(task.encoder.batches) <= 4
+    assert task.encoder.batches and set(task.encoder.batches) <= {2, 3, 4}  # at least half of what fits
     (plain,) = cast_of(small_task(), 1, dpc=5)
     assert_same_path(r, losses, (plain.inputs, Engine().run([plain], 4)[0]))
 

@@ -92,10 +92,18 @@ def test_accuracy_does_not_depend_on_the_batch_size():
 
 
 def test_text_is_read_along_its_length():
-    """The same text moved by one position gives moved features: text is (length, channels), not (channels, length)."""
-    first = ConvNet({"text": (64, 5)}, 3, generator()).towers["text"][0]
-    assert isinstance(first, torch.nn.Conv1d)
-    assert first.in_channels == 5
+    """The same text moved by two positions gives features moved by one (the first layer's stride is 2): text is (length,
+    channels), not (channels, length)."""
+    model = ConvNet({"text": (64, 5)}, 3, generator())
+    seen = []
+    model.towers["text"][0].register_forward_hook(lambda layer, given, output: seen.append(output))
+    text = torch.randn(2, 64, 5, generator=generator())
+    model({"text": text})
+    model({"text": text.roll(2, 1)})
+    here, moved = seen
+    assert here.shape == (2, 16, 32)
+    torch.testing.assert_close(moved[:, :, 2:-1], here[:, :, 1:-2])  # but for the ends, which see the padding
+    assert not torch.allclose(moved[:, :, 2:-1], here[:, :, 2:-1], atol=0.1)
 
 
 def test_clips_count_as_channels():
@@ -109,7 +117,8 @@ def test_clips_count_as_channels():
     assert torch.equal(moved.flatten(1, 2), augment({"audio": flat}, generator())["audio"])
     items = MemorySplit({"audio": clips}, torch.tensor([0, 1, 2, 1]))
     trained = train_from_scratch(items, 3, 0, CPU, steps=2)
-    assert 0 <= convnet_accuracies([trained], items, CPU)[0] <= 1
+    right = (trained({"audio": clips}).argmax(1) == items.labels).float().mean().item()
+    assert convnet_accuracies([trained], items, CPU) == pytest.approx([right])
 
 
 def test_augmentation_moves_images_and_spectrograms_only():

@@ -100,7 +100,7 @@ def test_a_weight_of_zero_on_all_terms_has_no_share(small_task: Callable[..., Ta
     assert "alignment" in figures
 
 
-def test_company_does_not_matter(small_task: Callable[..., Task]) -> None:
+def test_replicas_have_the_same_figures_together_and_alone(small_task: Callable[..., Task]) -> None:
     task = small_task(seed=1)  # whose random towers happen to align their modalities a little
     replicas = replicas_of(task, *SETTINGS) + replicas_of(task, {}, dpc=1)
     replicas += replicas_of(small_task(("vision", "audio", "text")), {}, {"lambda_joint": 9.0})

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from small_problem import make_task
+from small_problem import CLASSES, make_task
 from torch import Tensor
 
 from condense.config.models import Hyperparameters, TaskConfig
 from condense.embeddings.embeddings import Embedded
 from condense.embeddings.task import check_metric
-from condense.evaluation.replica_scores import held_out_scores, score_of, validate
+from condense.evaluation.replica_scores import as_embedded, held_out_scores, score_of, synthetic_features, validate
 from condense.evaluation.retrieval_metric import retrieval_scores
 from condense.method.condensation import Condensation
 from condense.system.errors import UserError
@@ -54,9 +54,16 @@ def test_validation_by_either_metric_side_by_side() -> None:
     replicas[0].metric = replicas[1].metric = "retrieval"
     values = validate(replicas)
     assert values[2] == before[2] and values[0] != before[0]
-    final = held_out_scores(replicas, [task.validation] * 3)  # of retrieval, projections that were trained for longer
+    final = held_out_scores(replicas, [task.validation] * 3)
     assert values[2] == pytest.approx(final[2], abs=1e-3)
-    assert values == pytest.approx(final, abs=0.3)
+    # By retrieval: each as if it were alone, and its final figure by projections that were trained for longer.
+    features = synthetic_features(replicas)
+    for i, r in enumerate(replicas[:2]):
+        own = as_embedded(features[i], r)
+        quick, long = (retrieval_scores([own], task.validation, CLASSES, final=last)[0] for last in (False, True))
+        assert (values[i], final[i]) == (pytest.approx(quick, abs=1e-3), pytest.approx(long, abs=1e-3))
+        assert abs(quick - long) > 1e-2  # so that one is not taken for the other
+    assert abs(values[0] - values[1]) > 1e-2
 
 
 def test_what_data_cannot_be_judged_by_is_told() -> None:

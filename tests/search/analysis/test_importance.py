@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import optuna
 import pytest
 
+from search.analysis.importance import importances
 from search.analysis.ranking import best_by_single_seed
+from search.analysis.surrogate import sobol_points
 from search.ledger.ledger import Report, TrialRecord
 from search.report.confirmed import confirmed_settings
 from search.space.model import Robust, Space
@@ -62,3 +66,32 @@ def test_the_row_is_the_mean_over_what_the_seeds_chose() -> None:
     assert [task.mean for task in row.tasks] == pytest.approx([0.55, 0.75])
     assert found.differences["best_single_seed"].mean == pytest.approx(0.1)  # to 0.8, 0.7
     assert "best" not in found.differences  # the same setting
+
+
+def study(target: Callable[[float, float], list[float]], directions: Sequence[str], count: int = 60) -> optuna.Study:
+    """Completed trials over x and y in 0 .. 1, evenly spread."""
+    made = optuna.create_study(directions=directions)
+    ranges: dict[str, Any] = {"x": optuna.distributions.FloatDistribution(0, 1)}
+    ranges["y"] = ranges["x"]
+    for x, y in sobol_points(2, count, 0).tolist():
+        made.add_trial(optuna.trial.create_trial(params={"x": x, "y": y}, distributions=ranges, values=target(x, y)))
+    return made
+
+
+def test_what_the_score_follows_is_important() -> None:
+    found = importances(study(lambda x, y: [x + 0.1 * y], ["maximize"]))
+    assert list(found) == ["ped_anova", "fanova"]
+    for values in found.values():
+        assert values.keys() == {"x", "y"}
+        assert values["x"] > 0.8 and sum(values.values()) == pytest.approx(1)
+
+
+def test_of_several_objectives_the_first_counts_and_high_is_good() -> None:
+    """Where x is high the score is good, whatever y; elsewhere y makes it bad or worse. The second one follows y alone."""
+    found = importances(study(lambda x, y: [1.0 if x > 0.8 else -y, 100 * y], ["maximize", "maximize"], count=200))
+    assert found["ped_anova"]["x"] > 0.8
+    assert found["fanova"]["x"] > found["fanova"]["y"]
+
+
+def test_without_a_completed_trial_nothing_is_important() -> None:
+    assert importances(optuna.create_study()) == {"ped_anova": {}, "fanova": {}}

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.analysis.scores import per_seed_means, per_task, robust_score
+from search.analysis.scores import level, per_seed_means, per_task, robust_score
 from search.space.model import Robust
 
 values = st.floats(-100, 100)
@@ -95,3 +95,9 @@ def test_values_of_tasks() -> None:
     assert per_task([1, 2, 3, 4, 5, 6], 2) == [[1, 2, 3], [4, 5, 6]]
     with pytest.raises(ValueError, match="must be a multiple of the 2 tasks, but got 5"):
         per_task([1, 2, 3, 4, 5], 2)
+
+
+@pytest.mark.parametrize(("rule", "expected"), [("mean_std", 0.5), ("mean", 0.5), ("worst_case", 0.2), ("cvar", 0.3)])
+def test_settings_with_few_seeds_are_compared_without_their_spread(rule: Any, expected: float) -> None:
+    """By the mean, or by the lowest values where the score is theirs."""
+    assert level([0.2, 0.4, 0.9], 1, Robust(rule=rule, k=2.0, fraction=0.5)) == pytest.approx(expected)

@@ -326,6 +326,7 @@ def test_curves_maps_and_losses_of_a_known_response() -> None:
     surface = surface_of(SPACE, records)
     at = {"lambda_cross": 0.2, "lambda_joint": 0.2, "frequency_scale": 0.5}
     curve = responses(surface, at)["lambda_cross"]
+    assert sum(0.05 < value < 1 for value in curve["values"]) > 10
     for value, mean, low, high in zip(*(curve[key] for key in ("values", "mean", "low", "high")), strict=True):
         assert low <= mean <= high
         if 0.05 < value < 1:

@@ -67,7 +67,7 @@ def advance(tenants: Tenants, steps: dict[str, int]) -> dict[str, Answers]:
     raise AssertionError("no answer")
 
 
-def test_a_report_is_the_same_in_any_company_and_after_a_pause(join: Callable[..., Tenants]) -> None:
+def test_a_report_is_the_same_beside_any_other_tenants_and_after_a_pause(join: Callable[..., Tenants]) -> None:
     alone = advance(join(None, "a"), {"a": 6})["a"].reports[0]
 
     tenants = join(None, "a")
@@ -166,6 +166,7 @@ def test_a_lease_runs_out_only_in_silence(join: Callable[..., Tenants], monkeypa
 def test_time_is_accounted_for(join: Callable[..., Tenants]) -> None:
     tenants = join(None, "a")
     advance(tenants, {"a": 6})
+    assert tenants.seconds.keys() == {"steps", "validation", "joins"}
     assert all(seconds > 0 for seconds in tenants.seconds.values())
     assert tenants.replica_steps == 12
 

@@ -92,8 +92,9 @@ def test_a_search_begins_with_another(
     assert search.finish() == 0, search.said()
     rows = table(tmp_path / "out")
     assert [row["name"] for row in rows][:3] == ["paper_default", "default", "warm_start_0"]
-    for name, value in report(other)["recommended"].items():
-        assert rows[2][name] == pytest.approx(value)
+    recommended = report(other)["recommended"]
+    assert recommended
+    assert {name: rows[2][name] for name in recommended} == pytest.approx(recommended)
     known = recorded(tmp_path / "out")
     assert known is not None and 1 <= len(known) <= 5
     client = connect(f"sqlite:///{tmp_path}/mlflow.db")
