@@ -3,12 +3,15 @@
 __all__ = [
     "axes",
     "confirmation",
+    "confirmed",
     "failure_signatures",
     "figures",
     "gallery",
+    "grounds",
     "html",
     "importance",
     "links",
+    "model",
     "page",
     "parallel",
     "pareto",
@@ -17,4 +20,6 @@ __all__ = [
     "tables",
     "tasks",
     "text",
+    "trials",
+    "verdict",
 ]
