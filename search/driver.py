@@ -282,6 +282,7 @@ class Search:
                 storage_path=str(ledger.output / ".tune"),
                 callbacks=[SearchCallback(space, ledger, tracker, display, {"pool": pool, "ledger": ledger_actor})],
                 failure_config=tune.FailureConfig(max_failures=3),
+                progress_reporter=tune.CLIReporter(),  # silent; the one for notebooks would clear the cell
                 verbose=0,
             ),
         )
