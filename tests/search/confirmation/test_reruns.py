@@ -6,6 +6,7 @@ import dataclasses
 import gc
 import json
 import math
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from search.space.model import Robust, Space
 from search.space.plan import Plan
 
 pytestmark = pytest.mark.slow
+HERE = Path(__file__).parent
 SPACE = Space.model_validate(SMALL)
 STEPS = 3
 H: dict[str, Any] = {"num_frequencies": 8, "frequency_pool": 16, "learning_rate": 0.5}
@@ -72,7 +74,8 @@ class TinyPool(CrampedPool):
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     store = str(tmp_path_factory.mktemp("store"))
-    variables = {"CONDENSE_CACHE": store, "PYTHONPATH": str(Path(__file__).parent)}  # where the cramped ones are
+    shared = os.pathsep.join(map(str, (HERE, HERE.parent)))  # where the cramped ones are, and what they import
+    variables = {"CONDENSE_CACHE": store, "PYTHONPATH": shared}
     ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": variables}, logging_level=40)
     yield ray.get_runtime_context().get_node_id()
     ray.shutdown()
