@@ -7,6 +7,8 @@ import sys
 
 import search
 
-results = search.ablate(sys.argv[1])
+results = search.ablate(sys.argv[1])  # prints a table, and adds it to the report
 for row in results.report.ablation:
-    print(row)
+    if row.difference is not None:  # to all terms, on validation
+        low, high = row.difference.ci95
+        print(f"{row.terms}: {row.difference.mean:+.3f} [{low:+.3f}, {high:+.3f}]")

@@ -24,10 +24,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Datasets and encoders of this session in a folder of its own, unless $CONDENSE_CACHE names one to share."""
+    """Datasets and encoders of this session in a folder of its own, which pytest-xdist's processes share, unless
+    $CONDENSE_CACHE names another."""
     if os.environ.get("CONDENSE_CACHE"):
         yield
         return
-    os.environ["CONDENSE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    os.environ["CONDENSE_CACHE"] = str(shared / "shared-cache")
     yield
     del os.environ["CONDENSE_CACHE"]

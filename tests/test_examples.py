@@ -80,4 +80,4 @@ def test_they_run_one_after_the_other(folder: Path) -> None:
     assert "Optuna: 8 trials" in said["read_results"]
     assert "quickstart" in said["compare_searches"]
     assert "several_tasks" in said["compare_searches"]
-    assert "without" in said["ablation"]
+    assert "uni + joint: " in said["ablation"]
