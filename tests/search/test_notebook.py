@@ -1,4 +1,4 @@
-"""A notebook: a real Jupyter kernel runs a condensation and a search, and shows how far they are."""
+"""A notebook: a real Jupyter kernel runs a condensation and searches, in a thread and without, and shows how far they are."""
 
 from __future__ import annotations
 
@@ -24,7 +24,12 @@ result = condense.run(task, steps=6)
 result.losses
 """,
     """
-results = search.run(space, output="out")
+import threading
+found = []
+thread = threading.Thread(target=lambda: found.append(search.run("small.yaml", output="out")))
+thread.start()
+thread.join()
+(results,) = found
 """,
     """
 print(results.verdict)

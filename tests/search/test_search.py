@@ -18,10 +18,12 @@ from report_page import Page
 from search_process import SearchProcess, report, results, table
 from small_search import NO_CONFIRMATION, SMALL
 
+import search as search_api
 from condense.config.models import CondensationConfig, read_yaml, validate
 from condense.export.export import read_export
 from search.analysis.failure_signatures import MEANING
 from search.ledger.ledger import Ledger
+from search.ledger.run_folder import lock_folder
 from search.report.grounds import grounds
 from search.report.model import Report
 from search.report.page import MENU
@@ -256,3 +258,34 @@ def test_a_loss_that_is_not_finite_fails_its_trial_only(
     assert all(row["signatures"] == "instability" for row in failed)
     assert {row["number"] for row in failed} <= set(report(output)["diagnostics"]["instability"]["trials"])
     check_mlflow(output)
+
+
+@pytest.mark.slow
+def test_a_complete_search_as_python_has_it(whole_search: tuple[Path, SearchProcess]) -> None:
+    folder, process = whole_search
+    results, there = search_api.load(folder), report(folder)
+    assert results.recommended == there["recommended"]
+    assert results.report.recommended == there["recommended"]
+    assert results.hyperparameters.model_dump()["lambda_cross"] == there["recommended"]["lambda_cross"]
+    assert len(results.trials) == 10
+    assert results.trials.index.name == "number"
+    assert set(results.trials.status) <= {"completed", "pruned", "failed"}
+    assert results.trials.loc[0, "name"] == "paper_default"
+    assert results.trials.score.dtype == float
+    assert len(results.study.trials) == 10
+    own = results.trials[(results.trials.status == "completed") & (results.trials.name != "paper_default")]
+    assert results.study.best_value == pytest.approx(own.score.max())
+    assert [path.is_dir() for path in results.condensed] == [True]
+    assert str(results.verdict) in str(results)
+    for name, line in results.verdict.lines().items():  # the terminal breaks the lines
+        assert name in process.out.read_text()
+        assert line.split()[0] in process.out.read_text()
+    status = search_api.status(folder)
+    assert (status.state, status.ended, status.planned, status.unfinished) == ("complete", 10, 10, 0)
+    assert status.best_score == pytest.approx(results.trials.loc[status.best_trial, "score"])
+    assert f"trials 10/10, 0 begun, {status.pruned} stopped early" in str(status)
+    assert status.seconds > 0
+    with_lock = lock_folder(folder)
+    assert search_api.status(folder).state == "running"
+    with_lock.close()
+    assert search_api.status(folder).state == "complete"

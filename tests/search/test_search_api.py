@@ -12,28 +12,10 @@ from typing import Any
 import pytest
 import ray
 import yaml
-from search_process import SearchProcess, report
 from small_search import NO_CONFIRMATION
 
 import condense
 import search
-from search.ledger.run_folder import lock_folder
-
-IN_A_THREAD = """
-import json, sys, threading
-import search
-
-said, found = [], []
-
-def work():
-    found.append(search.run({space!r}, output="out", overrides={{"trials": 4, "steps": 4}}, say=said.append))
-
-thread = threading.Thread(target=work)
-thread.start()
-thread.join()
-(results,) = found
-print(json.dumps([results.recommended, len(results.trials), said]))
-"""
 
 
 def test_importing_it_is_light_and_all_names_are_there() -> None:
@@ -59,55 +41,6 @@ except ImportError as error:
 assert callable(search.run)
 """
     subprocess.run([sys.executable, "-c", program], check=True)
-
-
-@pytest.mark.slow
-def test_a_complete_search_as_python_has_it(whole_search: tuple[Path, SearchProcess]) -> None:
-    folder, process = whole_search
-    results, there = search.load(folder), report(folder)
-    assert results.recommended == there["recommended"]
-    assert results.report.recommended == there["recommended"]
-    assert results.hyperparameters.model_dump()["lambda_cross"] == there["recommended"]["lambda_cross"]
-    assert len(results.trials) == 10
-    assert results.trials.index.name == "number"
-    assert set(results.trials.status) <= {"completed", "pruned", "failed"}
-    assert results.trials.loc[0, "name"] == "paper_default"
-    assert results.trials.score.dtype == float
-    assert len(results.study.trials) == 10
-    own = results.trials[(results.trials.status == "completed") & (results.trials.name != "paper_default")]
-    assert results.study.best_value == pytest.approx(own.score.max())
-    assert [path.is_dir() for path in results.condensed] == [True]
-    assert str(results.verdict) in str(results)
-    for label, line in results.verdict.lines().items():  # the terminal breaks the lines
-        assert label in process.out.read_text()
-        assert line.split()[0] in process.out.read_text()
-    status = search.status(folder)
-    assert (status.state, status.ended, status.planned, status.unfinished) == ("complete", 10, 10, 0)
-    assert status.best_score == pytest.approx(results.trials.loc[status.best_trial, "score"])
-    assert f"trials 10/10, 0 begun, {status.pruned} stopped early" in str(status)
-    assert status.seconds > 0
-    with_lock = lock_folder(folder)
-    assert search.status(folder).state == "running"
-    with_lock.close()
-    assert search.status(folder).state == "complete"
-
-
-@pytest.mark.slow
-def test_in_a_thread(write_space: Callable[..., Path], tmp_path: Path) -> None:
-    space = write_space(tmp_path, confirmation=NO_CONFIRMATION)
-    done = subprocess.run(
-        [sys.executable, "-c", IN_A_THREAD.format(space=str(space))],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    recommended, trials, said = yaml.safe_load(done.stdout.splitlines()[-1])
-    assert recommended == report(tmp_path / "out")["recommended"]
-    assert trials == 4
-    assert any(line.startswith("small: 4 trials x 2 seeds") for line in said)
-    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow
