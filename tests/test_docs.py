@@ -58,6 +58,6 @@ def test_each_message_of_the_faq_is_one_of_the_program() -> None:
     source = "".join(
         path.read_text(encoding="utf-8") for wing in ("condense", "search") for path in (ROOT / wing).rglob("*.py")
     )
-    headings = re.findall(r"^## `(.+)`$", (ROOT / "docs" / "faq.md").read_text(encoding="utf-8"), re.MULTILINE)
+    headings = re.findall(r"^### `(.+)`$", (ROOT / "docs" / "faq.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert headings
     assert not [heading for heading in headings if heading not in source]
