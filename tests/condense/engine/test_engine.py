@@ -116,7 +116,7 @@ def test_packed_equals_alone_whoever_joins_and_leaves(small_task, alone, schedul
         assert_same_path(r, torch.cat([losses[i], engine.losses_of(r)]), alone[i][r.step])
 
 
-def test_order_of_company_does_not_matter(small_task, alone):
+def test_the_order_in_a_pass_does_not_matter(small_task, alone):
     cast = [of_cast(small_task, i) for i in reversed(range(len(CAST)))]
     losses = Engine().run(cast, 3)
     for i, r in enumerate(cast):

@@ -349,7 +349,7 @@ def test_host_memory_minds_the_control_group(tmp_path):
     assert memory.host_memory(tmp_path / "nothing") > 0
 
 
-def test_the_budget_is_asked_for_anew_when_the_company_changes(small_task, monkeypatch):
+def test_the_budget_is_asked_for_anew_when_the_replicas_change(small_task, monkeypatch):
     cast = cast_of(small_task(), 6)
     engine = Engine()
     engine.step(cast)
