@@ -6,13 +6,10 @@ python -m search.space.reference    writes both
 from __future__ import annotations
 
 import json
-import types
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
-import annotated_types
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 from condense.config.models import (
     CondensationConfig,
@@ -28,6 +25,21 @@ from condense.config.models import (
 )
 from search.space.model import Confirmation, Dimension, Racing, Resources, Robust, Sampler, Scheduler, Space
 
+KINDS = {
+    "integer": "whole number",
+    "number": "number",
+    "boolean": "`true`, `false`",
+    "string": "text",
+    "array": "list",
+    "object": "keys",
+}
+LIMITS = {
+    "minimum": "≥",
+    "exclusiveMinimum": ">",
+    "maximum": "≤",
+    "exclusiveMaximum": "<",
+    "multipleOf": "a multiple of",
+}
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "keys.md"
 SCHEMA = ROOT / "spaces" / "space.schema.json"  # beside the spaces, whose first line names it
@@ -72,9 +84,7 @@ def document() -> str:
         "An unknown key, or a value outside its rule, is one line and status 2.",
     ]
     for title, note, model in SECTIONS:
-        inherited = set(TaskConfig.model_fields) if model is CondensationConfig else set()
-        rows = [_row(name, field) for name, field in model.model_fields.items() if name not in inherited]
-        table = "\n".join(["| key | values | default | |", "| --- | --- | --- | --- |", *rows])
+        table = "\n".join(["| key | values | default | |", "| --- | --- | --- | --- |", *_rows(model)])
         parts += [f"## {title}", *([note] if note else []), table]
     return "\n\n".join(parts) + "\n"
 
@@ -85,55 +95,36 @@ def schema() -> str:
     return json.dumps(draft | Space.model_json_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
-def _row(name: str, field: FieldInfo) -> str:
-    default = "" if field.is_required() else _default(field.get_default(call_default_factory=True))
-    meaning = (field.description or "").replace("|", "\\|")
-    return f"| `{name}` | {_values(field)} | {default} | {meaning} |"
+def _rows(model: type[BaseModel]) -> list[str]:
+    """A row per key, from pydantic's JSON schema of a model."""
+    inherited = set(TaskConfig.model_fields) if model is CondensationConfig else set()
+    rows = []
+    for name, key in model.model_json_schema()["properties"].items():
+        if name not in inherited:
+            meaning = key.get("description", "").replace("|", "\\|")
+            rows.append(f"| `{name}` | {_values(key)} | {_default(key.get('default'))} | {meaning} |")
+    return rows
 
 
-def _values(field: FieldInfo) -> str:
-    annotation, rules = field.annotation, list(field.metadata)
-    optional = get_origin(annotation) in (Union, types.UnionType) and type(None) in get_args(annotation)
-    if optional:
-        (inner,) = [each for each in get_args(annotation) if each is not type(None)]
-        annotation, rules = (
-            (inner.__origin__, [*rules, *inner.__metadata__]) if hasattr(inner, "__metadata__") else (inner, rules)
-        )
-    rules = [rule for each in rules for rule in (each.metadata if isinstance(each, FieldInfo) else [each])]
-    told = _kind(annotation)
-    limits = [limit for rule in rules if (limit := _limit(rule))]
-    return f"{told} {', '.join(limits)}".strip()
+def _values(key: dict[str, Any]) -> str:
+    """What a key takes: a kind, or the words to choose from, and the limits."""
+    options = [option for option in key.get("anyOf", [key]) if option.get("type") != "null"]
+    if len(options) > 1 or "$ref" in options[0] or "oneOf" in options[0]:
+        return "see its own table"
+    (option,) = options
+    if words := option.get("enum", [option["const"]] if "const" in option else []):
+        return ", ".join(f"`{word}`" for word in words)
+    kind = "path" if option.get("format") == "path" else KINDS[option["type"]]
+    limits = [f"{sign} {_number(option[rule])}" for rule, sign in LIMITS.items() if rule in option]
+    return f"{kind} {', '.join(limits)}".strip()
 
 
-def _kind(annotation: Any) -> str:
-    if get_origin(annotation) is Literal:
-        return ", ".join(f"`{value}`" for value in get_args(annotation))
-    names = {int: "whole number", float: "number", bool: "`true`, `false`", str: "text", Path: "path"}
-    if annotation in names:
-        return names[annotation]
-    if get_origin(annotation) is list:
-        return "list"
-    if get_origin(annotation) is dict:
-        return "keys"
-    return "see its own table"
-
-
-def _limit(rule: Any) -> str:
-    known = {
-        annotated_types.Ge: ("≥", "ge"),
-        annotated_types.Gt: (">", "gt"),
-        annotated_types.Le: ("≤", "le"),
-        annotated_types.Lt: ("<", "lt"),
-    }
-    if type(rule) in known:
-        sign, name = known[type(rule)]
-        value = getattr(rule, name)
-        return f"{sign} 2^{value.bit_length() - 1}" if value > 2**31 else f"{sign} {value}"
-    return f"a multiple of {rule.multiple_of}" if isinstance(rule, annotated_types.MultipleOf) else ""
+def _number(value: float) -> str:
+    return f"2^{int(value).bit_length() - 1}" if value > 2**31 else str(value)
 
 
 def _default(value: Any) -> str:
-    if value is None or isinstance(value, BaseModel) or value in ({}, []):
+    if value is None or isinstance(value, dict) or value == []:
         return ""
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
