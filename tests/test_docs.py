@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from condense.config.models import Hyperparameters
 from search.space.model import Space
 
 ROOT = Path(__file__).parents[1]
@@ -15,7 +16,7 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
-FOLDERS = ("condense", "search", "docs", "spaces", "tests", "benchmarks", "clusters")
+FOLDERS = ("condense", "search", "docs", "spaces", "tests", "benchmarks", "clusters", "examples")
 
 
 def _blocks(page: Path, language: str) -> list[str]:
@@ -61,3 +62,14 @@ def test_each_message_of_the_faq_is_one_of_the_program() -> None:
     headings = re.findall(r"^### `(.+)`$", (ROOT / "docs" / "faq.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert headings
     assert not [heading for heading in headings if heading not in source]
+
+
+def test_every_hyperparameter_is_explained() -> None:
+    page = (ROOT / "docs" / "hyperparameters.md").read_text(encoding="utf-8")
+    assert [name for name in Hyperparameters.model_fields if f"`{name}`" not in page] == []
+
+
+def test_the_index_has_every_page() -> None:
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert {name for name in pages if f"({name})" not in index} == set()
