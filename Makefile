@@ -23,7 +23,7 @@ search: $(READY)
 test: export OMP_NUM_THREADS := 1
 test: lint
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow and not cluster and not faults"
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "slow and not faults"
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --durations=12 -m "slow and not faults"
 
 # A lost cluster, a full disk (as root), a wrong clock (libfaketime), Slurm with stand-ins for its programs, variants of
 # slow tests. Takes some minutes.
