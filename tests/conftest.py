@@ -12,7 +12,11 @@ settings.register_profile("condense", deadline=None)
 settings.load_profile("condense")
 
 
-LONGEST = ("test_ray_submit.py", "test_resume.py", "test_examples.py")  # files that would else run on when all others are done
+LONGEST = (
+    "test_ray_submit.py",
+    "test_resume.py",
+    "test_examples.py",
+)  # files that would else run on when all others are done
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
