@@ -187,9 +187,10 @@ class Hyperparameters(Strict):
     discrepancy: Literal["cf", "mmd"] = Field(
         "cf", description="uni-modal term: characteristic functions, or means (MMD)"
     )
-    scaling: Literal["normalized", "relative", "paper"] = Field(
-        "normalized",
-        description="`normalized`: each term over its size at initialisation; `relative`: cross and joint brought to the size "
+    scaling: Literal["gradient", "normalized", "relative", "paper"] = Field(
+        "gradient",
+        description="`gradient`: each term over the norm of its gradient on the unit sphere at initialisation, so that terms of "
+        "equal weight pull equally, and SGD's learning rates in units of the items' standard deviation; `normalized`: each term over its size at initialisation; `relative`: cross and joint brought to the size "
         "of uni at initialisation, which keeps its own, and items share their class's movement, so that learning rates hold "
         "for several numbers of items per class; `paper`: the published code's",
     )

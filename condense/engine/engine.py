@@ -192,7 +192,7 @@ class Engine:
         try:
             part.pack = part.pack or ReplicaBatch(part.replicas)
             done = part.pack.gradients(at_once)
-            part.pack.update(done.gradients)
+            part.pack.update(done)
         except Exception as error:
             # The frames hold the tensors of the pass: memory that whoever tries again needs.
             traceback.clear_frames(error.__traceback__)

@@ -7,6 +7,7 @@ replica's items only.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -65,9 +66,7 @@ class Group:
             # Terms are means over classes and items. With their sum over items an item moves as far as it would alone,
             # whatever the number of classes and dpc; with the sum over classes the items of a class share its movement,
             # which is what larger sets, that start closer to the real data, need. The published scaling has neither.
-            {"paper": 1.0, "relative": float(task.dataset.num_classes)}.get(
-                hs[0].scaling, float(task.dataset.num_classes * first.dpc)
-            ),
+            _item_factor(hs[0].scaling, task.dataset.num_classes, first.dpc),
         )
 
     def backward(self, synthetic: Mapping[str, Tensor]) -> Tensor:
@@ -89,12 +88,12 @@ class Group:
                 phi_real[m] = self.phi_real[m].gather(3, index)
         terms = self.objective.terms(synthetic, frequencies, phi_real)
         if self.replicas[0].step == 0:
-            self._set_normalizer(terms)
+            self._set_normalizer(terms, list(synthetic.values()))
         total = (self.weights * terms / self.normalizer).sum(1)
         (self.item_factor * total.sum()).backward()
         return torch.cat([terms.detach(), total.detach()[:, None]], 1)
 
-    def _set_normalizer(self, terms: Tensor) -> None:
+    def _set_normalizer(self, terms: Tensor, synthetic: Sequence[Tensor]) -> None:
         size = terms.detach().abs()
         one = torch.ones_like(size)
         # A term that is zero at the start (a single modality has no pairs, or the items start as all that there are) is left
@@ -102,9 +101,42 @@ class Group:
         known = (size > size.new_tensor(self.objective.zero)) & size.isfinite()
         if self.objective.scaling == "relative":
             size, known = size / size[:, :1], known & known[:, :1]
+        elif self.objective.scaling == "gradient":
+            size = torch.stack([pull_of(term, synthetic) for term in terms.unbind(1)], 1)
+            known = known & known[:, :1] & (size > 0) & size.isfinite()
         self.normalizer = one if self.objective.scaling == "paper" else torch.where(known, size, one)
         for replica, own in zip(self.replicas, self.normalizer, strict=True):
             replica.normalizer = own.clone()
+
+
+def _item_factor(scaling: str, num_classes: int, dpc: int) -> float:
+    if (
+        scaling == "gradient"
+    ):  # all items together are pulled by 1: each alone, and those of a class together, by 1 again
+        return math.sqrt(num_classes / dpc)
+    return {"paper": 1.0, "relative": float(num_classes)}.get(scaling, float(num_classes * dpc))
+
+
+def pull_of(term: Tensor, synthetic: Sequence[Tensor]) -> Tensor:
+    """(Q,): norm of the gradient of each replica's `term` (Q,) on the unit sphere, over all its items and modalities.
+
+    synthetic: (Q, C, s, D) per modality, unit embeddings. The radial part is left out: no item can follow it. 0 if the term
+    depends on none of them.
+    """
+    if not term.requires_grad:
+        return torch.zeros_like(term)
+    gradients = torch.autograd.grad(term.sum(), synthetic, retain_graph=True, allow_unused=True)
+    squared = [
+        tangent(g, x.detach()).square().sum((1, 2, 3))
+        for g, x in zip(gradients, synthetic, strict=True)
+        if g is not None
+    ]
+    return torch.stack(squared).sum(0).sqrt()
+
+
+def tangent(gradient: Tensor, unit: Tensor) -> Tensor:
+    """The part of `gradient` (..., D) along the sphere at `unit` (..., D)."""
+    return gradient - unit * (unit * gradient).sum(-1, keepdim=True)
 
 
 @dataclass(frozen=True)
@@ -113,6 +145,7 @@ class Pass:
 
     gradients: dict[str, Tensor]  # modality -> (N, *shape), as the pack's inputs
     losses: list[tuple[list[Condensation], Tensor]]  # per group its replicas and their losses, (Q, 4) on the device
+    pulls: dict[str, list[Tensor]]  # modality -> per starting replica the norm of its items' pull on the sphere, ()
 
 
 class ReplicaBatch:
@@ -155,6 +188,9 @@ class ReplicaBatch:
         self.momentum[m] = per_item([r.hyperparameters.momentum for r in members])
         spec = members[0].task.dataset.specs[m]
         self.range[m] = (spec.low, spec.high)
+        for r, rate in zip(members, self.rate[m].split(counts), strict=True):
+            if m in r.rate_unit:
+                rate *= r.rate_unit[m]
         for r, x, v in zip(members, self.inputs[m].split(counts), self.velocity[m].split(counts), strict=True):
             r.inputs[m], r.velocity[m] = x, v
         if any(r.square for r in members):
@@ -188,13 +224,38 @@ class ReplicaBatch:
         outward = {m: _gradient(x) for m, x in cut.items()}
         if embedded:
             pulled = torch.autograd.grad(list(embedded.values()), list(leaves.values()), list(outward.values()))
-            return Pass(dict(zip(leaves, pulled, strict=True)), losses)
+            return Pass(dict(zip(leaves, pulled, strict=True)), losses, self._pulls(cut, outward))
         assert at_once is not None
         gradients = {}
         for m, x in self.inputs.items():
             parts = zip(x.split(at_once), outward[m].split(at_once), strict=True)
             gradients[m] = torch.cat([self._pull(m, part, outer) for part, outer in parts])
-        return Pass(gradients, losses)
+        return Pass(gradients, losses, self._pulls(cut, outward))
+
+    def _starting(self, m: str) -> list[tuple[Condensation, slice]]:
+        """The replicas whose learning rates are in units that their first step measures, and their items' places."""
+        places, first = [], 0
+        for r in self.replicas:
+            count = len(r.inputs.get(m, ()))
+            if count and r.step == 0 and r.rates_are_relative:
+                places.append((r, slice(first, first + count)))
+            first += count
+        return places
+
+    def _pulls(self, cut: Mapping[str, Tensor], outward: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
+        return {
+            m: [tangent(outward[m][at], x.detach()[at]).norm() for _, at in self._starting(m)] for m, x in cut.items()
+        }
+
+    def _measure_rates(self, m: str, gradient: Tensor, pulls: Sequence[Tensor]) -> None:
+        """Sets `rate_unit` of the replicas that start: the items' standard deviation over the encoder's gain, which is the
+        root mean square change of their values by a pull of norm 1 on the sphere."""
+        for (replica, at), pull in zip(self._starting(m), pulls, strict=True):
+            own, items = gradient[at], self.inputs[m][at]
+            gain = own.norm() / (pull * math.sqrt(own[0].numel()))
+            unit = items.std(correction=0) / gain
+            replica.rate_unit[m] = torch.where(unit.isfinite() & (unit > 0), unit, torch.ones_like(unit))
+            self.rate[m][at] *= replica.rate_unit[m]
 
     def _pull(self, m: str, inputs: Tensor, outward: Tensor) -> Tensor:
         """The gradient of one part's embeddings, carried to its inputs."""
@@ -218,12 +279,13 @@ class ReplicaBatch:
             losses.append((group.replicas, group.backward(synthetic)))
         return losses
 
-    def update(self, gradients: Mapping[str, Tensor]) -> None:
+    def update(self, done: Pass) -> None:
         """The optimiser step of every replica, in place. An error in here leaves them between two steps: `torn`."""
         factors = on_device(torch.tensor([r.schedule_factor for r in self.replicas]), self.groups[0].weights.device)
         self.torn = True
         with torch.no_grad():
-            for m, gradient in gradients.items():
+            for m, gradient in done.gradients.items():
+                self._measure_rates(m, gradient, done.pulls[m])
                 rate = self.rate[m] * factors[self.owner[m]].view(self.rate[m].shape)
                 self._update(m, gradient, rate)
         for replica in self.replicas:

@@ -46,6 +46,8 @@ class Condensation:
         square: modality -> same shape: Adam's second moment (empty for SGD).
         step: optimiser steps taken.
         normalizer: (3,) float32 on the device: what each term is divided by; NaN before the first step.
+        rate_unit: modality -> () float32 on the device: the unit of its learning rate, with `scaling: gradient` and SGD; set
+            by the first step, else empty.
         frequencies: modality -> (P, D), the pool. phi_real: modality -> (2, C, P), the real CF at the pool.
         divergence: set when a loss was not finite; such a replica takes no more steps.
         history: (4,) per step since `Engine.losses_of` was last asked: uni, cross, joint, total; on the device.
@@ -75,6 +77,7 @@ class Condensation:
         self.square = {name: torch.zeros_like(x) for name, x in self.inputs.items()} if adam else {}
         self.step = 0
         self.normalizer = torch.full((3,), torch.nan, device=device)
+        self.rate_unit: dict[str, Tensor] = {}
         self.divergence: Divergence | None = None
         self.history: list[Tensor] = []
         self.key = ""  # identifies the task if there are several
@@ -98,6 +101,11 @@ class Condensation:
     def labels(self) -> Tensor:
         """(C * dpc,) int64."""
         return torch.arange(self.task.dataset.num_classes, device=self.task.device).repeat_interleave(self.dpc)
+
+    @property
+    def rates_are_relative(self) -> bool:
+        """Whether learning rates are in units that the first step measures, instead of those of inputs and gradients."""
+        return self.hyperparameters.scaling == "gradient" and self.hyperparameters.optimizer == "sgd"
 
     @property
     def schedule_factor(self) -> float:
@@ -137,6 +145,7 @@ class Condensation:
             "square": kept(self.square),
             "step": self.step,
             "normalizer": self.normalizer.detach().to("cpu", copy=True),
+            "rate_unit": kept(self.rate_unit),
             "generator": self.generator.get_state(),
             "order": self._order.clone(),
             "position": self._position,
@@ -163,6 +172,7 @@ class Condensation:
                 own[name].copy_(tensor)  # in place: an engine may hold views of it
         self.step = state["step"]
         self.normalizer = state["normalizer"].to(self.task.device, copy=True)
+        self.rate_unit = {m: x.to(self.task.device, copy=True) for m, x in state.get("rate_unit", {}).items()}
         self.generator.set_state(state["generator"])
         self._order, self._position = state["order"].clone(), state["position"]
         chosen = state.get("chosen")  # drawn for the next step; not every checkpoint has it

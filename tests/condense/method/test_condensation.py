@@ -135,7 +135,7 @@ def test_real_cf_at_the_pool_is_that_of_the_class(small_task):
 
 
 def test_first_loss_of_the_normalised_scaling_is_the_sum_of_the_weights(small_task):
-    r = replica(small_task(THREE), lambda_uni=1.0, lambda_cross=0.3, lambda_joint=2.0)
+    r = replica(small_task(THREE), scaling="normalized", lambda_uni=1.0, lambda_cross=0.3, lambda_joint=2.0)
     losses = Engine().run([r], 2)[0]
     assert losses[0, 3].item() == pytest.approx(3.3, rel=1e-6)
     assert torch.equal(r.normalizer, losses[0, :3])
@@ -176,6 +176,16 @@ def plain_terms(r: Condensation, embedded: dict[str, Tensor], chosen: Tensor) ->
     return torch.stack([uni, cross, joint])
 
 
+def plain_pulls(term: Tensor, embedded: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Norm of the gradient of `term` along the sphere, per modality."""
+    pulls = {}
+    for m, x in embedded.items():
+        (gradient,) = torch.autograd.grad(term, x, retain_graph=True)
+        along = [g - (g @ s) * s for g, s in zip(gradient.double(), x.detach().double(), strict=True)]
+        pulls[m] = torch.cat(along).norm()
+    return pulls
+
+
 @pytest.mark.parametrize("modalities", [("vision", "audio"), THREE])
 @pytest.mark.parametrize(
     "options",
@@ -184,10 +194,11 @@ def plain_terms(r: Condensation, embedded: dict[str, Tensor], chosen: Tensor) ->
         {"optimizer": "adam", "learning_rate": 0.02, "momentum": 0.7},
         {"scaling": "paper", "lambda_cross": 10.0, "lambda_joint": 10.0, "learning_rate": 0.05, "schedule": "constant"},
         {"scaling": "relative", "lambda_cross": 0.3, "lambda_joint": 2.0, "learning_rate": 0.5},
+        {"scaling": "normalized", "lambda_cross": 0.3, "lambda_joint": 2.0, "learning_rate": 0.1},
         {"discrepancy": "mmd", "learning_rate": 2.0, "momentum": 0.0, "learning_rate_depth": 0.1},
         {"alpha": 0.9, "beta": 0.2, "learning_rate": 0.2, "learning_rate_text": 0.4, "learning_rate_vision": 0.05},
     ],
-    ids=["sgd", "adam", "paper", "relative", "mmd", "alpha_beta"],
+    ids=["sgd", "adam", "paper", "relative", "normalized", "mmd", "alpha_beta"],
 )
 def test_steps_are_those_of_torchs_optimiser_on_the_plain_loss(small_task, modalities, options):
     task = small_task(modalities)
@@ -208,8 +219,11 @@ def test_steps_are_those_of_torchs_optimiser_on_the_plain_loss(small_task, modal
     size = torch.ones(3)
     for step in range(steps):
         chosen = twin.next_frequencies() if h.discrepancy == "cf" else torch.empty(0)
-        terms = plain_terms(twin, {m: task.encoder.embed(m, x) for m, x in leaves.items()}, chosen)
-        if step == 0 and h.scaling != "paper":
+        embedded = {m: task.encoder.embed(m, x) for m, x in leaves.items()}
+        terms = plain_terms(twin, embedded, chosen)
+        if step == 0 and h.scaling == "gradient":
+            size = torch.stack([torch.stack(list(plain_pulls(term, embedded).values())).norm() for term in terms])
+        elif step == 0 and h.scaling != "paper":
             size = terms.detach() / (terms.detach()[0] if h.scaling == "relative" else 1)
         total = (weights * terms / size).sum()
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
@@ -217,8 +231,18 @@ def test_steps_are_those_of_torchs_optimiser_on_the_plain_loss(small_task, modal
             group["lr"] = rate * (falling if h.schedule == "cosine" else 1.0)
         twin.step += 1
         optimizer.zero_grad()
-        factor = {"paper": 1, "relative": task.dataset.num_classes, "normalized": len(twin.labels)}
-        (total * factor[h.scaling]).backward()
+        classes = task.dataset.num_classes
+        factor = {"paper": 1, "relative": classes, "normalized": len(twin.labels), "gradient": math.sqrt(classes / 2)}
+        loss = total * factor[h.scaling]
+        pulls = plain_pulls(loss, embedded) if step == 0 else {}
+        loss.backward()
+        if step == 0 and h.scaling == "gradient" and h.optimizer == "sgd":
+            for i, (m, x) in enumerate(leaves.items()):
+                assert x.grad is not None
+                # By a pull of norm 1 on the sphere, values would change by the items' standard deviation (root mean square).
+                change = x.grad.norm() / pulls[m] / math.sqrt(x[0].numel())
+                rates[i] *= (x.std(correction=0) / change).item()
+                optimizer.param_groups[i]["lr"] = rates[i]
         optimizer.step()
         with torch.no_grad():
             for m, x in leaves.items():
@@ -231,11 +255,13 @@ def test_steps_are_those_of_torchs_optimiser_on_the_plain_loss(small_task, modal
         assert (ours.inputs[m] - x).norm() < 1e-3 * moved, m
 
 
-def test_gradients_mean_the_same_for_every_dpc(small_task):
-    """The same item n times over instead of once takes the same path, at the same learning rate."""
+@pytest.mark.parametrize("scaling", ["gradient", "normalized", "relative"])
+def test_gradients_mean_the_same_for_every_dpc(small_task, scaling):
+    """The same item n times over instead of once takes the same path: at the same learning rate, or at n times that where
+    the items of a class share their movement."""
     task = small_task()
-    one = replica(task, dpc=1, learning_rate=0.3)
-    four = replica(task, dpc=4, learning_rate=0.3)
+    one = replica(task, dpc=1, learning_rate=0.3, scaling=scaling)
+    four = replica(task, dpc=4, learning_rate=0.3 if scaling == "normalized" else 1.2, scaling=scaling)
     for m in four.inputs:
         four.inputs[m].copy_(one.inputs[m].repeat_interleave(4, 0))
         four.frequencies[m], four.phi_real[m] = one.frequencies[m], one.phi_real[m]
@@ -258,8 +284,14 @@ def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"optimizer": "adam"}, {"scaling": "paper", "learning_rate": 0.05}, {"discrepancy": "mmd"}],
-    ids=["sgd", "adam", "paper", "mmd"],
+    [
+        {},
+        {"optimizer": "adam"},
+        {"scaling": "paper", "learning_rate": 0.05},
+        {"scaling": "normalized"},
+        {"discrepancy": "mmd"},
+    ],
+    ids=["sgd", "adam", "paper", "normalized", "mmd"],
 )
 @pytest.mark.parametrize("stop", [0, 1, 3])
 def test_stopping_and_going_on_changes_nothing(small_task, options, stop):
@@ -356,7 +388,7 @@ def test_starts_are_kept_as_long_as_there_is_room():
     InitializationCache(limit=1).get_or_make("a", torch.Generator(), lambda: {"x": torch.zeros(10)})
 
 
-@pytest.mark.parametrize("scaling", ["normalized", "relative"])
+@pytest.mark.parametrize("scaling", ["gradient", "normalized", "relative"])
 @pytest.mark.parametrize("discrepancy", ["cf", "mmd"])
 def test_items_that_start_as_all_there_are_stay_good(small_task, scaling, discrepancy):
     """With as many items as the class has, uni and cross start at zero but for rounding, and are not divided by that."""
