@@ -54,9 +54,9 @@ def test_both_parts():
 
 @pytest.mark.parametrize("wrong", [71.3, -0.1, math.nan])
 def test_percent_are_refused(wrong):
-    with pytest.raises(ValueError, match="an accuracy must be in 0 .. 1, but got"):
+    with pytest.raises(ValueError, match=r"an accuracy must be in 0 \.\. 1, but got"):
         label_robust_score(0.9, wrong, 0.7, 0.6)
-    with pytest.raises(ValueError, match="an accuracy must be in 0 .. 1, but got"):
+    with pytest.raises(ValueError, match=r"an accuracy must be in 0 \.\. 1, but got"):
         augmentation_robust_score(0.9, 0.5, 0.7, wrong)
-    with pytest.raises(ValueError, match="weight must be in 0 .. 1, but got 2"):
+    with pytest.raises(ValueError, match=r"weight must be in 0 \.\. 1, but got 2"):
         label_robust_score(0.9, 0.8, 0.7, 0.6, weight=2)
