@@ -12,6 +12,12 @@ any   the method's own evaluation: with its soft labels if it has some
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from condense.data.dataset import MemorySplit
+from condense.evaluation.comparison import Comparison, Sample, is_finite
 
 EVEN = 0.5  # the leaderboard's weight of the two parts of a score
 
@@ -48,6 +54,43 @@ def augmentation_robust_score(
     """
     augmented = improvement_over_random(syn_augmented, rdm_augmented)
     return _normalized(_weighted(augmented, improvement_over_random(syn_plain, rdm_plain), weight))
+
+
+def rank(
+    comparison: Comparison,
+    items: Sequence[MemorySplit],
+    random: Sequence[MemorySplit],
+    seeds: Sequence[int],
+    soft: Callable[[MemorySplit], Tensor] | None = None,
+    weight: float = EVEN,
+) -> dict[str, Sample]:
+    """`hlr`, `ior`, `lrs` and `ars` of a method by the ConvNet protocol, a value per seed; NaN for items that are not finite.
+
+    `items`, `random`: sets of one size, which the seeds take in turn. `soft`: a set's soft labels (n, C), those of "any";
+    without it these are hard. Trains four or five ConvNets per seed, besides those of the full data, which are kept.
+    """
+    syn, rdm = ([(sets[turn % len(sets)], seed) for turn, seed in enumerate(seeds)] for sets in (items, random))
+
+    def accuracies(trainings: Sequence[tuple[MemorySplit, int]], augmentation: bool = True) -> list[float]:
+        targets = [None if soft is None or not is_finite(x) else soft(x) for x, _ in trainings]
+        return comparison.convnet(trainings, targets, augmentation)
+
+    augmented = accuracies(syn), accuracies(rdm)
+    plain = accuracies(syn, False), accuracies(rdm, False)
+    hard = augmented[0] if soft is None else comparison.convnet(syn)
+    scores: dict[str, list[float]] = {"hlr": [], "ior": [], "lrs": [], "ars": []}
+    for full, own, *others in zip(comparison.full_convnet(seeds), hard, *augmented, *plain, strict=True):
+        known = not any(map(math.isnan, (own, *others)))
+        syn_augmented, rdm_augmented, syn_plain, rdm_plain = others
+        scores["hlr"].append(hard_label_recovery(full, own) if known else math.nan)
+        scores["ior"].append(improvement_over_random(syn_augmented, rdm_augmented) if known else math.nan)
+        lrs = label_robust_score(full, own, syn_augmented, rdm_augmented, weight) if known else math.nan
+        ars = (
+            augmentation_robust_score(syn_augmented, rdm_augmented, syn_plain, rdm_plain, weight) if known else math.nan
+        )
+        scores["lrs"].append(lrs)
+        scores["ars"].append(ars)
+    return {name: Sample(tuple(values)) for name, values in scores.items()}
 
 
 def _accuracy(value: float) -> float:
