@@ -180,13 +180,13 @@ def _batches(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Te
             yield order[start : start + size]
 
 
-def check_shapes(specs: Mapping[str, InputSpec]) -> None:
-    """Raises UserError for inputs that no ConvNet supports."""
+def check_shapes(specs: Mapping[str, InputSpec], instead: str = "use --convnet-seeds 0") -> None:
+    """Raises UserError for inputs that no ConvNet supports; `instead`: what to do then."""
     for modality, spec in specs.items():
         if len(spec.shape) not in (2, 3, 4):
             raise UserError(
                 f"{modality}: a ConvNet takes items of 2 or 3 dimensions, or clips of them, but got {len(spec.shape)}: "
-                "use --convnet-seeds 0"
+                f"{instead}"
             )
 
 

@@ -13,7 +13,7 @@ n  items      C  classes      K  members of the ensemble; 1 for a probe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from condense.data.dataset import Split, held
+from condense.data.dataset import MemorySplit, Split, held
 from condense.embeddings.embeddings import embed_split
 from condense.embeddings.task import Task
 from condense.evaluation.comparison import CONVNET_STEPS, Comparison, chosen_items, convnet_defaults
@@ -78,14 +78,20 @@ def load_teacher(
 
     Raises UserError for data of a single class, or inputs that no ConvNet supports; ValueError for another kind.
     """
+    check_teacher(task, kind)
+    if kind == "probe":
+        return Teacher(kind, 1, _probe(task))
+    return Teacher(kind, len(seeds), _ensemble(task, [_convnet(task, store, steps, seed) for seed in seeds]))
+
+
+def check_teacher(task: Task, kind: str) -> None:
+    """Raises what `load_teacher` raises, before any work."""
     if kind not in KINDS:
         raise ValueError(f"a teacher must be one of {', '.join(KINDS)}, but got {kind}")
     if task.dataset.num_classes < 2:
         raise UserError(f"{task.dataset.name}: has a single label: `soft_labels` need two or more")
-    if kind == "probe":
-        return Teacher(kind, 1, _probe(task))
-    check_shapes(task.dataset.specs)
-    return Teacher(kind, len(seeds), _ensemble(task, [_convnet(task, store, steps, seed) for seed in seeds]))
+    if kind == "convnet":
+        check_shapes(task.dataset.specs, "use `soft_labels: probe`")
 
 
 def with_best_temperature(
@@ -118,6 +124,24 @@ def with_best_temperature(
         known = {"accuracy": torch.tensor(found, dtype=torch.float64)}
         store.put("soft_label_temperature", key, known)
     return replace(teacher, temperature=temperatures[int(known["accuracy"].argmax())])
+
+
+def recorded_teacher(
+    task: Task, store: Store, record: Mapping[str, Any], own: Sequence[tuple[MemorySplit, Tensor]]
+) -> Callable[[MemorySplit], Tensor]:
+    """What `compare` takes as `soft`, by the teacher that `Teacher.describe` recorded. Sets of `own` keep the labels that they
+    have there.
+
+    Raises UserError for a record of no teacher, and as `load_teacher` does.
+    """
+    kind, temperature = record.get("teacher"), record.get("temperature")
+    if kind not in KINDS or not isinstance(temperature, int | float) or not temperature > 0:
+        raise UserError(
+            f"`soft_labels` must name a teacher ({', '.join(KINDS)}) and a temperature > 0, but are {record}"
+        )
+    teacher = replace(load_teacher(task, kind, store), temperature=float(temperature))
+    known = {id(items): labels for items, labels in own}
+    return lambda items: known[id(items)] if id(items) in known else teacher.labels(items)
 
 
 def _taught(
