@@ -1,6 +1,6 @@
 """What soft labels add: ConvNets on real and condensed items with hard labels and with a teacher's, on validation.
 
-python benchmarks/soft_labels.py --dpc 10 --json soft_labels.json
+python benchmarks/soft_labels.py --dpc 1 5 10 20 --json soft_labels.json     25 minutes on two slow cores; --protocol probe: one
 
 Items: random, herding, and the recommended setting's condensation, of the embedded dataset through `tiny`. Every row is trained
 with hard labels and with those of each teacher, at the temperature that `condense/evaluation/soft_labels.py` chooses for random
@@ -24,10 +24,11 @@ from provenance import provenance, run
 
 from condense.config.models import CondensationConfig
 from condense.config.published import RECOMMENDED
-from condense.data.dataset import MemorySplit, Split
+from condense.data.dataset import MemorySplit
 from condense.embeddings.task import Task, load_task
 from condense.evaluation.comparison import SOFT, Comparison, Sample, chosen_items
-from condense.evaluation.soft_labels import KINDS, load_teacher, with_best_temperature
+from condense.evaluation.dd_ranking import rank
+from condense.evaluation.soft_labels import KINDS, Teacher, load_teacher, with_best_temperature
 from condense.storage.store import Store
 
 FIRST_SEED = 3_000_000_000  # of the condensations: a search's seeds are below 1,000,010,000
@@ -43,35 +44,68 @@ def sets_of(task: Task, config: CondensationConfig, seeds: int, condensations: i
     }
 
 
+def accuracies(
+    comparison: Comparison, trainings: list[tuple[MemorySplit, int]], teacher: Teacher | None, probe: bool
+) -> Sample:
+    """With a teacher's labels, or hard ones; a probe depends on its items only."""
+    labels = [None if teacher is None else teacher.labels(items) for items, _ in trainings]
+    if probe:
+        pairs = zip(trainings, labels, strict=True)
+        return Sample(tuple(comparison.probe(comparison.embed(items), soft) for (items, _), soft in pairs))
+    return Sample(tuple(comparison.convnet(trainings, labels)))
+
+
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Prints a table; returns {`rows`, `temperatures`, `full_data`, ...}."""
+    """Prints a table per number of items; returns {`rows`, `temperatures`, `ranking`, `full_data`, ...}."""
     store, device = Store(), torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    figures: dict[str, Any] = {**provenance(), "seeds": options.seeds, "rows": [], "temperatures": []}
-    print(f"ConvNet accuracy on validation, %, {options.seeds} seeds (mean ± std)")
+    figures: dict[str, Any] = {**provenance(), "seeds": options.seeds, "protocol": options.protocol}
+    figures |= {"rows": [], "temperatures": [], "ranking": []}
+    print(f"{options.protocol} accuracy on validation, %, {options.seeds} seeds (mean ± std)")
     for dpc in options.dpc:
         config = CondensationConfig(dpc=dpc)
         task = load_task(config, store, device)
         comparison = Comparison(task, store, held_out="validation")
         sets = sets_of(task, config, options.seeds, options.condensations)
-        teachers = {}
+        teachers: dict[str, Teacher | None] = {"hard": None}
         for kind in options.teacher:
-            teachers[kind] = with_best_temperature(load_teacher(task, kind, store), task, store, dpc)
-            figures["temperatures"].append({"dpc": dpc, **teachers[kind].describe()})
-        print(f"\n{dpc} per class; temperatures: " + ", ".join(f"{k} {t.temperature:g}" for k, t in teachers.items()))
-        print(f"{'':<10} {'hard':>12} " + " ".join(f"{SOFT.strip() + ' ' + k:>15}" for k in teachers))
+            teachers[kind] = teacher = with_best_temperature(load_teacher(task, kind, store), task, store, dpc)
+            figures["temperatures"].append({"dpc": dpc, **teacher.describe()})
+        known = ", ".join(
+            f"{kind} {teacher.temperature:g}" for kind, teacher in teachers.items() if teacher is not None
+        )
+        print(f"\n{dpc} per class; temperatures: {known}")
+        print(
+            f"{'':<10} " + " ".join(f"{kind if kind == 'hard' else SOFT.strip() + ' ' + kind:>15}" for kind in teachers)
+        )
         for name, members in sets.items():
-            trainings: list[tuple[Split, int]] = [(members[s % len(members)], s) for s in range(options.seeds)]
-            cells = {"hard": Sample(tuple(comparison.convnet(trainings)))}
-            for kind, teacher in teachers.items():
-                labels = [teacher.labels(items) for items, _ in trainings]
-                cells[kind] = Sample(tuple(comparison.convnet(trainings, labels)))
-            figures["rows"].append({"dpc": dpc, "method": name, **{k: v.as_json() for k, v in cells.items()}})
-            shown = [f"{100 * v.mean:.1f} ± {100 * v.std:.1f}" for v in cells.values()]
-            print(f"{name:<10} {shown[0]:>12} " + " ".join(f"{cell:>15}" for cell in shown[1:]), flush=True)
-    full = Sample(tuple(comparison.full_convnet(range(options.seeds))))
+            trainings = [(members[seed % len(members)], seed) for seed in range(options.seeds)]
+            cells = {
+                kind: accuracies(comparison, trainings, by, options.protocol == "probe")
+                for kind, by in teachers.items()
+            }
+            figures["rows"].append(
+                {"dpc": dpc, "method": name, **{kind: cell.as_json() for kind, cell in cells.items()}}
+            )
+            print(f"{name:<10} " + " ".join(f"{shown(cell):>15}" for cell in cells.values()), flush=True)
+        for name in ("herding", "condensed") if options.ranking else ():
+            for kind, by in teachers.items():
+                soft = None if by is None else by.labels
+                scores = rank(comparison, sets[name], sets["random"], range(options.seeds), soft)
+                figures["ranking"].append(
+                    {"dpc": dpc, "method": name, "labels": kind, **{k: v.as_json() for k, v in scores.items()}}
+                )
+                print(f"{name}, {kind}: " + ", ".join(f"{k.upper()} {shown(v)}" for k, v in scores.items()), flush=True)
+    if options.protocol == "convnet":
+        full = Sample(tuple(comparison.full_convnet(range(options.seeds))))
+    else:
+        full = Sample((comparison.probe(task.condense),))
     figures["full_data"] = full.as_json()
-    print(f"\nfull data, hard labels: {100 * full.mean:.1f} ± {100 * full.std:.1f}")
+    print(f"\nfull data, hard labels: {shown(full)}")
     return figures
+
+
+def shown(sample: Sample) -> str:
+    return f"{100 * sample.mean:.1f} ± {100 * sample.std:.1f}"
 
 
 def main() -> int:
@@ -80,6 +114,12 @@ def main() -> int:
     parser.add_argument("--condensations", type=int, default=2, help="seeds of the condensation (default 2)")
     parser.add_argument("--dpc", type=int, nargs="+", default=[1, 5, 10, 20], help="items per class")
     parser.add_argument("--teacher", nargs="+", choices=KINDS, default=list(KINDS), help="teachers")
+    parser.add_argument(
+        "--protocol", choices=["convnet", "probe"], default="convnet", help="what is trained on the items"
+    )
+    parser.add_argument(
+        "--ranking", action="store_true", help="also DD-Ranking's scores, by five more ConvNets per seed"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     return run(measure, parser.parse_args())

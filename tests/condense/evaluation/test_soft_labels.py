@@ -109,7 +109,7 @@ def test_the_temperature_is_the_one_that_teaches_best_on_validation(
 def test_students_are_probes_where_no_convnet_takes_the_inputs(
     task: Task, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(specs: object) -> None:
+    def refuse(*_: object) -> None:
         raise UserError("no ConvNet")
 
     monkeypatch.setattr(soft_labels, "check_shapes", refuse)
