@@ -14,6 +14,7 @@ from condense.system.process import prepare_process
 prepare_process()
 
 import argparse
+import itertools
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from condense.config.models import CondensationConfig
 from condense.config.published import RECOMMENDED
 from condense.data.dataset import MemorySplit
 from condense.embeddings.task import Task, load_task
-from condense.evaluation.comparison import SOFT, Comparison, Sample, chosen_items
+from condense.evaluation.comparison import PROTOCOLS, Comparison, Sample, chosen_items
 from condense.evaluation.dd_ranking import rank
 from condense.evaluation.soft_labels import KINDS, Teacher, load_teacher, with_best_temperature
 from condense.storage.store import Store
@@ -44,12 +45,18 @@ def sets_of(task: Task, config: CondensationConfig, seeds: int, condensations: i
     }
 
 
-def accuracies(
-    comparison: Comparison, trainings: list[tuple[MemorySplit, int]], teacher: Teacher | None, probe: bool
+def scores(
+    comparison: Comparison,
+    protocol: str,
+    trainings: list[tuple[MemorySplit, int]],
+    teacher: Teacher | None,
+    taught: bool,
 ) -> Sample:
-    """With a teacher's labels, or hard ones; a probe depends on its items only."""
+    """By a protocol, with soft or hard labels. Probes and retrieval depend on their items only, not on seeds."""
+    if protocol == "retrieval":
+        return Sample(tuple(comparison.retrieval(comparison.embed(items), taught) or 0.0 for items, _ in trainings))
     labels = [None if teacher is None else teacher.labels(items) for items, _ in trainings]
-    if probe:
+    if protocol == "probe":
         pairs = zip(trainings, labels, strict=True)
         return Sample(tuple(comparison.probe(comparison.embed(items), soft) for (items, _), soft in pairs))
     return Sample(tuple(comparison.convnet(trainings, labels)))
@@ -58,47 +65,42 @@ def accuracies(
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Prints a table per number of items; returns {`rows`, `temperatures`, `ranking`, `full_data`, ...}."""
     store, device = Store(), torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    figures: dict[str, Any] = {**provenance(), "seeds": options.seeds, "protocol": options.protocol}
+    protocol, seeds = options.protocol, range(options.seeds)
+    figures: dict[str, Any] = {**provenance(), "seeds": options.seeds, "protocol": protocol}
     figures |= {"rows": [], "temperatures": [], "ranking": []}
-    print(f"{options.protocol} accuracy on validation, %, {options.seeds} seeds (mean ± std)")
+    print(f"{protocol} on validation, %, {options.seeds} seeds (mean ± std)")
     for dpc in options.dpc:
         config = CondensationConfig(dpc=dpc)
         task = load_task(config, store, device)
         comparison = Comparison(task, store, held_out="validation")
         sets = sets_of(task, config, options.seeds, options.condensations)
-        teachers: dict[str, Teacher | None] = {"hard": None}
-        for kind in options.teacher:
-            teachers[kind] = teacher = with_best_temperature(load_teacher(task, kind, store), task, store, dpc)
+        columns: dict[str, Teacher | None] = {"hard": None}
+        for kind in () if protocol == "retrieval" else options.teacher:
+            teacher = with_best_temperature(load_teacher(task, kind, store), task, store, dpc)
+            columns[f"soft, {kind}, {teacher.temperature:g}"] = teacher
             figures["temperatures"].append({"dpc": dpc, **teacher.describe()})
-        known = ", ".join(
-            f"{kind} {teacher.temperature:g}" for kind, teacher in teachers.items() if teacher is not None
-        )
-        print(f"\n{dpc} per class; temperatures: {known}")
-        print(
-            f"{'':<10} " + " ".join(f"{kind if kind == 'hard' else SOFT.strip() + ' ' + kind:>15}" for kind in teachers)
-        )
+        if protocol == "retrieval":
+            columns["soft similarities"] = None
+        print(f"\n{dpc:>2} per class " + " ".join(f"{column:>18}" for column in columns))
         for name, members in sets.items():
-            trainings = [(members[seed % len(members)], seed) for seed in range(options.seeds)]
-            cells = {
-                kind: accuracies(comparison, trainings, by, options.protocol == "probe")
-                for kind, by in teachers.items()
-            }
-            figures["rows"].append(
-                {"dpc": dpc, "method": name, **{kind: cell.as_json() for kind, cell in cells.items()}}
-            )
-            print(f"{name:<10} " + " ".join(f"{shown(cell):>15}" for cell in cells.values()), flush=True)
-        for name in ("herding", "condensed") if options.ranking else ():
-            for kind, by in teachers.items():
-                soft = None if by is None else by.labels
-                scores = rank(comparison, sets[name], sets["random"], range(options.seeds), soft)
-                figures["ranking"].append(
-                    {"dpc": dpc, "method": name, "labels": kind, **{k: v.as_json() for k, v in scores.items()}}
-                )
-                print(f"{name}, {kind}: " + ", ".join(f"{k.upper()} {shown(v)}" for k, v in scores.items()), flush=True)
-    if options.protocol == "convnet":
-        full = Sample(tuple(comparison.full_convnet(range(options.seeds))))
+            trainings = [(members[seed % len(members)], seed) for seed in seeds]
+            cells = {c: scores(comparison, protocol, trainings, by, c != "hard") for c, by in columns.items()}
+            figures["rows"].append({"dpc": dpc, "method": name, **{c: cell.as_json() for c, cell in cells.items()}})
+            print(f"{name:<12} " + " ".join(f"{shown(cell):>18}" for cell in cells.values()), flush=True)
+        for name, (column, by) in itertools.product(
+            ("herding", "condensed") if options.ranking else (), columns.items()
+        ):
+            soft = None if by is None else by.labels
+            found = rank(comparison, sets[name], sets["random"], seeds, soft)
+            row = {"dpc": dpc, "method": name, "labels": column}
+            figures["ranking"].append({**row, **{k: v.as_json() for k, v in found.items()}})
+            print(f"{name}, {column}: " + ", ".join(f"{k.upper()} {shown(v)}" for k, v in found.items()), flush=True)
+    if protocol == "convnet":
+        full = Sample(tuple(comparison.full_convnet(seeds)))
     else:
-        full = Sample((comparison.probe(task.condense),))
+        full = Sample(
+            (comparison.probe(task.condense) if protocol == "probe" else comparison.retrieval(task.condense) or 0.0,)
+        )
     figures["full_data"] = full.as_json()
     print(f"\nfull data, hard labels: {shown(full)}")
     return figures
@@ -114,9 +116,7 @@ def main() -> int:
     parser.add_argument("--condensations", type=int, default=2, help="seeds of the condensation (default 2)")
     parser.add_argument("--dpc", type=int, nargs="+", default=[1, 5, 10, 20], help="items per class")
     parser.add_argument("--teacher", nargs="+", choices=KINDS, default=list(KINDS), help="teachers")
-    parser.add_argument(
-        "--protocol", choices=["convnet", "probe"], default="convnet", help="what is trained on the items"
-    )
+    parser.add_argument("--protocol", choices=PROTOCOLS, default="convnet", help="what is trained on the items")
     parser.add_argument(
         "--ranking", action="store_true", help="also DD-Ranking's scores, by five more ConvNets per seed"
     )

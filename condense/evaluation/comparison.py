@@ -10,7 +10,8 @@ Three protocols, each trained on the set and measured on the test split:
 With a single class, retrieval looks for partners, and the other two protocols are left out.
 
 Soft labels are always reported beside hard ones, for every method, random items included: a teacher knows the full data, and
-what its labels add is no merit of the items. They have no part in retrieval, which learns from pairs.
+what its labels add is no merit of the items. What is soft in retrieval are the similarities of a set's items, by the projections
+that the full data trains.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ from condense.embeddings.task import Task, load_test
 from condense.evaluation.convnet import ConvNet, convnet_accuracies, train_from_scratch
 from condense.evaluation.coresets import SELECTIONS
 from condense.evaluation.linear_probe import as_share
-from condense.evaluation.replica_scores import probe_accuracy, score_of
+from condense.evaluation.replica_scores import probe_accuracy
+from condense.evaluation.retrieval import Projections
+from condense.evaluation.retrieval_metric import full_projections, retrieval_scores
 from condense.method.condensation import initial_inputs
 from condense.storage.store import Store
 
@@ -104,12 +107,16 @@ class Comparison:
         """Test accuracy of a linear probe, 0 .. 1. `targets`: soft labels (n, C), in place of the items' labels."""
         return probe_accuracy(embedded, self.test, self.task.dataset.num_classes, targets=targets)
 
-    def retrieval(self, embedded: Embedded) -> float | None:
-        """The metric `retrieval` on test, 0 .. 1, mean over pairs of modalities and directions; None without any pair."""
+    def retrieval(self, embedded: Embedded, taught: bool = False) -> float | None:
+        """The metric `retrieval` on test, 0 .. 1, mean over pairs of modalities and directions; None without any pair.
+
+        `taught`: the target is the similarity by the full data's projections, in place of partners or classes.
+        """
         pairs = itertools.combinations(self.task.modalities, 2)
         if not any(len(embedded.having(a, b)[1]) and len(self.test.having(a, b)[1]) for a, b in pairs):
             return None
-        return score_of(embedded, self.test, self.task.dataset.num_classes, "retrieval")
+        teachers = self._full_projections if taught else None
+        return retrieval_scores([embedded], self.test, self.task.dataset.num_classes, teachers=teachers)[0]
 
     def convnet(
         self,
@@ -159,6 +166,10 @@ class Comparison:
         return [known[seed] for seed in keys]
 
     @functools.cached_property
+    def _full_projections(self) -> dict[tuple[str, str], Projections]:
+        return full_projections(self.task.condense, self.task.dataset.num_classes)
+
+    @functools.cached_property
     def _full_items(self) -> Split:
         return held(self.task.dataset.condense, self.task.dataset.specs, self.task.device)
 
@@ -203,16 +214,14 @@ def compare(
         if soft is not None and classes:
             rows[name + SOFT] = [(items, x, None if x is None else soft(items)) for items, x, _ in rows[name]]
 
-    def scores(trained_on: Sequence[tuple[Embedded | None, Tensor | None]], pairs: bool) -> dict[str, Sample]:
+    def scores(trained_on: Sequence[tuple[Embedded | None, Tensor | None]], taught: bool = False) -> dict[str, Sample]:
         accuracies = [math.nan if x is None else comparison.probe(x, y) for x, y in trained_on] if classes else []
-        recalls = [comparison.retrieval(x) for x, _ in trained_on if x is not None] if pairs else []
+        recalls = [comparison.retrieval(x, taught) for x, _ in trained_on if x is not None] if retrieval else []
         found = tuple(recall for recall in recalls if recall is not None)
         return {"probe": Sample(tuple(accuracies)), "retrieval": Sample(found)}
 
-    results = {
-        name: scores([(x, y) for _, x, y in row], retrieval and not name.endswith(SOFT)) for name, row in rows.items()
-    }
-    results["full_data"] = scores([(task.condense, None)], retrieval)
+    results = {name: scores([(x, y) for _, x, y in row], name.endswith(SOFT)) for name, row in rows.items()}
+    results["full_data"] = scores([(task.condense, None)])
     turns = [(row[turn % len(row)], seed) for row in rows.values() for turn, seed in enumerate(convnet_seeds)]
     values = iter(comparison.convnet([(items, seed) for (items, _, _), seed in turns], [y for (*_, y), _ in turns]))
     for name in rows:
