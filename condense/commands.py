@@ -236,8 +236,8 @@ def _recorded_teacher(directory: Path, record: Mapping[str, Any]) -> dict[str, A
     """The teacher of an export's soft labels."""
     known = record.get("soft_labels")
     if isinstance(known, dict) and known.get("teacher") in KINDS:
-        temperature = known.get("temperature")
-        if isinstance(temperature, int | float) and temperature > 0:
+        temperature, steps = known.get("temperature"), known.get("steps", 0)
+        if isinstance(temperature, int | float) and temperature > 0 and isinstance(steps, int) and steps >= 0:
             return known
     raise UserError(
         f"{directory / RECORD}: must hold `soft_labels`: {{teacher, temperature}}, whose labels soft_label are"

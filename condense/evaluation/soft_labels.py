@@ -49,6 +49,7 @@ class Teacher:
     members: int  # K
     logits: Callable[[Split], Tensor]  # items -> (K, n, C) float32 on the CPU
     temperature: float = 1.0
+    steps: int | None = None  # that ConvNets were trained for
 
     def labels(self, items: Split) -> Tensor:
         """(n, C) float32 on the CPU, >= 0, rows sum to 1. The items' own labels have no part in it."""
@@ -56,7 +57,8 @@ class Teacher:
 
     def describe(self) -> dict[str, Any]:
         """JSON-able: what condensed.json records."""
-        return {"teacher": self.kind, "members": self.members, "temperature": self.temperature}
+        known = {"teacher": self.kind, "members": self.members, "temperature": self.temperature}
+        return known if self.steps is None else {**known, "steps": self.steps}
 
 
 def teacher_labels(
@@ -81,7 +83,8 @@ def load_teacher(
     check_teacher(task, kind)
     if kind == "probe":
         return Teacher(kind, 1, _probe(task))
-    return Teacher(kind, len(seeds), _ensemble(task, [_convnet(task, store, steps, seed) for seed in seeds]))
+    logits = _ensemble(task, [_convnet(task, store, steps, seed) for seed in seeds])
+    return Teacher(kind, len(seeds), logits, steps=steps)
 
 
 def check_teacher(task: Task, kind: str) -> None:
@@ -112,7 +115,7 @@ def with_best_temperature(
         "version": VERSION,
         "dataset": task.dataset.fingerprint,
         "encoder": task.encoder.fingerprint,
-        "teacher": {"kind": teacher.kind, "members": teacher.members},
+        "teacher": {"kind": teacher.kind, "members": teacher.members, "steps": teacher.steps},
         "protocol": {**convnet_defaults(), "steps": steps},
         "dpc": dpc,
         "temperatures": list(temperatures),
@@ -132,14 +135,10 @@ def recorded_teacher(
     """What `compare` takes as `soft`, by the teacher that `Teacher.describe` recorded. Sets of `own` keep the labels that they
     have there.
 
-    Raises UserError for a record of no teacher, and as `load_teacher` does.
+    Raises as `load_teacher`; KeyError for a record of no teacher.
     """
-    kind, temperature = record.get("teacher"), record.get("temperature")
-    if kind not in KINDS or not isinstance(temperature, int | float) or not temperature > 0:
-        raise UserError(
-            f"`soft_labels` must name a teacher ({', '.join(KINDS)}) and a temperature > 0, but are {record}"
-        )
-    teacher = replace(load_teacher(task, kind, store), temperature=float(temperature))
+    teacher = load_teacher(task, record["teacher"], store, steps=record.get("steps", CONVNET_STEPS))
+    teacher = replace(teacher, temperature=float(record["temperature"]))
     known = {id(items): labels for items, labels in own}
     return lambda items: known[id(items)] if id(items) in known else teacher.labels(items)
 

@@ -191,8 +191,10 @@ def test_soft_labels_from_run_to_evaluate(config: Path, capsys: pytest.CaptureFi
     assert found["condensed"] == {**content["results"]["condensed"], "convnet": None}
     assert found["random + soft"]["probe"] == content["results"]["random + soft"]["probe"]
 
-    (output / "condensed.json").write_text(json.dumps({**record, "soft_labels": {"teacher": "parrot"}}))
-    assert "must hold `soft_labels`" in refused(capsys, "evaluate", output)
+    for change in ({"teacher": "parrot"}, {"temperature": 0}, {"temperature": "warm"}, {"steps": "many"}):
+        damaged = {**record, "soft_labels": {**record["soft_labels"], **change}}
+        (output / "condensed.json").write_text(json.dumps(damaged))
+        assert "must hold `soft_labels`" in refused(capsys, "evaluate", output)
 
 
 def test_evaluate_without_convnets(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

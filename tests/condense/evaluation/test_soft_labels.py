@@ -17,7 +17,15 @@ from condense.embeddings.task import Task
 from condense.evaluation import soft_labels
 from condense.evaluation.comparison import SOFT, Comparison, chosen_items, compare
 from condense.evaluation.dd_ranking import label_robust_score, rank
-from condense.evaluation.soft_labels import KINDS, Teacher, load_teacher, teacher_labels, with_best_temperature
+from condense.evaluation.retrieval_metric import full_projections, retrieval_scores
+from condense.evaluation.soft_labels import (
+    KINDS,
+    Teacher,
+    load_teacher,
+    recorded_teacher,
+    teacher_labels,
+    with_best_temperature,
+)
 from condense.storage.store import Store
 from condense.system.errors import UserError
 
@@ -80,6 +88,16 @@ def test_an_ensemble_is_trained_once_and_does_not_start_as_a_student(
     assert not torch.equal(first.logits(items)[0], first.logits(items)[1])
     load_teacher(task, "convnet", store, steps=4)
     assert len(seeds) == 4
+
+
+def test_a_recorded_teacher_is_the_same_and_sets_keep_their_own_labels(task: Task, store: Store) -> None:
+    items, own = (chosen_items(task, "random", 2, seed) for seed in (0, 1))
+    teacher = replace(load_teacher(task, "convnet", store, steps=3), temperature=5.0)
+    assert teacher.describe() == {"teacher": "convnet", "members": 2, "temperature": 5.0, "steps": 3}
+    labels = torch.eye(CLASSES)[own.labels]
+    soft = recorded_teacher(task, store, teacher.describe(), [(own, labels)])
+    assert torch.equal(soft(items), teacher.labels(items))
+    assert soft(own) is labels
 
 
 @pytest.mark.parametrize(("of_truth", "of_zero", "best"), [((60.0, 3), (400.0, 1), 1.0), ((400.0, 1), (3.0, 3), 100.0)])
@@ -148,6 +166,19 @@ def test_every_method_is_shown_with_both_kinds_of_labels(task: Task, store: Stor
     blind = compare(comparison, mine, 2, [0, 1], draws=2, soft=lambda x: of_class_0.expand(len(x), -1))
     assert blind["mine" + SOFT]["probe"].mean == pytest.approx(1 / CLASSES)
     assert blind["mine"] == plain["mine"]
+
+
+def test_rows_with_soft_labels_have_soft_retrieval(task: Task, store: Store) -> None:
+    comparison = Comparison(task, store, held_out="validation")
+    items = chosen_items(task, "random", 4, 0)
+    found = compare(comparison, {"mine": [items]}, 4, [], draws=1, soft=load_teacher(task, "probe").labels)
+    embedded = comparison.embed(items)
+    teachers = full_projections(task.condense, CLASSES)
+    (hard,) = retrieval_scores([embedded], task.validation, CLASSES)
+    (soft,) = retrieval_scores([embedded], task.validation, CLASSES, teachers=teachers)
+    assert found["mine"]["retrieval"].values == (hard,)
+    assert found["mine" + SOFT]["retrieval"].values == (soft,)
+    assert hard != soft
 
 
 def test_sets_that_are_not_finite_are_not_labelled(task: Task, store: Store) -> None:
