@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from condense.engine.engine import Engine
 from condense.evaluation import comparison
 from condense.evaluation.replica_scores import full_score
 from condense.evaluation.replica_scores import validate as validation_scores
+from condense.evaluation.soft_labels import load_teacher, recorded_teacher, with_best_temperature
 from condense.export.export import export
 from condense.method.condensation import Condensation, Divergence
 from condense.method.objective import TERMS
@@ -97,6 +98,8 @@ class Result:
     loss_rows: Tensor  # (steps, 4) float32: uni, cross, joint, total
     full_score: float  # validation score of the full data
     seconds: float
+    soft_labels: Tensor | None = None  # (C * dpc, C) float32 on the CPU, rows sum to 1: a teacher's labels
+    teacher: Mapping[str, Any] | None = None  # whose: {teacher, members, temperature}
 
     @property
     def score(self) -> float:
@@ -125,20 +128,38 @@ class Result:
         rows = [(report.score, math.nan if report.share is None else report.share) for report in self.reports]
         return pd.DataFrame(rows, index=steps, columns=["score", "share"])
 
+    def with_soft_labels(self, teacher: str) -> Result:
+        """The same items, also with the labels of a teacher that is trained on the full data: `probe` or `convnet`
+        (`condense/evaluation/soft_labels.py`, also for its temperature). The first time takes a while.
+
+        Raises UserError for data of a single class, or inputs that no ConvNet supports; ValueError for another teacher.
+        """
+        task = self.task
+        found = with_best_temperature(
+            load_teacher(task.embedded, teacher, task.store), task.embedded, task.store, task.config.dpc
+        )
+        labels = found.labels(MemorySplit(self.items, self.labels))
+        return replace(self, soft_labels=labels, teacher=found.describe())
+
     def save(self, folder: str | Path) -> Path:
         """Writes tensors, labels, a manifest and previews to `folder`, as `python -m condense run` does; returns it.
 
         Raises UserError if `folder` holds anything but an earlier condensed dataset, or cannot be written.
         """
         folder, shared = Path(folder), self.task.embedded
-        export(folder, self.items, self.labels, dataset=shared.dataset, record=self.record())
+        soft = self.soft_labels
+        export(folder, self.items, self.labels, dataset=shared.dataset, record=self.record(), soft_labels=soft)
         return folder
 
     def record(self) -> dict[str, Any]:
         """How it was made, JSON-able: what condensed.json holds."""
         task, shared = self.task.config, self.task.embedded
         config = CondensationConfig(
-            **task_keys(task), steps=self.steps, seed=self.seed, hyperparameters=self.hyperparameters
+            **task_keys(task),
+            steps=self.steps,
+            seed=self.seed,
+            soft_labels="none" if self.teacher is None else self.teacher["teacher"],
+            hyperparameters=self.hyperparameters,
         )
         return {
             "config": config.model_dump(mode="json", exclude_none=True),
@@ -149,6 +170,7 @@ class Result:
             "validation": {task.metric: self.score, "share": self.share, "full_data": self.full_score},
             "seconds": self.seconds,
             "device": str(shared.device),
+            **({} if self.teacher is None else {"soft_labels": dict(self.teacher)}),
         }
 
 
@@ -231,10 +253,11 @@ def compare(
     Columns: (protocol, `mean` | `std` | `n` | `share`) with protocol `probe`, `convnet` and `retrieval`
     (`condense/evaluation/comparison.py`). `results`: one result, several seeds of one method (`condensed`), or name -> one or
     several. All must be of one task. `convnet_seeds`: ConvNets per method; 0 leaves them out.
+    Results with soft labels (`Result.with_soft_labels`) give each method, coresets included, a second row, METHOD + soft.
     This opens the test split: make all choices before.
 
     Raises:
-        ValueError: there is no result, or the results are of different tasks.
+        ValueError: there is no result, the results are of different tasks, or their soft labels of different teachers.
     """
     import pandas as pd
 
@@ -246,12 +269,22 @@ def compare(
     task = flat[0].task
     if any(r.task.embedded is not task.embedded or r.task.config.dpc != task.config.dpc for r in flat):
         raise ValueError("results must be of one task: load it once, with one dpc")
+    splits = {name: [MemorySplit(dict(r.items), r.labels) for r in own] for name, own in sets.items()}
+    teachers = [r.teacher for r in flat]
+    if any(teacher != teachers[0] for teacher in teachers):
+        raise ValueError("results must have soft labels of one teacher and temperature, or none of them any")
+    soft = None
+    if teachers[0] is not None:
+        labels = [r.soft_labels for r in flat if r.soft_labels is not None]
+        own_labels = list(zip([split for own in splits.values() for split in own], labels, strict=True))
+        soft = recorded_teacher(task.embedded, task.store, teachers[0], own_labels)
     found = comparison.compare(
         comparison.Comparison(task.embedded, task.store),
-        {name: [MemorySplit(dict(r.items), r.labels) for r in own] for name, own in sets.items()},
+        splits,
         task.config.dpc,
         range(convnet_seeds),
         retrieval=retrieval,
+        soft=soft,
     )
     rows = {
         method: {

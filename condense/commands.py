@@ -23,7 +23,8 @@ from condense.embeddings.task import Task, load_task, load_test
 from condense.evaluation.comparison import PROTOCOLS, Comparison, Sample, as_json, compare, share_of
 from condense.evaluation.convnet import check_shapes
 from condense.evaluation.retrieval import alignment_warnings
-from condense.export.export import read_export
+from condense.evaluation.soft_labels import KINDS, check_teacher, recorded_teacher
+from condense.export.export import read_export, read_soft_labels
 from condense.export.folder import RECORD, check_replaceable
 from condense.storage.cache_folder import check_writable
 from condense.storage.store import Store
@@ -47,6 +48,8 @@ def run(config_path: Path, output: Path, overrides: Sequence[str]) -> int:
         given = getattr(config.hyperparameters, name) is not None
         if modality != name and given and modality not in task.modalities:
             print(f"warning: hyperparameters.{name} has no effect: the data has no {modality}", file=sys.stderr)
+    if config.soft_labels != "none":
+        check_teacher(shared, config.soft_labels)
     print(
         f"{_describe(shared)}; {_budget(shared, config.dpc)}, {config.steps} steps on {shared.device}", file=sys.stderr
     )
@@ -58,6 +61,9 @@ def run(config_path: Path, output: Path, overrides: Sequence[str]) -> int:
         return 1
     finally:
         line.end()
+    if config.soft_labels != "none":
+        print(f"labelling by the full data's {config.soft_labels} (the first time takes longer)", file=sys.stderr)
+        result = result.with_soft_labels(config.soft_labels)
     result.save(output)
     print(f"exported {len(result.labels)} items to {output} (look at {output / 'overview.png'})")
     print(f"next     python -m condense evaluate {output}")
@@ -75,13 +81,20 @@ def evaluate(directory: Path, convnet_seeds: int, json_path: Path | None) -> int
     _check_fingerprints(directory, record, task)
     if convnet_seeds:
         check_shapes(task.dataset.specs)
+    condensed, soft_labels = MemorySplit(inputs, labels), read_soft_labels(directory)
+    teacher = None if soft_labels is None else _recorded_teacher(directory, record)
+    soft = None
+    if soft_labels is not None and teacher is not None:
+        soft = recorded_teacher(task, store, teacher, [(condensed, soft_labels)])
     comparison = Comparison(task, store)
-    results = compare(comparison, {"condensed": [MemorySplit(inputs, labels)]}, config.dpc, range(convnet_seeds))
+    results = compare(comparison, {"condensed": [condensed]}, config.dpc, range(convnet_seeds), soft=soft)
     names = {
         "random": f"random ({len(results['random']['probe'].values or results['random']['retrieval'].values)} draws)",
         "full_data": f"full data ({len(task.condense.labels)} items)",
     }
     print(f"{_describe(task)}; {_budget(task, config.dpc)}; test: {len(comparison.test.labels)} items")
+    if teacher is not None:
+        print(f"soft labels by the full data's {teacher['teacher']}, temperature {teacher['temperature']:g}")
     print(table(results, names))
     if json_path is not None:
         content = {
@@ -89,6 +102,7 @@ def evaluate(directory: Path, convnet_seeds: int, json_path: Path | None) -> int
             "dataset": task.dataset.name,
             "dpc": config.dpc,
             "fingerprints": record["fingerprints"],
+            **({} if teacher is None else {"soft_labels": teacher}),
             "results": as_json(results),
         }
         json_path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -216,6 +230,18 @@ def _recorded_config(directory: Path, record: Mapping[str, Any]) -> Condensation
     if not isinstance(record.get("fingerprints"), dict):
         raise UserError(f"{path}: must hold `fingerprints` of dataset and encoder")
     return validate(CondensationConfig, record["config"], f"{path}, `config`")
+
+
+def _recorded_teacher(directory: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+    """The teacher of an export's soft labels."""
+    known = record.get("soft_labels")
+    if isinstance(known, dict) and known.get("teacher") in KINDS:
+        temperature, steps = known.get("temperature"), known.get("steps", 0)
+        if isinstance(temperature, int | float) and temperature > 0 and isinstance(steps, int) and steps >= 0:
+            return known
+    raise UserError(
+        f"{directory / RECORD}: must hold `soft_labels`: {{teacher, temperature}}, whose labels soft_label are"
+    )
 
 
 def _check_fingerprints(directory: Path, record: Mapping[str, Any], task: Task) -> None:

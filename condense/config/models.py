@@ -234,6 +234,11 @@ class CondensationConfig(TaskConfig):
 
     steps: int = Field(100, ge=0, description="optimiser steps")
     seed: Seed = Field(0, description="of the start, and of the frequencies")
+    soft_labels: Literal["none", "probe", "convnet"] = Field(
+        "none",
+        description="also labels the items by a teacher trained on the full data: a linear `probe` on the encoder's embeddings, "
+        "or ConvNets (`convnet`); `evaluate` then shows every method with hard and with soft labels",
+    )
     hyperparameters: Hyperparameters = Field(
         Hyperparameters(), description="the same as a space's `search` and `fixed`"
     )

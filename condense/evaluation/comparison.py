@@ -8,6 +8,10 @@ Three protocols, each trained on the set and measured on the test split:
 - retrieval: linear projections trained on the set's pairs; class-level recall@1 (`condense/evaluation/retrieval_metric.py`)
 
 With a single class, retrieval looks for partners, and the other two protocols are left out.
+
+Soft labels are always reported beside hard ones, for every method, random items included: a teacher knows the full data, and
+what its labels add is no merit of the items. What is soft in retrieval are the similarities of a set's items, by the projections
+that the full data trains.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ from statistics import fmean, stdev
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from condense.data.dataset import MemorySplit, Split, held
 from condense.embeddings.embeddings import Embedded, embed_split
@@ -31,7 +36,9 @@ from condense.embeddings.task import Task, load_test
 from condense.evaluation.convnet import ConvNet, convnet_accuracies, train_from_scratch
 from condense.evaluation.coresets import SELECTIONS
 from condense.evaluation.linear_probe import as_share
-from condense.evaluation.replica_scores import probe_accuracy, score_of
+from condense.evaluation.replica_scores import probe_accuracy
+from condense.evaluation.retrieval import Projections
+from condense.evaluation.retrieval_metric import full_projections, retrieval_scores
 from condense.method.condensation import initial_inputs
 from condense.storage.store import Store
 
@@ -39,6 +46,7 @@ VERSION = 1  # of the ConvNet protocol, apart from its keyword arguments
 CONVNET_STEPS = 300
 RANDOM_DRAWS = 5  # random choices of items in a comparison, at least
 PROTOCOLS = ("probe", "convnet", "retrieval")
+SOFT = " + soft"  # after a method's name: the same items with a teacher's labels
 
 
 @dataclass(frozen=True)
@@ -95,27 +103,39 @@ class Comparison:
         """Embeds items for `probe` and `retrieval`. Raises FloatingPointError if an item is not finite."""
         return embed_split(self.task.encoder, items, self.task.device).to(self.task.device)
 
-    def probe(self, embedded: Embedded) -> float:
-        """Test accuracy of a linear probe, 0 .. 1."""
-        return probe_accuracy(embedded, self.test, self.task.dataset.num_classes)
+    def probe(self, embedded: Embedded, targets: Tensor | None = None) -> float:
+        """Test accuracy of a linear probe, 0 .. 1. `targets`: soft labels (n, C), in place of the items' labels."""
+        return probe_accuracy(embedded, self.test, self.task.dataset.num_classes, targets=targets)
 
-    def retrieval(self, embedded: Embedded) -> float | None:
-        """The metric `retrieval` on test, 0 .. 1, mean over pairs of modalities and directions; None without any pair."""
+    def retrieval(self, embedded: Embedded, taught: bool = False) -> float | None:
+        """The metric `retrieval` on test, 0 .. 1, mean over pairs of modalities and directions; None without any pair.
+
+        `taught`: the target is the similarity by the full data's projections, in place of partners or classes.
+        """
         pairs = itertools.combinations(self.task.modalities, 2)
         if not any(len(embedded.having(a, b)[1]) and len(self.test.having(a, b)[1]) for a, b in pairs):
             return None
-        return score_of(embedded, self.test, self.task.dataset.num_classes, "retrieval")
+        teachers = self._full_projections if taught else None
+        return retrieval_scores([embedded], self.test, self.task.dataset.num_classes, teachers=teachers)[0]
 
-    def convnet(self, trainings: Sequence[tuple[Split, int]]) -> list[float]:
+    def convnet(
+        self,
+        trainings: Sequence[tuple[Split, int]],
+        targets: Sequence[Tensor | None] | None = None,  # soft labels (n, C) of each training; None: the items' labels
+        augmentation: bool = True,
+    ) -> list[float]:
         """Test accuracy of a ConvNet for each (items, seed), 0 .. 1; NaN for items that are not finite."""
         classes, device = self.task.dataset.num_classes, self.task.device
+        targets = [None] * len(trainings) if targets is None else targets
 
-        def train(training: tuple[Split, int]) -> ConvNet:
-            items, seed = training
-            return train_from_scratch(items, classes, seed, device, steps=self.convnet_steps)
+        def train(training: tuple[tuple[Split, int], Tensor | None]) -> ConvNet:
+            (items, seed), soft = training
+            return train_from_scratch(
+                items, classes, seed, device, soft, steps=self.convnet_steps, augmentation=augmentation
+            )
 
-        finite = [not isinstance(items, MemorySplit) or _is_finite(items) for items, _ in trainings]
-        usable = [training for training, fine in zip(trainings, finite, strict=True) if fine]
+        finite = [not isinstance(items, MemorySplit) or is_finite(items) for items, _ in trainings]
+        usable = [each for each, fine in zip(zip(trainings, targets, strict=True), finite, strict=True) if fine]
         if not usable:
             return [math.nan] * len(trainings)
         with _side_by_side(device) as each:
@@ -130,7 +150,7 @@ class Comparison:
                 "version": VERSION,
                 "dataset": self.task.dataset.fingerprint,
                 "specs": {m: spec.describe() for m, spec in self.task.dataset.specs.items()},
-                "protocol": {**_convnet_defaults(), "steps": self.convnet_steps},
+                "protocol": {**convnet_defaults(), "steps": self.convnet_steps},
                 "seed": seed,
                 **({} if self.held_out == "test" else {"held_out": self.held_out}),
             }
@@ -144,6 +164,10 @@ class Comparison:
                 self.store.put("convnet_full", keys[seed], {"accuracy": torch.tensor([value], dtype=torch.float64)})
                 known[seed] = value
         return [known[seed] for seed in keys]
+
+    @functools.cached_property
+    def _full_projections(self) -> dict[tuple[str, str], Projections]:
+        return full_projections(self.task.condense, self.task.dataset.num_classes)
 
     @functools.cached_property
     def _full_items(self) -> Split:
@@ -164,8 +188,12 @@ def compare(
     *,
     draws: int = RANDOM_DRAWS,
     retrieval: bool = True,
+    soft: Callable[[MemorySplit], Tensor] | None = None,
 ) -> dict[str, dict[str, Sample]]:
     """method -> protocol -> values, for the given sets, coresets of `dpc` real items per class, and `full_data`.
+
+    `soft`: a set's soft labels (n, C), usually a teacher's (`condense/evaluation/soft_labels.py`). After each method but
+    `full_data` there is then a row METHOD + soft: the same items and the same seeds with these labels.
 
     `sets[method]`: one or more results (seeds) of a method. Each gets a probe; the ConvNets take them in turn. `random`
     has `draws` sets, at least as many as ConvNets. Sets that are not finite get NaN. With one class there are neither
@@ -178,24 +206,25 @@ def compare(
     for method in SELECTIONS:
         seeds = range(max(draws, len(convnet_seeds)) if method == "random" else 1)
         everything[method] = [chosen_items(task, method, dpc, seed) for seed in seeds]
-    trained_on: dict[str, list[Embedded | None]] = {
-        name: [comparison.embed(items) if _is_finite(items) else None for items in members]
-        for name, members in everything.items()
-    }
-    trained_on["full_data"] = [task.condense]
-    results: dict[str, dict[str, Sample]] = {}
-    for name, embedded in trained_on.items():
-        accuracies = [math.nan if each is None else comparison.probe(each) for each in embedded] if classes else []
-        recalls = [comparison.retrieval(each) for each in embedded if each is not None] if retrieval else []
+    # Each set: its items, their embeddings (None if not finite), and its soft labels, if any.
+    rows: dict[str, list[tuple[MemorySplit, Embedded | None, Tensor | None]]] = {}
+    for name, members in everything.items():
+        embedded = [comparison.embed(items) if is_finite(items) else None for items in members]
+        rows[name] = [(items, x, None) for items, x in zip(members, embedded, strict=True)]
+        if soft is not None and classes:
+            rows[name + SOFT] = [(items, x, None if x is None else soft(items)) for items, x, _ in rows[name]]
+
+    def scores(trained_on: Sequence[tuple[Embedded | None, Tensor | None]], taught: bool = False) -> dict[str, Sample]:
+        accuracies = [math.nan if x is None else comparison.probe(x, y) for x, y in trained_on] if classes else []
+        recalls = [comparison.retrieval(x, taught) for x, _ in trained_on if x is not None] if retrieval else []
         found = tuple(recall for recall in recalls if recall is not None)
-        results[name] = {"probe": Sample(tuple(accuracies)), "retrieval": Sample(found)}
-    trainings = [
-        (members[turn % len(members)], seed)
-        for members in everything.values()
-        for turn, seed in enumerate(convnet_seeds)
-    ]
-    values = iter(comparison.convnet(trainings))
-    for name in everything:
+        return {"probe": Sample(tuple(accuracies)), "retrieval": Sample(found)}
+
+    results = {name: scores([(x, y) for _, x, y in row], name.endswith(SOFT)) for name, row in rows.items()}
+    results["full_data"] = scores([(task.condense, None)])
+    turns = [(row[turn % len(row)], seed) for row in rows.values() for turn, seed in enumerate(convnet_seeds)]
+    values = iter(comparison.convnet([(items, seed) for (items, _, _), seed in turns], [y for (*_, y), _ in turns]))
+    for name in rows:
         results[name]["convnet"] = Sample(tuple(itertools.islice(values, len(convnet_seeds))))
     results["full_data"]["convnet"] = Sample(tuple(comparison.full_convnet(convnet_seeds)))
     return results
@@ -220,11 +249,11 @@ def share_of(value: float, full: float) -> float | None:
     return as_share(value, full) if full > 0 and math.isfinite(value) else None
 
 
-def _is_finite(items: MemorySplit) -> bool:
+def is_finite(items: MemorySplit) -> bool:
     return all(bool(x.isfinite().all()) for x in items.inputs.values())
 
 
-def _convnet_defaults() -> dict[str, Any]:
+def convnet_defaults() -> dict[str, Any]:
     """The default arguments of `train_from_scratch`, so that changing one changes the protocol's key."""
     parameters = inspect.signature(train_from_scratch).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from condense.data.dataset import Split
+from condense.evaluation.linear_probe import checked_targets
 from condense.inputs.spec import InputSpec
 from condense.system.errors import UserError
 from condense.system.precision import full_float32
@@ -65,6 +66,7 @@ def train_from_scratch(
     num_classes: int,
     seed: int,
     device: torch.device,
+    targets: Tensor | None = None,  # (N, C) probabilities, a row per item; None: the labels
     *,
     steps: int = 300,
     batch_size: int = 32,
@@ -75,8 +77,12 @@ def train_from_scratch(
 ) -> ConvNet:
     """A ConvNet after `steps` AdamW steps on batches of min(N, batch_size), cosine learning rate, in eval mode.
 
+    With `targets` the loss is the cross entropy with an item's row, which stays the same however the item is augmented.
     Start, batches and augmentation come from `seed` alone (drawn on the CPU); no global random state is touched.
+    Raises ValueError if `targets` are not N rows of C probabilities.
     """
+    if targets is not None:
+        targets = checked_targets(targets, (len(items), num_classes)).to(device)
     generator = torch.Generator().manual_seed(seed)
     shapes = {m: x.shape[1:] for m, x in items.load(range(1)).items()}
     model = ConvNet(shapes, num_classes, generator, widths).to(device)
@@ -85,10 +91,12 @@ def train_from_scratch(
     model.train()
     batches = _batches(len(items), batch_size, generator)
     for _ in range(steps):
-        batch, labels = _read(items, next(batches), device)
+        indices = next(batches)
+        batch, labels = _read(items, indices, device)
         if augmentation:
             batch = augment(batch, generator)
-        loss = nn.functional.cross_entropy(model(batch), labels)
+        wanted = labels if targets is None else targets[indices.to(device)]
+        loss = nn.functional.cross_entropy(model(batch), wanted)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -172,13 +180,13 @@ def _batches(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Te
             yield order[start : start + size]
 
 
-def check_shapes(specs: Mapping[str, InputSpec]) -> None:
-    """Raises UserError for inputs that no ConvNet supports."""
+def check_shapes(specs: Mapping[str, InputSpec], instead: str = "use --convnet-seeds 0") -> None:
+    """Raises UserError for inputs that no ConvNet supports; `instead`: what to do then."""
     for modality, spec in specs.items():
         if len(spec.shape) not in (2, 3, 4):
             raise UserError(
                 f"{modality}: a ConvNet takes items of 2 or 3 dimensions, or clips of them, but got {len(spec.shape)}: "
-                "use --convnet-seeds 0"
+                f"{instead}"
             )
 
 

@@ -12,7 +12,7 @@ C  classes
 r  rank of the problem, min(N, d + 1)
 
 Objective of one probe, with item weights w_i that sum to 1, x_i the features moved to mean 0 and divided by their
-root mean square norm (of the set that it is trained on), and y_i the label:
+root mean square norm (of the set that it is trained on), and y_i the label, or a row of probabilities (a soft label):
 
     sum_i w_i * cross_entropy(x_i W + b, y_i) + weight_decay / 2 * (|W|^2 + |b|^2)
 
@@ -72,6 +72,7 @@ def train_probes(
     num_classes: int,
     head_seeds: Sequence[int] = (0,),
     *,
+    targets: Tensor | None = None,  # (R, N, C) probabilities; anything where the weight is 0; None: the labels
     steps: int = 2000,
     weight_decay: float = WEIGHT_DECAY,
 ) -> Probes:
@@ -88,7 +89,11 @@ def train_probes(
     Where C * r is small, Newton's method gets there in a tenth of the steps, and in less time.
     At most `steps` steps. Memory: about 3 times the features, also for full data (200,000 x 2,048: 5 GB).
 
-    Raises ValueError on shapes that do not fit, a set without weight, or labels outside 0 .. C-1.
+    `targets`: soft labels, in place of `labels`. The cross entropy with probabilities has the same Hessian, so that all of
+    the above holds.
+
+    Raises ValueError on shapes that do not fit, a set without weight, labels outside 0 .. C-1, or targets that are no
+    probabilities.
     """
     weights = _checked_weights(features, labels, weights, num_classes, weight_decay)
     R, _, d = features.shape
@@ -100,6 +105,9 @@ def train_probes(
     z = x @ axes  # (R, N, r): the same items in these axes
     wz = z * weights.unsqueeze(2)  # (R, N, r)
     target = torch.nn.functional.one_hot(labels.masked_fill(~present, 0), C).float()  # (R, N, C)
+    if targets is not None:
+        known = torch.where(present.unsqueeze(2), targets, target) if targets.shape == target.shape else targets
+        target = checked_targets(known, target.shape)
     pull = (target.mT @ wz).unsqueeze(2)  # (R, C, 1, r): the labels' part of the gradient
     step_size = (1.0 / (size / 2 + weight_decay))[:, None, None]  # (R, 1, 1, r)
 
@@ -144,6 +152,19 @@ def as_share(
     if not full > 0:
         raise ValueError(f"the full data's value must be > 0, but got {full}")
     return value / full
+
+
+def checked_targets(
+    targets: Tensor,  # (..., C)
+    shape: Sequence[int],
+) -> Tensor:
+    """`targets` as float32. Raises ValueError unless they are of this shape, >= 0, and every row sums to 1 (within 1e-4)."""
+    if tuple(targets.shape) != tuple(shape):
+        raise ValueError(f"targets must be {tuple(shape)}, but got {tuple(targets.shape)}")
+    targets = targets.float()
+    if not bool((targets >= 0).all()) or not bool(((targets.sum(-1) - 1).abs() <= 1e-4).all()):
+        raise ValueError("targets must be probabilities: >= 0, and each row must sum to 1")
+    return targets
 
 
 def _checked_weights(
@@ -240,7 +261,7 @@ def _newton(
     u: Tensor,  # (R, C, H, r) where to start
     z: Tensor,  # (R, N, r)
     weights: Tensor,  # (R, N), each set's sum 1
-    target: Tensor,  # (R, N, C) one-hot
+    target: Tensor,  # (R, N, C) probabilities
     weight_decay: float,
     steps: int,
 ) -> tuple[Tensor, int, Tensor]:

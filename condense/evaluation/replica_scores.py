@@ -121,9 +121,16 @@ def score_of(train: Embedded, held_out: Embedded, num_classes: int, metric: str 
     return probe_accuracy(train, held_out, num_classes)
 
 
-def probe_accuracy(train: Embedded, held_out: Embedded, num_classes: int, head_seeds: Sequence[int] = (0,)) -> float:
+def probe_accuracy(
+    train: Embedded,
+    held_out: Embedded,
+    num_classes: int,
+    head_seeds: Sequence[int] = (0,),
+    targets: Tensor | None = None,  # (n, C) soft labels of `train`; None: its labels
+) -> float:
     """Accuracy on `held_out` of a probe trained on all of `train`."""
-    probes = train_probes(train.features[None], train.labels[None], None, num_classes, head_seeds)
+    soft = None if targets is None else targets[None].to(train.labels.device)
+    probes = train_probes(train.features[None], train.labels[None], None, num_classes, head_seeds, targets=soft)
     return accuracy(probes, held_out.features, held_out.labels).overall.mean().item()
 
 

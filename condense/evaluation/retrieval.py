@@ -79,13 +79,15 @@ def train_projections(
     *,
     seed: int = 0,
     labels: Tensor | None = None,  # (N,) int64: pairs of the same class attract each other; None: only partners do
+    similarity: Tensor | None = None,  # (N, N): a teacher's logits of a's items against b's; then labels have no part
     **options: Any,  # see `train_projection_sets`
 ) -> Projections:
     """The projections of one set of pairs. Raises ValueError on shapes that do not fit."""
     if a.shape != b.shape or a.dim() != 2 or len(a) == 0:
         raise ValueError(f"a and b must both be (N, D) with N > 0, but got {tuple(a.shape)} and {tuple(b.shape)}")
     classes = None if labels is None else labels[None]
-    maps = train_projection_sets(a[None], b[None], seed=seed, labels=classes, **options)
+    taught = None if similarity is None else similarity[None]
+    maps = train_projection_sets(a[None], b[None], seed=seed, labels=classes, similarity=taught, **options)
     return Projections(maps.a[0], maps.b[0])
 
 
@@ -96,6 +98,8 @@ def train_projection_sets(
     *,
     seed: int = 0,
     labels: Tensor | None = None,  # (R, N) int64: pairs of the same class attract each other; None: only partners do
+    similarity: Tensor
+    | None = None,  # (R, N, N): a teacher's logits of a's items against b's; then labels have no part
     steps: int = 200,
     batch_size: int = 512,
     learning_rate: float = 1e-3,
@@ -106,23 +110,28 @@ def train_projection_sets(
 
     Both maps start from the identity and minimise symmetric InfoNCE on batches of min(N, batch_size) pairs, by Adam.
     InfoNCE: van den Oord et al. 2018, symmetric as in CLIP (Radford et al. 2021, whose temperature starts at 0.07);
-    with labels, the target is uniform over the class (Khosla et al. 2020). `weight_decay / 2 * |W - I|^2`, summed over
+    with labels, the target is uniform over the class (Khosla et al. 2020); with `similarity`, rows and columns have the
+    teacher's softmax of their batch as the target, as soft labels do. `weight_decay / 2 * |W - I|^2`, summed over
     the two maps, keeps a tiny set from moving what it says nothing about. `seed` draws the batches (the same for all
     sets), nothing else: up to batch_size pairs the result is deterministic. Raises ValueError on shapes that do not fit.
     """
     if a.shape != b.shape or a.dim() != 3 or a.shape[1] == 0:
         raise ValueError(f"a and b must both be (R, N, D) with N > 0, but got {tuple(a.shape)} and {tuple(b.shape)}")
     R, N, D = a.shape
+    if similarity is not None and similarity.shape != (R, N, N):
+        raise ValueError(f"similarity must be {(R, N, N)}, but got {tuple(similarity.shape)}")
     generator = torch.Generator().manual_seed(seed)
     classes = torch.arange(N, device=a.device).expand(R, N) if labels is None else labels
     a, b = a.float(), b.float()
     maps = [torch.eye(D, device=a.device).repeat(R, 1, 1) for _ in range(2)]
     moments = [(torch.zeros_like(weight), torch.zeros_like(weight)) for weight in maps]
-    x, y, target = a, b, _targets(classes)
+    x, y, target = a, b, _targets(classes) if similarity is None else _taught(similarity)
     for step in range(1, steps + 1):
         if batch_size < N:
             chosen = torch.randint(N, (batch_size,), generator=generator).to(a.device)
-            x, y, target = a[:, chosen], b[:, chosen], _targets(classes[:, chosen])
+            x, y = a[:, chosen], b[:, chosen]
+            known = None if similarity is None else similarity[:, chosen][:, :, chosen]
+            target = _targets(classes[:, chosen]) if known is None else _taught(known)
         slopes = _info_nce_slopes(torch.bmm(x, maps[0]), torch.bmm(y, maps[1]), target, temperature)
         for weight, items, slope, (first, second) in zip(maps, (x, y), slopes, moments, strict=True):
             gradient = torch.baddbmm(weight, items.mT, slope, beta=weight_decay)
@@ -150,10 +159,15 @@ def _targets(classes: Tensor) -> Tensor:
     return same / same.sum(2, keepdim=True)
 
 
+def _taught(similarity: Tensor) -> Tensor:
+    """(R, N, N) logits -> (R, N, N): the mean of the targets of rows and of columns, which is all that the gradient needs."""
+    return (similarity.float().softmax(2) + similarity.float().softmax(1)) / 2
+
+
 def _info_nce_slopes(
     p: Tensor,  # (R, N, D), of any norm
     q: Tensor,  # (R, N, D)
-    target: Tensor,  # (R, N, N), symmetric
+    target: Tensor,  # (R, N, N): the mean of what rows and columns should be
     temperature: float,
 ) -> tuple[Tensor, Tensor]:
     """The gradient of the symmetric InfoNCE of each set with respect to p and q, written out: autograd would take

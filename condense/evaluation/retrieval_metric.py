@@ -14,7 +14,7 @@ query and one candidate, and any of its captions answers it, as Clotho and COCO 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -22,7 +22,13 @@ import torch
 from torch import Tensor
 
 from condense.embeddings.embeddings import Embedded
-from condense.evaluation.retrieval import Projections, chance_to_find, retrieval_recall, train_projection_sets
+from condense.evaluation.retrieval import (
+    Projections,
+    chance_to_find,
+    retrieval_recall,
+    train_projection_sets,
+    train_projections,
+)
 
 PARTNER_RECALLS = (1, 5, 10)
 # Computed at every report for every replica, so it may cost about a tenth of the steps between two reports with the smallest
@@ -31,6 +37,7 @@ PARTNER_RECALLS = (1, 5, 10)
 VALIDATION_PAIRS = 500
 VALIDATION_TRAINING: dict[str, Any] = {"steps": 50, "learning_rate": 4e-3}
 SAME_ITEM = 1e-6  # 1 - cosine below which two rows hold the same item: encoders round a little with their batch
+TEACHER_TEMPERATURE = 0.07  # of a teacher's similarities: that of the training itself
 MAP_NUMBERS = 2**25  # in the maps of one modality that are trained together: 128 MB, five times that with their moments
 
 
@@ -40,8 +47,12 @@ def retrieval_scores(
     num_classes: int,
     *,
     final: bool = True,
+    teachers: Mapping[tuple[str, str], Projections] | None = None,
 ) -> list[float]:
     """The metric of every set, 0 .. 1. Sets of one size are trained together.
+
+    `teachers`: per pair of modalities, projections whose similarities of a set's items are the target (`full_projections`), in
+    place of partners or classes.
 
     A pair of modalities is trained on, and asked of, the items that have both; without such items it is left out.
     `final`: on all held-out pairs, with the defaults of `train_projections`; otherwise cheaper, on at most
@@ -59,7 +70,11 @@ def retrieval_scores(
         for members in _of_one_size([len(labels) for _, labels in given], max(1, MAP_NUMBERS // real_a.shape[1] ** 2)):
             x, y = (torch.stack([given[i][0][side] for i in members]) for side in (0, 1))
             labels = None if num_classes == 1 else torch.stack([given[i][1] for i in members])
-            maps = train_projection_sets(x, y, labels=labels, **training)
+            taught = None
+            if teachers is not None and (a, b) in teachers:
+                p, q = teachers[a, b].project(x, y)
+                taught = p @ q.mT / TEACHER_TEMPERATURE
+            maps = train_projection_sets(x, y, labels=labels, similarity=taught, **training)
             for position, i in enumerate(members):
                 projected = Projections(maps.a[position], maps.b[position]).project(real_a, real_b)
                 if num_classes == 1:
@@ -69,6 +84,19 @@ def retrieval_scores(
     if sets and not recalls[0]:
         raise ValueError("retrieval needs items with two modalities")
     return [fmean(own) for own in recalls]
+
+
+def full_projections(full: Embedded, num_classes: int) -> dict[tuple[str, str], Projections]:
+    """Per pair of modalities, the projections that the full data's pairs train: teachers for a set's. Their similarities have at
+    most rank D. LoRS (Xu et al. 2024, "Low-Rank Similarity Mining for Multimodal Dataset Distillation") instead learns such a
+    matrix together with the items.
+    """
+    found = {}
+    for a, b in itertools.combinations(full.embeddings, 2):
+        (of_a, of_b), labels = full.having(a, b)
+        if len(labels):
+            found[a, b] = train_projections(of_a, of_b, labels=None if num_classes == 1 else labels)
+    return found
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """A condensed dataset as a folder: tensors for programs, previews and an overview for people.
 
-- `condensed.safetensors`: one key per modality, (n, *shape) float32 in the encoder's units, and `label`, (n,) int64
+- `condensed.safetensors`: one key per modality, (n, *shape) float32 in the encoder's units, and `label`, (n,) int64;
+  with a teacher's labels also `soft_label`, (n, C) float32 probabilities
 - `condensed.json`: how it was made, class names, input spec of each modality
 - `manifest.csv`: index, label, and per modality the file that shows the item (relative to the CSV)
 - `previews/`: 003_seven_vision.png, 003_seven_audio.png, 003_seven_audio.wav
@@ -52,20 +53,26 @@ def export(
     dataset: Dataset,
     record: Mapping[str, Any],
     max_previews: int = 200,
+    soft_labels: Tensor | None = None,
 ) -> None:
     """Write the synthetic items `inputs[modality]` (n, *shape) of the classes `labels` (n,) into `directory`.
 
     `record` (JSON-able: config, fingerprints, steps, seed) goes into condensed.json. At most `max_previews` items get
-    previews, taken from all classes in turn. The folder appears complete or not at all: it is written beside its place
-    and then renamed; an earlier export there is replaced.
+    previews, taken from all classes in turn. `soft_labels` (n, C): rows that sum to 1. The folder appears complete or not at
+    all: it is written beside its place and then renamed; an earlier export there is replaced.
 
     Raises UserError if `directory` holds anything but an earlier export, or cannot be written.
-    Raises ValueError if `inputs` and `labels` do not fit `dataset`.
+    Raises ValueError if `inputs`, `labels` and `soft_labels` do not fit `dataset`.
     """
     inputs = {modality: tensor.detach().float().cpu().clone() for modality, tensor in inputs.items()}
     inputs = {modality: tensor.contiguous() for modality, tensor in inputs.items()}  # safetensors writes no views
     labels = labels.detach().long().cpu().clone()
     _check_items(inputs, labels, dataset.specs, dataset.num_classes)
+    tensors = {**inputs, "label": labels}
+    if soft_labels is not None:
+        tensors["soft_label"] = soft_labels.detach().float().cpu().contiguous().clone()
+        if problem := _soft_problem(tensors["soft_label"], len(labels), dataset.num_classes):
+            raise ValueError(f"soft_labels {problem}")
     content = {
         **record,
         "class_names": list(dataset.class_names),
@@ -82,7 +89,7 @@ def export(
     work = directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}")
     try:
         work.mkdir(parents=True)
-        write_tensors(work / TENSORS, {**inputs, "label": labels})
+        write_tensors(work / TENSORS, tensors)
         (work / RECORD).write_text(text + "\n", encoding="utf-8")
         shown = _write_previews(work, inputs, labels, dataset, max_previews)
         _write_manifest(work / "manifest.csv", labels, dataset, shown)
@@ -99,6 +106,17 @@ def read_export(directory: Path) -> tuple[dict[str, Tensor], Tensor, dict[str, A
 
     Raises UserError, naming the file, if one is missing, damaged or does not fit the other.
     """
+    tensors, record = _read(directory)
+    return {modality: tensors[modality] for modality in record["modalities"]}, tensors["label"], record
+
+
+def read_soft_labels(directory: Path) -> Tensor | None:
+    """The soft labels (n, C) float32 in `directory`; None if it has none. Raises as `read_export`."""
+    return _read(directory)[0].get("soft_label")
+
+
+def _read(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The checked tensors, as in the file, and the record."""
     path = directory / RECORD
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -121,7 +139,7 @@ def read_export(directory: Path) -> tuple[dict[str, Tensor], Tensor, dict[str, A
         tensors = safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"{path}: cannot be read as safetensors: {' '.join(str(error).split())}") from None
-    if set(tensors) != {*shapes, "label"}:
+    if tensors.keys() - {"soft_label"} != {*shapes, "label"}:
         raise UserError(f"{path}: must hold {', '.join([*shapes, 'label'])}, but holds {', '.join(sorted(tensors))}")
     labels = tensors["label"]
     if labels.dtype != torch.int64 or labels.ndim != 1:
@@ -136,7 +154,19 @@ def read_export(directory: Path) -> tuple[dict[str, Tensor], Tensor, dict[str, A
             raise UserError(f"{path}: {modality}: shape must be {expected}, but got {tuple(tensors[modality].shape)}")
         if not torch.isfinite(tensors[modality]).all():
             raise UserError(f"{path}: {modality}: holds NaN or infinity")
-    return {modality: tensors[modality] for modality in shapes}, labels, record
+    if "soft_label" in tensors and (problem := _soft_problem(tensors["soft_label"], len(labels), num_classes)):
+        raise UserError(f"{path}: soft_label: {problem}")
+    return tensors, record
+
+
+def _soft_problem(soft: Tensor, n: int, num_classes: int) -> str | None:
+    """What is wrong with soft labels; None if nothing is."""
+    if soft.dtype != torch.float32 or soft.shape != (n, num_classes):
+        got = f"{str(soft.dtype).removeprefix('torch.')} of shape {tuple(soft.shape)}"
+        return f"must be float32 of shape {(n, num_classes)}, but got {got}"
+    if not bool((soft >= 0).all()) or not bool(((soft.sum(1) - 1).abs() <= 1e-4).all()):
+        return "must be probabilities: >= 0, and each row must sum to 1"
+    return None
 
 
 def _check_items(

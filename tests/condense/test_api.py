@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,8 @@ from small_files import CLASSES, ENCODER, HYPERPARAMETERS, write_tensors
 
 import condense
 from condense.__main__ import main
-from condense.evaluation import comparison
-from condense.export.export import read_export
+from condense.evaluation import comparison, soft_labels
+from condense.export.export import read_export, read_soft_labels
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +71,35 @@ def test_it_is_the_same_run_as_the_commands(task: condense.LoadedTask, data: Pat
     for record in (here[2], there[2]):
         del record["seconds"]
     assert here[2] == there[2]
+
+
+def test_soft_labels_stand_beside_hard_ones(
+    task: condense.LoadedTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choose = functools.partial(soft_labels.with_best_temperature, steps=3, students=1)
+    monkeypatch.setattr("condense.api.with_best_temperature", choose)
+    plain = condense.run(task, HYPERPARAMETERS, seed=3, steps=2)
+    soft = plain.with_soft_labels("probe")
+    assert soft.soft_labels is not None
+    assert soft.soft_labels.shape == (2 * CLASSES, CLASSES)
+    assert plain.soft_labels is None
+    assert soft.items is plain.items
+    soft.save(tmp_path / "out")
+    found = read_soft_labels(tmp_path / "out")
+    assert found is not None
+    assert torch.equal(found, soft.soft_labels)
+    table = condense.compare(soft, convnet_seeds=0, retrieval=False)
+    methods = ["condensed", "random", "herding", "k_center"]
+    assert table.index.tolist() == [*[row for m in methods for row in (m, f"{m} + soft")], "full_data"]
+    alone = condense.compare(plain, convnet_seeds=0, retrieval=False)
+    assert table.loc[alone.index].equals(alone)
+    of_class_0 = torch.eye(CLASSES)[:1].repeat(2 * CLASSES, 1)
+    blind = condense.compare({"mine": replace(soft, soft_labels=of_class_0)}, convnet_seeds=0, retrieval=False)
+    assert blind.loc["mine + soft", ("probe", "mean")] == pytest.approx(
+        1 / CLASSES
+    )  # its own labels, not the teacher's
+    with pytest.raises(ValueError, match="soft labels of one teacher"):
+        condense.compare([plain, soft])
 
 
 def test_runs_in_threads_do_not_disturb_each_other(task: condense.LoadedTask) -> None:

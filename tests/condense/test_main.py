@@ -23,8 +23,9 @@ from small_files import ENCODER, HYPERPARAMETERS, write_tensors
 from condense import commands
 from condense.__main__ import main
 from condense.config.files import load_config
+from condense.evaluation import comparison, soft_labels
 from condense.evaluation.comparison import Comparison, Sample, as_json, share_of
-from condense.export.export import read_export
+from condense.export.export import read_export, read_soft_labels
 from condense.system.errors import UserError
 
 
@@ -144,6 +145,58 @@ def test_evaluate_compares_under_three_protocols(config: Path, capsys: pytest.Ca
     assert [path.stat().st_mtime_ns for path in full] == written  # read, not trained again
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Teachers and students take three steps."""
+    train = comparison.train_from_scratch
+
+    def short(*given: Any, **keys: Any) -> Any:
+        return train(*given, **{**keys, "steps": 3})
+
+    for module in (comparison, soft_labels):
+        monkeypatch.setattr(module, "train_from_scratch", short)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("kind", ["probe", "convnet"])
+def test_soft_labels_from_run_to_evaluate(config: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    hard, output, scores = config.parent / "hard", config.parent / "out", config.parent / "scores.json"
+    assert main(["run", str(config), "--output", str(hard)]) == 0
+    assert main(["run", str(config), "--output", str(output), "--set", f"soft_labels={kind}"]) == 0
+    torch.testing.assert_close(read_export(output)[:2], read_export(hard)[:2], atol=0, rtol=0)  # labels, not items
+    assert read_soft_labels(hard) is None
+    labels = read_soft_labels(output)
+    assert labels is not None
+    assert labels.shape == (6, 3)
+    record = read_export(output)[2]
+    assert record["config"]["soft_labels"] == record["soft_labels"]["teacher"] == kind
+    temperature = record["soft_labels"]["temperature"]
+    capsys.readouterr()
+    assert main(["evaluate", str(output), "--convnet-seeds", "1", "--json", str(scores)]) == 0
+    printed = capsys.readouterr().out
+    assert f"soft labels by the full data's {kind}, temperature {temperature:g}" in printed
+    methods = ["condensed", "random", "herding", "k_center"]
+    content = json.loads(scores.read_text())
+    assert content["soft_labels"] == record["soft_labels"]
+    assert list(content["results"]) == [*[row for m in methods for row in (m, f"{m} + soft")], "full_data"]
+    assert 0 <= content["results"]["condensed + soft"]["retrieval"]["mean"] <= 1
+
+    # The labels in the file count, not what the teacher would say of the items.
+    path = output / "condensed.safetensors"
+    of_class_0 = torch.eye(3)[:1].repeat(6, 1)
+    safetensors.torch.save_file({**safetensors.torch.load_file(path), "soft_label": of_class_0}, path)
+    assert main(["evaluate", str(output), "--convnet-seeds", "0", "--json", str(scores)]) == 0
+    found = json.loads(scores.read_text())["results"]
+    assert found["condensed + soft"]["probe"]["mean"] == pytest.approx(1 / 3)
+    assert found["condensed"] == {**content["results"]["condensed"], "convnet": None}
+    assert found["random + soft"]["probe"] == content["results"]["random + soft"]["probe"]
+
+    for change in ({"teacher": "parrot"}, {"temperature": 0}, {"temperature": "warm"}, {"steps": "many"}):
+        damaged = {**record, "soft_labels": {**record["soft_labels"], **change}}
+        (output / "condensed.json").write_text(json.dumps(damaged))
+        assert "must hold `soft_labels`" in refused(capsys, "evaluate", output)
+
+
 def test_evaluate_without_convnets(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output, scores = config.parent / "out", config.parent / "scores.json"
     assert main(["run", str(config), "--output", str(output)]) == 0
@@ -176,6 +229,8 @@ def test_inputs_that_no_convnet_takes_are_told_before_the_work(
     }
     (folder / "flat.yaml").write_text(yaml.safe_dump({**flat, "steps": 2}))
     output = folder / "flat"
+    soft = ["--set", "soft_labels=convnet"]
+    assert "use `soft_labels: probe`" in refused(capsys, "run", folder / "flat.yaml", "--output", output, *soft)
     assert main(["run", str(folder / "flat.yaml"), "--output", str(output)]) == 0
     assert "vision: a ConvNet takes items of 2 or 3 dimensions" in refused(capsys, "evaluate", output)
     assert main(["evaluate", str(output), "--convnet-seeds", "0"]) == 0
@@ -211,6 +266,7 @@ def test_a_manifest_of_files_one_modality_works_from_end_to_end(tmp_path: Path, 
 def test_a_user_s_mistake_is_one_line(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = config.parent
     run = ("run", config, "--output", folder / "out")
+    assert "`soft_labels`: Input should be 'none'" in refused(capsys, *run, "--set", "soft_labels=yes")
     assert "unknown key `stepz`" in refused(capsys, *run, "--set", "stepz=1")
     assert "unknown key `hyperparameters.sigma`" in refused(capsys, *run, "--set", "hyperparameters.sigma=1")
     assert "must be key=value" in refused(capsys, *run, "--set", "steps")

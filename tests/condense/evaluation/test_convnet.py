@@ -91,6 +91,52 @@ def test_accuracy_does_not_depend_on_the_batch_size():
         assert convnet_accuracies(models, items, CPU, batch_size) == pytest.approx(direct)
 
 
+def flat(model: ConvNet) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize("augmentation", [True, False])
+def test_one_hot_targets_are_the_labels(augmentation):
+    items = bars(0, 12)
+    given = {"steps": 6, "batch_size": 8, "augmentation": augmentation}
+    hard = flat(train_from_scratch(items, 4, 5, CPU, **given))
+    one_hot = torch.nn.functional.one_hot(items.labels, 4).double()
+    torch.testing.assert_close(flat(train_from_scratch(items, 4, 5, CPU, one_hot, **given)), hard, atol=1e-5, rtol=1e-5)
+    other = flat(train_from_scratch(items, 4, 5, CPU, one_hot.roll(1, 1), **given))
+    assert float((other - hard).abs().max()) > 1e-3
+
+
+def test_an_item_keeps_its_own_target_through_batches_and_augmentation():
+    """All labels are wrong and the targets are right: only who finds each item's row learns anything."""
+    items = bars(0, 64)
+    wrong = MemorySplit(items.inputs, torch.zeros_like(items.labels))
+    targets = 0.9 * torch.nn.functional.one_hot(items.labels, 4) + 0.025
+    model = train_from_scratch(wrong, 4, 0, CPU, targets, steps=60)
+    assert convnet_accuracies([model], bars(1, 200), CPU)[0] > 0.7  # chance 0.25
+
+
+def test_a_single_item_is_given_its_target_s_probabilities():
+    """The minimum of the cross entropy with a soft target is the target, not its largest class."""
+    item = bars(0, 1)
+    target = torch.tensor([[0.6, 0.3, 0.1, 0.0]])
+    model = train_from_scratch(item, 4, 0, CPU, target, steps=100, weight_decay=0.0, augmentation=False)
+    torch.testing.assert_close(model(item.inputs).softmax(1), target, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (torch.full((5, 4), 0.25), r"targets must be \(6, 4\), but got \(5, 4\)"),
+        (torch.ones(6, 4), "targets must be probabilities"),
+        (torch.tensor([[1.5, -0.5, 0.0, 0.0]]).expand(6, 4), "targets must be probabilities"),
+        (torch.full((6, 4), torch.nan), "targets must be probabilities"),
+    ],
+)
+def test_targets_that_are_no_probabilities_are_refused(targets, message):
+    with pytest.raises(ValueError, match=message):
+        train_from_scratch(bars(0, 6), 4, 0, CPU, targets, steps=1)
+
+
 def test_text_is_read_along_its_length():
     """The same text moved by two positions gives features moved by one (the first layer's stride is 2): text is (length,
     channels), not (channels, length)."""

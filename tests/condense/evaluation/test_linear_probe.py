@@ -86,6 +86,66 @@ def test_item_weights_are_those_of_the_objective():
     np.testing.assert_allclose(got, expected, atol=0.01 * np.abs(expected).max())
 
 
+def soft(seed: int, n: int, num_classes: int) -> torch.Tensor:
+    """(n, C) probabilities, some close to a corner."""
+    return torch.tensor(np.random.default_rng(seed).dirichlet([0.4] * num_classes, n), dtype=torch.float32)
+
+
+def test_one_hot_targets_are_the_labels():
+    features, labels = clusters(0, 40, 6, 3)
+    hard = train_probes(features[None], labels[None], None, 3)
+    one_hot = torch.nn.functional.one_hot(labels, 3)[None]
+    same = train_probes(features[None], torch.zeros_like(labels)[None], None, 3, targets=one_hot)
+    assert torch.equal(same.weight, hard.weight)
+    assert torch.equal(same.bias, hard.bias)
+
+
+@pytest.mark.parametrize(("n", "d"), [(12, 40), (60, 8)])
+def test_soft_targets_are_those_of_the_objective(n, d):
+    """The documented objective in float64, with autograd: its gradient at the probe is as small as `converged` promises."""
+    features, labels = clusters(0, n, d, 5)
+    targets, w = soft(1, n, 5), torch.tensor(np.random.default_rng(0).uniform(0.1, 3, n))
+    probes = train_probes(features[None], labels[None], w[None].float(), 5, targets=targets[None], weight_decay=1e-3)
+    assert bool(probes.converged.all())
+    x, y, w = features.double(), targets.double(), w / w.sum()
+    mean = w @ x
+    scale = (w @ (x - mean).square().sum(1)).sqrt()
+    weight, bias = probes.weight[0, 0].double(), probes.bias[0, 0].double()
+    head = torch.cat([weight * scale, (bias + mean @ weight)[None]]).requires_grad_()  # for the standardised features
+    z = torch.cat([(x - mean) / scale, torch.ones(n, 1, dtype=torch.float64)], 1)
+
+    def objective(head: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return -(w @ (y * (z @ head).log_softmax(1)).sum(1)) + 1e-3 / 2 * head.square().sum()
+
+    def gap(y: torch.Tensor) -> float:
+        (gradient,) = torch.autograd.grad(objective(head, y), head)
+        return float(gradient.square().sum()) / (2 * 1e-3)
+
+    assert gap(y) < 1e-6  # nats above the minimum; TOLERANCE is 1e-7, and the probe is in float32
+    assert gap(torch.nn.functional.one_hot(y.argmax(1), 5).double()) > 1e-3
+
+
+def test_targets_of_padded_sets_equal_those_one_by_one():
+    sets = [(*clusters(i, n, 12, 4), soft(i, n, 4)) for i, n in enumerate((5, 9))]
+    features, labels, weights = pad([x for x, _, _ in sets], [y for _, y, _ in sets])
+    targets = torch.nn.utils.rnn.pad_sequence([t for *_, t in sets], batch_first=True, padding_value=torch.nan)
+    together = train_probes(features, labels, weights, 4, targets=targets)
+    for i, (x, y, t) in enumerate(sets):
+        alone = train_probes(x[None], y[None], None, 4, targets=t[None])
+        size = float(alone.weight.abs().max())
+        torch.testing.assert_close(together.weight[i], alone.weight[0], atol=2e-3 * size, rtol=0)
+
+
+def test_targets_that_are_no_probabilities_are_refused():
+    features, labels = clusters(0, 4, 6, 3)
+    for targets, message in (
+        (torch.full((1, 3, 3), 1 / 3), r"targets must be \(1, 4, 3\), but got \(1, 3, 3\)"),
+        (torch.ones(1, 4, 3), "targets must be probabilities"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train_probes(features[None], labels[None], None, 3, targets=targets)
+
+
 @pytest.fixture(scope="module")
 def digits() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Train features (1000, 64), labels, test features (797, 64), labels; unit features of real digits."""

@@ -114,6 +114,40 @@ def test_labels_let_pairs_of_a_class_attract_each_other():
     assert sum(after.values()) / 2 > 0.95 > sum(before.values()) / 2
 
 
+def test_a_teacher_that_is_sure_of_partners_or_classes_gives_hard_targets():
+    a, b, labels = pairs(0, 40, 16, 4)
+    for similarity, known in ((60 * torch.eye(40), None), (60 * (labels[:, None] == labels).float(), labels)):
+        hard = train_projections(a, b, labels=known, steps=20)
+        taught = train_projections(a, b, similarity=similarity, steps=20)
+        torch.testing.assert_close(taught.a, hard.a, atol=1e-4, rtol=0)
+        torch.testing.assert_close(taught.b, hard.b, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("batch_size", [512, 7])
+def test_a_teacher_s_similarities_are_the_target_of_rows_and_columns(batch_size):
+    """The same steps by autograd in float64, with a target of its own for rows and for columns."""
+    a, b, _ = pairs(0, 12, 5, 3, noise=1.0)
+    similarity = 3 * torch.randn(12, 12, generator=torch.Generator().manual_seed(1))
+    given = {"steps": 4, "learning_rate": 0.05, "batch_size": batch_size}
+    taught = train_projections(a, b, similarity=similarity, **given)
+    maps = [torch.eye(5, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    optimizer = torch.optim.Adam(maps, lr=0.05)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        chosen = torch.randint(12, (batch_size,), generator=generator) if batch_size < 12 else torch.arange(12)
+        x, y, s = a.double()[chosen] @ maps[0], b.double()[chosen] @ maps[1], similarity.double()[chosen][:, chosen]
+        logits = torch.nn.functional.normalize(x, dim=1) @ torch.nn.functional.normalize(y, dim=1).T / 0.07
+        rows, columns = (s.softmax(d) * logits.log_softmax(d) for d in (1, 0))
+        decay = sum((w - torch.eye(5)).square().sum() for w in maps)
+        optimizer.zero_grad()
+        (-(rows.sum() + columns.sum()) / (2 * len(x)) + 0.01 / 2 * decay).backward()
+        optimizer.step()
+    torch.testing.assert_close(taught.a.double(), maps[0].detach(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(taught.b.double(), maps[1].detach(), atol=1e-4, rtol=0)
+    with pytest.raises(ValueError, match=r"similarity must be \(1, 12, 12\), but got \(1, 3, 3\)"):
+        train_projections(a, b, similarity=torch.eye(3))
+
+
 def test_projections_are_deterministic_and_leave_global_randomness_alone():
     a, b, _ = pairs(0, 40, 6, 3)
     state = torch.get_rng_state()

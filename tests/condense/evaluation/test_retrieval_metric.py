@@ -20,7 +20,7 @@ from condense.embeddings.task import Task, check_metric
 from condense.evaluation.linear_probe import as_share
 from condense.evaluation.replica_scores import full_score, held_out_scores, probe_accuracy, score_of, validate
 from condense.evaluation.retrieval import alignment_warnings, retrieval_recall, train_projection_sets, train_projections
-from condense.evaluation.retrieval_metric import distinct_items, mean_recall, retrieval_scores
+from condense.evaluation.retrieval_metric import distinct_items, full_projections, mean_recall, retrieval_scores
 from condense.method.condensation import Condensation
 from condense.system.errors import UserError
 
@@ -64,6 +64,29 @@ def test_projections_are_those_of_autograd_and_torch_adam_in_float64(classes: bo
         optimizer.step()
     torch.testing.assert_close(found.a.double(), maps[0].detach(), atol=1e-4, rtol=0)
     torch.testing.assert_close(found.b.double(), maps[1].detach(), atol=1e-4, rtol=0)
+
+
+def test_a_teacher_s_similarities_need_no_partners() -> None:
+    """The full data's pairs are a rotation apart. A set with mixed-up partners teaches nothing by them, and with the teacher's
+    similarities as much as one whose partners are right."""
+    latent = unit(500, 8, seed=1)
+    rotation = torch.linalg.matrix_exp(
+        0.4 * torch.tensor(np.triu(np.ones((8, 8)), 1) - np.tril(np.ones((8, 8)), -1))
+    ).float()
+    full, held_out, few = (
+        Embedded({"vision": x, "audio": x @ rotation}, torch.zeros(len(x), dtype=torch.int64))
+        for x in (latent[:300], latent[300:460], latent[460:])
+    )
+    mixed = Embedded({**few.embeddings, "audio": few.embeddings["audio"].roll(1, 0)}, few.labels)
+    teachers = full_projections(full, 1)
+    assert list(teachers) == [("vision", "audio")]
+    hard, hard_mixed = retrieval_scores([few, mixed], held_out, 1)
+    soft, soft_mixed = retrieval_scores([few, mixed], held_out, 1, teachers=teachers)
+    assert soft == pytest.approx(soft_mixed, abs=0.01)
+    assert hard_mixed < 0.8 * soft_mixed
+    assert retrieval_scores([few], held_out, 1, teachers={}) == [
+        pytest.approx(hard, abs=1e-6)
+    ]  # no teacher of this pair
 
 
 @given(seed=st.integers(0, 2**32 - 1), clips=st.integers(2, 9), captions=st.integers(1, 3))

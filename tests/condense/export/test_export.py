@@ -15,7 +15,7 @@ from torch import Tensor
 
 import condense.export.export
 from condense.data.dataset import Dataset, MemorySplit
-from condense.export.export import draw_overview, export, read_export
+from condense.export.export import draw_overview, export, read_export, read_soft_labels
 from condense.inputs.media import read_item
 from condense.inputs.spec import ArraySpec, ImageSpec, InputSpec, LogMelSpec, TextSpec
 from condense.system.errors import UserError
@@ -197,6 +197,47 @@ def test_what_does_not_fit_the_dataset_is_a_bug(tmp_path: Path, change: dict[str
     with pytest.raises(ValueError, match="labels must be"):
         write(tmp_path / "out", (inputs, labels + 1, dataset))
     assert not list(tmp_path.iterdir())
+
+
+# --- soft labels
+
+
+def with_soft_labels(folder: Path, soft: Tensor) -> None:
+    inputs, labels, dataset = make(1, ("vision",))
+    export(folder, inputs, labels, dataset=dataset, record={}, soft_labels=soft)
+
+
+def test_soft_labels_are_there_if_they_were_given(tmp_path: Path) -> None:
+    soft = torch.rand(4, 4).softmax(1)
+    with_soft_labels(tmp_path / "soft", soft.mT.contiguous().mT.double())
+    write(tmp_path / "hard", make(1, ("vision",)))
+    assert torch.equal(safetensors.torch.load_file(tmp_path / "soft" / "condensed.safetensors")["soft_label"], soft)
+    found = read_soft_labels(tmp_path / "soft")
+    assert found is not None
+    assert torch.equal(found, soft)
+    assert read_soft_labels(tmp_path / "hard") is None
+    assert len(read_export(tmp_path / "soft")) == 3
+    torch.testing.assert_close(read_export(tmp_path / "soft")[:2], read_export(tmp_path / "hard")[:2])
+
+
+@pytest.mark.parametrize(
+    ("soft", "problem"),
+    [
+        (torch.full((4, 3), 1 / 3), "must be float32 of shape (4, 4), but got float32 of shape (4, 3)"),
+        (torch.eye(4) * 100, "must be probabilities: >= 0, and each row must sum to 1"),
+        (torch.full((4, 4), torch.nan), "must be probabilities: >= 0, and each row must sum to 1"),
+        (torch.tensor([[1.5, -0.5, 0.0, 0.0]] * 4), "must be probabilities: >= 0, and each row must sum to 1"),
+    ],
+)
+def test_soft_labels_that_are_none_are_refused_in_both_directions(tmp_path: Path, soft: Tensor, problem: str) -> None:
+    with pytest.raises(ValueError) as raised:
+        with_soft_labels(tmp_path / "out", soft)
+    assert str(raised.value) == f"soft_labels {problem}"
+    assert not list(tmp_path.iterdir())
+    with_soft_labels(tmp_path / "out", torch.eye(4))
+    path = tmp_path / "out" / "condensed.safetensors"
+    safetensors.torch.save_file({**safetensors.torch.load_file(path), "soft_label": soft}, path)
+    assert message_of(tmp_path / "out") == f"condensed.safetensors: soft_label: {problem}"
 
 
 # --- reading what is not whole
