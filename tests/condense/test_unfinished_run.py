@@ -243,7 +243,8 @@ def test_a_second_signal_ends_it_at_once(
 
     at_step(monkeypatch, 7, twice)
     assert run(config) == 130
-    assert capsys.readouterr().err.splitlines()[-1] == "interrupted"  # nothing was kept yet
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == "interrupted: run the same command again to go on"  # no step: nothing was kept yet
     assert not (config.parent / ".out.partial").exists()
 
 

@@ -19,6 +19,7 @@ from condense.engine.engine import Engine
 from condense.engine.replica_batch import ReplicaBatch
 from condense.inputs.imagebind import CLIP_MEAN, CLIP_STD, file_specs
 from condense.inputs.spec import ArraySpec, ImageSpec, InputSpec
+from condense.inputs.transformers import ProcessedImageSpec
 from condense.method.condensation import Condensation, initial_inputs
 
 TOWERS = TinyEncoder(pretraining="none", dim=8, width=4, image_size=8, image_channels=3)
@@ -100,6 +101,10 @@ def test_bounds_are_those_of_black_and_white() -> None:
     torch.testing.assert_close(low, vision.normalize(torch.zeros(3, 1, 1)))
     torch.testing.assert_close(high, vision.normalize(torch.ones(3, 1, 1)))
     assert (low.min().item(), high.max().item()) == pytest.approx((vision.low, vision.high))
+    processed = ProcessedImageSpec(
+        "vision", (3, 8, 6), vision.low, vision.high, vision.mean, vision.std, resize=(8, 6), resampling=3
+    )
+    assert all(torch.equal(a, b) for a, b in zip(processed.bounds(), (low, high), strict=True))
     for name in ("audio", "depth", "thermal", "imu"):
         assert [x.item() for x in specs[name].bounds()] == pytest.approx([specs[name].low, specs[name].high])
     assert [x.tolist() for x in ArraySpec("depth", (2, 3), -1.0, 2.0).bounds()] == [-1.0, 2.0]
