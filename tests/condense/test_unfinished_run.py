@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from small_files import ENCODER, HYPERPARAMETERS, write_tensors
 from torch import Tensor
 
 import condense
-from condense import single_run
+from condense import api, single_run
 from condense.__main__ import main
 from condense.engine.engine import Engine
 from condense.export.export import read_export
@@ -284,3 +285,18 @@ def test_a_process_that_is_told_to_end(config: Path) -> None:
     assert "run the same again to go on" in rest[-1]
     assert "Traceback" not in "".join(rest)
     assert (config.parent / ".out.partial" / FILE).is_file()
+
+
+def test_an_export_that_fails_loses_no_step(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a run that has been kept on its way."""
+    monkeypatch.setattr(single_run, "KEEP_EVERY", math.inf)
+    at_step(monkeypatch, 6, lambda: monkeypatch.setattr(single_run, "KEEP_EVERY", 0.0))
+    at_step(monkeypatch, 8, lambda: monkeypatch.setattr(single_run, "KEEP_EVERY", math.inf))
+    with monkeypatch.context() as context:
+        context.setattr(api, "export", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+        assert run(config) == 130
+    at_step(monkeypatch, 0, lambda: pytest.fail("took a step again"))
+    assert run(config) == 0
+    monkeypatch.undo()
+    monkeypatch.setenv("CONDENSE_CACHE", str(config.parent / "cache"))
+    assert_same(config)
