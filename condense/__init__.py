@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from condense.api import Diverged, LoadedTask, Result, RunReport, compare, load_task, run
+    from condense.api import Diverged, Interrupted, LoadedTask, Result, RunReport, compare, load_task, run
     from condense.config import published
     from condense.config.models import CondensationConfig, Hyperparameters, TaskConfig
     from condense.system.errors import UserError
@@ -24,6 +24,7 @@ __all__ = [
     "CondensationConfig",
     "Diverged",
     "Hyperparameters",
+    "Interrupted",
     "LoadedTask",
     "Result",
     "RunReport",
@@ -36,7 +37,9 @@ __all__ = [
 ]
 
 _FROM = {
-    **dict.fromkeys(("Diverged", "LoadedTask", "RunReport", "Result", "compare", "load_task", "run"), "condense.api"),
+    **dict.fromkeys(
+        ("Diverged", "Interrupted", "LoadedTask", "RunReport", "Result", "compare", "load_task", "run"), "condense.api"
+    ),
     **dict.fromkeys(("CondensationConfig", "Hyperparameters", "TaskConfig"), "condense.config.models"),
     "UserError": "condense.system.errors",
 }

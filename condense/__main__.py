@@ -22,7 +22,8 @@ def build_parser() -> Parser:
         prog="python -m condense",
         description="Condense a paired multi-modal dataset into a few synthetic items per class.",
         epilog="Datasets, encoders and embeddings are kept in $CONDENSE_CACHE (default ~/.cache/condense).\n"
-        "Exit status: 0 done, 1 it went wrong on the way (a loss is not finite), 2 a mistake in what was asked for.",
+        "Exit status: 0 done, 1 it went wrong on the way (a loss is not finite), 2 a mistake in what was asked for,\n"
+        "130 interrupted.",
         formatter_class=shown,
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -30,7 +31,9 @@ def build_parser() -> Parser:
     run = commands.add_parser(
         "run",
         help="one condensation, exported to a folder",
-        description="Run one condensation with given hyperparameters and export the synthetic items.",
+        description="Run one condensation with given hyperparameters and export the synthetic items.\n\n"
+        "The state is kept in .DIR.partial, beside DIR, every 30 s and when the run is interrupted (Ctrl-C, SIGTERM). The\n"
+        "same command then goes on from there, to the same result. Another configuration starts anew in its place.",
         epilog="example:\n  python -m condense run results/quickstart/best.yaml --output condensed --set dpc=10",
         formatter_class=shown,
     )
@@ -86,6 +89,9 @@ def build_parser() -> Parser:
             dest="overrides",
             help="override a key, such as dpc=5 or hyperparameters.learning_rate=3; may be repeated",
         )
+        command.add_argument(
+            "--device", metavar="DEVICE", help="cpu, cuda or cuda:1 (default: the GPU if there is one)"
+        )
     for command in (run, evaluate, embed):
         command.add_argument("--verbose", action="store_true", help="show the log")
     return parser
@@ -109,10 +115,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from condense import commands  # here: `--help` needs no torch
 
         if options.command == "run":
-            return commands.run(options.config, options.output, options.overrides)
+            return commands.run(options.config, options.output, options.overrides, options.device)
         if options.command == "evaluate":
             return commands.evaluate(options.directory, options.convnet_seeds, options.json)
-        return commands.embed(options.config, options.overrides)
+        return commands.embed(options.config, options.overrides, options.device)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -124,8 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {line}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(str(error) or "interrupted: run the same command again to go on", file=sys.stderr)
         return 130
 
 

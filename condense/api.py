@@ -10,7 +10,6 @@ Any thread may call these functions, in a script or a notebook. Embeddings are k
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,23 +23,30 @@ from condense.data.dataset import MemorySplit
 from condense.embeddings.embeddings import QUIET
 from condense.embeddings.task import Task
 from condense.embeddings.task import load_task as load_embedded_task
-from condense.engine.engine import Engine
 from condense.evaluation import comparison
 from condense.evaluation.replica_scores import full_score
-from condense.evaluation.replica_scores import validate as validation_scores
 from condense.evaluation.soft_labels import load_teacher, recorded_teacher, with_best_temperature
 from condense.export.export import export
-from condense.method.condensation import Condensation, Divergence
-from condense.method.objective import TERMS
+from condense.export.unfinished import Unfinished
+from condense.method.condensation import STATE_VERSION, Condensation, Divergence
+from condense.single_run import COLUMNS, Interrupted, RunReport, SingleRun, named_losses
 from condense.storage.cache_folder import check_writable
 from condense.storage.store import Store
-from condense.system.progress import Progress
+from condense.system.devices import device_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-REPORTS = 10  # validations during a run
-COLUMNS = (*TERMS, "total")  # of the losses
+__all__ = [
+    "Diverged",
+    "Interrupted",
+    "LoadedTask",
+    "Result",
+    "RunReport",
+    "compare",
+    "load_task",
+    "run",
+]
 
 
 class Diverged(FloatingPointError):
@@ -73,17 +79,6 @@ class LoadedTask:
         return full_score(self.embedded, self.config.metric)
 
 
-@dataclass(frozen=True)
-class RunReport:
-    """How far a condensation is: what `on_report` gets."""
-
-    step: int
-    steps: int
-    losses: dict[str, float] | None  # uni, cross, joint, total of the last step; None before the first
-    score: float  # on validation, 0 .. 1
-    share: float | None  # of the full data's score
-
-
 @dataclass(frozen=True, eq=False)
 class Result:
     """One condensed dataset."""
@@ -97,9 +92,15 @@ class Result:
     reports: tuple[RunReport, ...]  # the first is of step 0: the score of the items it started from
     loss_rows: Tensor  # (steps, 4) float32: uni, cross, joint, total
     full_score: float  # validation score of the full data
-    seconds: float
+    seconds: float  # all of the run's, also where it was interrupted
+    unfinished: Unfinished | None = None  # where it was kept; `save` removes that
     soft_labels: Tensor | None = None  # (C * dpc, C) float32 on the CPU, rows sum to 1: a teacher's labels
     teacher: Mapping[str, Any] | None = None  # whose: {teacher, members, temperature}
+
+    @property
+    def start_score(self) -> float:
+        """On validation, of the items that the run started from."""
+        return self.reports[0].score
 
     @property
     def score(self) -> float:
@@ -142,28 +143,33 @@ class Result:
         return replace(self, soft_labels=labels, teacher=found.describe())
 
     def save(self, folder: str | Path) -> Path:
-        """Writes tensors, labels, a manifest and previews to `folder`, as `python -m condense run` does; returns it.
+        """Writes tensors, labels, course, manifest and previews to `folder`, as `python -m condense run` does; returns it.
 
         Raises UserError if `folder` holds anything but an earlier condensed dataset, or cannot be written.
         """
         folder, shared = Path(folder), self.task.embedded
-        soft = self.soft_labels
-        export(folder, self.items, self.labels, dataset=shared.dataset, record=self.record(), soft_labels=soft)
+        export(
+            folder,
+            self.items,
+            self.labels,
+            dataset=shared.dataset,
+            record=self.record(),
+            condensation=self.course(),
+            soft_labels=self.soft_labels,
+        )
+        if self.unfinished is not None:
+            self.unfinished.remove()
         return folder
 
     def record(self) -> dict[str, Any]:
         """How it was made, JSON-able: what condensed.json holds."""
         task, shared = self.task.config, self.task.embedded
-        config = CondensationConfig(
-            **task_keys(task),
-            steps=self.steps,
-            seed=self.seed,
-            soft_labels="none" if self.teacher is None else self.teacher["teacher"],
-            hyperparameters=self.hyperparameters,
-        )
+        config = config_of(task, self.hyperparameters, self.seed, self.steps)
+        if self.teacher is not None:
+            config = config.model_copy(update={"soft_labels": self.teacher["teacher"]})
         return {
             "config": config.model_dump(mode="json", exclude_none=True),
-            "fingerprints": {"dataset": shared.dataset.fingerprint, "encoder": shared.encoder.fingerprint},
+            "fingerprints": fingerprints(shared),
             "steps": self.steps,
             "seed": self.seed,
             "loss": {"start": named_losses(self.loss_rows[:1]), "end": named_losses(self.loss_rows[-1:])},
@@ -171,6 +177,26 @@ class Result:
             "seconds": self.seconds,
             "device": str(shared.device),
             **({} if self.teacher is None else {"soft_labels": dict(self.teacher)}),
+        }
+
+    def course(self) -> dict[str, Any]:
+        """How it went, JSON-able: what condensation.json holds. Scores and shares are 0 .. 1, on validation."""
+        start, end = self.reports[0], self.reports[-1]
+        return {
+            "start": finite(start.score),
+            "final": finite(end.score),
+            "full": finite(self.full_score),
+            "metric": self.task.config.metric,
+            "start_share": finite(start.share),
+            "final_share": finite(end.share),
+            "steps": self.steps,
+            "seed": self.seed,
+            "seconds": self.seconds,
+            "scores": [{"step": r.step, "score": finite(r.score), "share": finite(r.share)} for r in self.reports],
+            "losses": {
+                name: [finite(x) for x in column]
+                for name, column in zip(COLUMNS, self.loss_rows.T.tolist(), strict=True)
+            },
         }
 
 
@@ -185,17 +211,17 @@ def load_task(
     """Reads a dataset and embeds it; what the cache holds already is not computed again.
 
     `config`, or its `keys` one by one: `dataset`, `encoder`, `dpc`, `initialization`, `metric` (docs/keys.md, `tasks`).
-    `device`: where the encoder runs; by default the GPU if there is one. `cache`: a folder; by default $CONDENSE_CACHE.
-    Work that takes more than `quiet` seconds shows its progress.
+    `device`: `cpu`, `cuda` or `cuda:1`, for everything; by default the GPU if there is one. `cache`: a folder; by default
+    $CONDENSE_CACHE. Work that takes more than `quiet` seconds shows its progress.
 
     Raises:
-        UserError: a key is wrong, the data cannot be read, or the encoder does not take it.
+        UserError: a key is wrong, the device is not there, the data cannot be read, or the encoder does not take it.
     """
+    where = device_of(device)
     known = {} if config is None else task_keys(config) if isinstance(config, TaskConfig) else config
     parsed = validate(TaskConfig, {**known, **keys}, "load_task")
     store = Store(None if cache is None else Path(cache))
     check_writable(store.folder)
-    where = best_device() if device is None else torch.device(device)
     return LoadedTask(parsed, load_embedded_task(parsed, store, where, quiet), store)
 
 
@@ -206,15 +232,21 @@ def run(
     seed: int = 0,
     steps: int = 100,
     on_report: Callable[[RunReport], None] | None = None,
+    keep_beside: str | Path | None = None,
 ) -> Result:
     """Condenses a task into `dpc` items per class. The same arguments give the same result.
 
     `hyperparameters`: by default `Hyperparameters()`. `seed`: of the start and the frequencies. `on_report` is called at the
     start and about ten times on the way; without it a run of more than a few seconds shows its progress.
 
+    `keep_beside`: the folder that the result will be saved to. Beside it, in `.NAME.partial`, the state is kept every 30 s, and
+    at Ctrl-C and SIGTERM. The same call then goes on from there, to the same result; another one starts anew in its place.
+    Both are told in a line on stderr. `Result.save` removes what was kept.
+
     Raises:
         UserError: a hyperparameter is out of its range, or a class has fewer than `dpc` items.
         Diverged: a loss was not finite.
+        Interrupted: a KeyboardInterrupt, of a run that is kept.
     """
     if not isinstance(hyperparameters, Hyperparameters):
         hyperparameters = validate(Hyperparameters, dict(hyperparameters or {}), "run: hyperparameters")
@@ -222,11 +254,23 @@ def run(
         raise ValueError(f"steps must be >= 0, but got {steps}")
     config, shared = task.config, task.embedded
     full = task.full_score
-    started = time.monotonic()
-    replica = Condensation(shared, config.dpc, config.initialization, hyperparameters, seed, max(1, steps))
-    replica.metric = config.metric
-    losses, reports = _condense(replica, steps, full, on_report)
+
+    def start() -> Condensation:
+        replica = Condensation(shared, config.dpc, config.initialization, hyperparameters, seed, max(1, steps))
+        replica.metric = config.metric
+        return replica
+
+    unfinished = None
+    if keep_beside is not None:
+        known = config_of(config, hyperparameters, seed, steps).model_dump(mode="json")
+        identity = {**known, "fingerprints": fingerprints(shared), "state_version": STATE_VERSION}
+        unfinished = Unfinished(Path(keep_beside), identity)
+    done = SingleRun(start, steps, full, unfinished)
+    done.go(on_report)
+    replica = done.replica
     if replica.divergence is not None:
+        if unfinished is not None:
+            unfinished.remove()
         raise Diverged(replica.divergence)
     return Result(
         task=task,
@@ -235,10 +279,11 @@ def run(
         steps=steps,
         items={name: x.detach().float().cpu().clone() for name, x in replica.inputs.items()},
         labels=replica.labels.cpu(),
-        reports=tuple(reports),
-        loss_rows=losses,
+        reports=tuple(done.reports),
+        loss_rows=done.losses,
         full_score=full,
-        seconds=time.monotonic() - started,
+        seconds=done.seconds,
+        unfinished=unfinished,
     )
 
 
@@ -306,41 +351,21 @@ def task_keys(config: TaskConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in TaskConfig.model_fields}
 
 
+def config_of(task: TaskConfig, hyperparameters: Hyperparameters, seed: int, steps: int) -> CondensationConfig:
+    """The configuration of one condensation."""
+    return CondensationConfig(**task_keys(task), steps=steps, seed=seed, hyperparameters=hyperparameters)
+
+
+def fingerprints(task: Task) -> dict[str, str]:
+    """Of what a condensation depends on besides its configuration."""
+    return {"dataset": task.dataset.fingerprint, "encoder": task.encoder.fingerprint}
+
+
+def finite(value: float | None) -> float | None:
+    """JSON has no NaN and no infinity."""
+    return value if value is not None and math.isfinite(value) else None
+
+
 def best_device() -> torch.device:
     """The GPU if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def named_losses(row: Tensor) -> dict[str, float] | None:
-    """(1, 4) -> {uni, cross, joint, total}; None of (0, 4)."""
-    return dict(zip(COLUMNS, row[0].tolist(), strict=True)) if len(row) else None
-
-
-def _condense(
-    replica: Condensation, steps: int, full: float, on_report: Callable[[RunReport], None] | None
-) -> tuple[Tensor, list[RunReport]]:
-    """Steps and validates `replica`; its losses, (steps, 4), and what was reported."""
-    engine = Engine()
-    losses, reports = [torch.empty(0, 4)], list[RunReport]()
-    every = max(1, math.ceil(steps / REPORTS))
-    score = validation_scores([replica])[0]
-
-    def line(done: int, rate: float, left: str) -> str:
-        return f"condensing: step {done}/{steps}, validation {100 * score:.1f} %, {left}"
-
-    with Progress(steps, line, quiet=QUIET if on_report is None else math.inf) as progress:
-        while True:
-            share = comparison.share_of(score, full)
-            reports.append(RunReport(replica.step, steps, named_losses(losses[-1][-1:]), score, share))
-            if on_report is not None:
-                on_report(reports[-1])
-            progress.show(replica.step)
-            if replica.step >= steps:
-                break
-            losses.append(engine.run([replica], min(every, steps - replica.step))[0])
-            if replica.divergence is None:
-                score = validation_scores([replica])[0]
-            if replica.divergence is not None:
-                break
-    engine.leave(replica)
-    return torch.cat(losses), reports
+    return device_of(None)

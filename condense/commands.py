@@ -28,18 +28,29 @@ from condense.export.export import read_export, read_soft_labels
 from condense.export.folder import RECORD, check_replaceable
 from condense.storage.cache_folder import check_writable
 from condense.storage.store import Store
+from condense.system.devices import device_of
 from condense.system.errors import UserError
+from condense.system.interruption import Interruption
 from condense.system.live_line import LiveLine
 
-REPORTS = 10  # validations during a run
 
+def run(config_path: Path, output: Path, overrides: Sequence[str], device: str | None = None) -> int:
+    """One condensation, exported to `output`. Status 1 if its loss was not finite: then nothing is exported.
 
-def run(config_path: Path, output: Path, overrides: Sequence[str]) -> int:
-    """One condensation, exported to `output`. Status 1 if its loss was not finite: then nothing is exported."""
+    `device`: `cpu`, `cuda` or `cuda:1`; by default the GPU if there is one. An interrupted run of the same goes on.
+    """
     config = load_config(config_path, overrides)
+    where = device_of(device)
     check_output(output)
+    with Interruption():
+        return _run(config, output, where)
+
+
+def _run(config: CondensationConfig, output: Path, device: torch.device) -> int:
+    if device.index is not None:
+        torch.cuda.set_device(device)  # else pinned memory takes some of the first GPU, too
     store = open_store()
-    task = api.LoadedTask(config, _load(config, store, api.best_device()), store)
+    task = api.LoadedTask(config, _load(config, store, device), store)
     shared = task.embedded
     for text in alignment_warnings(shared.condense):
         print(f"warning: {text}", file=sys.stderr)
@@ -55,12 +66,27 @@ def run(config_path: Path, output: Path, overrides: Sequence[str]) -> int:
     )
     line = ReportLine(config.metric)
     try:
-        result = api.run(task, config.hyperparameters, seed=config.seed, steps=config.steps, on_report=line.show)
+        result = api.run(
+            task,
+            config.hyperparameters,
+            seed=config.seed,
+            steps=config.steps,
+            on_report=line.show,
+            keep_beside=output,
+        )
     except api.Diverged as error:
         print(f"error: {error}; nothing was written to {output}", file=sys.stderr)
         return 1
     finally:
         line.end()
+    first, last = result.reports[0], result.reports[-1]
+    print(f"start    {line.score(first)}\nend      {line.score(last)}")
+    if last.score < first.score:
+        print(
+            f"warning: the result scores below its start ({100 * last.score:.1f} % < {100 * first.score:.1f} %): "
+            "try a lower learning rate, fewer steps or another setting",
+            file=sys.stderr,
+        )
     if config.soft_labels != "none":
         print(f"labelling by the full data's {config.soft_labels} (the first time takes longer)", file=sys.stderr)
         result = result.with_soft_labels(config.soft_labels)
@@ -109,11 +135,12 @@ def evaluate(directory: Path, convnet_seeds: int, json_path: Path | None) -> int
     return 0
 
 
-def embed(config_path: Path, overrides: Sequence[str]) -> int:
+def embed(config_path: Path, overrides: Sequence[str], device: str | None = None) -> int:
     """Fills the cache with the embeddings of all three splits, saying what was there."""
     config = load_config(config_path, overrides)
-    store, device = open_store(Reporting), api.best_device()
-    task = _load(config, store, device, quiet=0.0)
+    where = device_of(device)
+    store = open_store(Reporting)
+    task = _load(config, store, where, quiet=0.0)
     load_test(task, store, quiet=0.0)
     print(f"{_describe(task)}; cache: {store.folder}")
     return 0
@@ -202,11 +229,14 @@ class ReportLine:
 
     def show(self, report: api.RunReport) -> None:
         losses = "".join(f"{name} {value:.4g}  " for name, value in (report.losses or {}).items())
-        of_full = "" if report.share is None else f" ({100 * report.share:.1f} % of full data)"
         step = f"step {report.step:>{len(str(report.steps))}}/{report.steps}"
-        score = f"{self.what} {100 * report.score:.1f} %{of_full}"
+        score = self.score(report)
         self.line = f"{step}  {losses}{score}"
         self.news.show(self.line, report.step, report.steps, (f"{step}  {score}", losses))
+
+    def score(self, report: api.RunReport) -> str:
+        of_full = "" if report.share is None else f" ({100 * report.share:.1f} % of full data)"
+        return f"{self.what} {100 * report.score:.1f} %{of_full}"
 
     def end(self) -> None:
         self.news.close(self.line)

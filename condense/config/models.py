@@ -190,9 +190,10 @@ class Hyperparameters(Strict):
     scaling: Literal["gradient", "normalized", "relative", "paper"] = Field(
         "gradient",
         description="`gradient`: each term over the norm of its gradient on the unit sphere at initialisation, so that terms of "
-        "equal weight pull equally, and SGD's learning rates in units of the items' standard deviation; `normalized`: each term over its size at initialisation; `relative`: cross and joint brought to the size "
-        "of uni at initialisation, which keeps its own, and items share their class's movement, so that learning rates hold "
-        "for several numbers of items per class; `paper`: the published code's",
+        "equal weight pull equally, and SGD's learning rates in units of the items' standard deviation; `normalized`: each "
+        "term over its size at initialisation; `relative`: cross and joint brought to the size of uni at initialisation, "
+        "which keeps its own, and items share their class's movement, so that learning rates hold for several numbers of "
+        "items per class; `paper`: the published code's",
     )
     optimizer: Literal["sgd", "adam"] = Field("sgd", description="what moves the items")
     momentum: float = Field(0.5, ge=0, lt=1, description="SGD momentum, or Adam's beta1")

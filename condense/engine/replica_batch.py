@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -164,7 +165,7 @@ class ReplicaBatch:
         self.square: dict[str, Tensor] = {}
         self.rate: dict[str, Tensor] = {}
         self.momentum: dict[str, Tensor] = {}
-        self.range: dict[str, tuple[float, float]] = {}
+        self.range: dict[str, tuple[Any, Any]] = {}  # numbers, or tensors on the device where places differ
         self.adam: dict[str, Tensor] = {}
         self.owner: dict[str, Tensor] = {}  # modality -> (N,) int64: which of `replicas` an item belongs to
         for m in dict.fromkeys(m for r in ordered for m in r.inputs):
@@ -186,8 +187,8 @@ class ReplicaBatch:
         self.owner[m] = torch.tensor(places, device=device).repeat_interleave(torch.tensor(counts, device=device))
         self.rate[m] = per_item([r.hyperparameters.learning_rate_of(m) for r in members])
         self.momentum[m] = per_item([r.hyperparameters.momentum for r in members])
-        spec = members[0].task.dataset.specs[m]
-        self.range[m] = (spec.low, spec.high)
+        low, high = members[0].task.dataset.specs[m].bounds()
+        self.range[m] = (low.to(device), high.to(device)) if low.ndim else (low.item(), high.item())
         for r, rate in zip(members, self.rate[m].split(counts), strict=True):
             if m in r.rate_unit:
                 rate *= r.rate_unit[m]

@@ -3,6 +3,7 @@
 - `condensed.safetensors`: one key per modality, (n, *shape) float32 in the encoder's units, and `label`, (n,) int64;
   with a teacher's labels also `soft_label`, (n, C) float32 probabilities
 - `condensed.json`: how it was made, class names, input spec of each modality
+- `condensation.json`, if `run` made it: validation scores of start, end and full data and on the way, the losses of each step
 - `manifest.csv`: index, label, and per modality the file that shows the item (relative to the CSV)
 - `previews/`: 003_seven_vision.png, 003_seven_audio.png, 003_seven_audio.wav
 - `overview.png`: a contact sheet, a row per class
@@ -38,6 +39,7 @@ from condense.storage.tensor_files import write_tensors
 from condense.system.errors import UserError
 
 TENSORS = "condensed.safetensors"
+COURSE = "condensation.json"
 
 THUMBNAIL = 84  # pixels: height of every item in the overview, and the width of a square one
 OVERVIEW_ITEMS = 10  # items of a class in the overview
@@ -52,14 +54,16 @@ def export(
     *,
     dataset: Dataset,
     record: Mapping[str, Any],
+    condensation: Mapping[str, Any] | None = None,
     max_previews: int = 200,
     soft_labels: Tensor | None = None,
 ) -> None:
     """Write the synthetic items `inputs[modality]` (n, *shape) of the classes `labels` (n,) into `directory`.
 
-    `record` (JSON-able: config, fingerprints, steps, seed) goes into condensed.json. At most `max_previews` items get
-    previews, taken from all classes in turn. `soft_labels` (n, C): rows that sum to 1. The folder appears complete or not at
-    all: it is written beside its place and then renamed; an earlier export there is replaced.
+    `record` (JSON-able: config, fingerprints, steps, seed) goes into condensed.json, `condensation` (JSON-able: how the run
+    went, `condense.api.Result.course`) into condensation.json. At most `max_previews` items get previews, taken from all
+    classes in turn. `soft_labels` (n, C): rows that sum to 1. The folder appears complete or not at all: it is written beside
+    its place and then renamed; an earlier export there is replaced.
 
     Raises UserError if `directory` holds anything but an earlier export, or cannot be written.
     Raises ValueError if `inputs`, `labels` and `soft_labels` do not fit `dataset`.
@@ -84,6 +88,7 @@ def export(
         },
     }
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    course = None if condensation is None else json.dumps(condensation, allow_nan=False)
     directory = directory.resolve()
     check_replaceable(directory)
     work = directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}")
@@ -91,6 +96,8 @@ def export(
         work.mkdir(parents=True)
         write_tensors(work / TENSORS, tensors)
         (work / RECORD).write_text(text + "\n", encoding="utf-8")
+        if course is not None:
+            (work / COURSE).write_text(course + "\n", encoding="utf-8")
         shown = _write_previews(work, inputs, labels, dataset, max_previews)
         _write_manifest(work / "manifest.csv", labels, dataset, shown)
         draw_overview(inputs, labels, dataset).save(work / "overview.png")

@@ -28,7 +28,7 @@ BILINEAR, BICUBIC = 2, 3  # Pillow's numbers of its resampling filters
 
 @dataclass(frozen=True)
 class InputSpec:
-    """Base: an array of `shape` with values in [`low`, `high`] (in the encoder's own units)."""
+    """Base: an array of `shape` with values in [`low`, `high`] (in the encoder's own units), or narrower: `bounds`."""
 
     modality: str
     shape: tuple[int, ...]
@@ -42,6 +42,13 @@ class InputSpec:
         """JSON-able; part of the fingerprint of everything cached from data read with this spec."""
         own = {"source": self.source_digest} if self.source_digest else {}
         return {"kind": type(self).__name__, **asdict(self), **own}
+
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """The smallest and the largest value at each place, float32: `low` and `high`, () each, the same everywhere.
+
+        A subclass may return tensors that broadcast to (*shape), such as (channels, 1, 1).
+        """
+        return torch.tensor(self.low), torch.tensor(self.high)
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,14 @@ class ImageSpec(InputSpec):
         low = min((0.0 - m) / s for m, s in zip(mean, std, strict=True))
         high = max((1.0 - m) / s for m, s in zip(mean, std, strict=True))
         return ImageSpec(modality, (channels, side, side), low, high, mean, std)
+
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """Black and white of each channel, (channels, 1, 1) within [`low`, `high`]; () where the channels do not differ."""
+        if len(set(zip(self.mean, self.std, strict=True))) == 1:
+            return super().bounds()
+        lows = [max(self.low, (0.0 - m) / s) for m, s in zip(self.mean, self.std, strict=True)]
+        highs = [min(self.high, (1.0 - m) / s) for m, s in zip(self.mean, self.std, strict=True)]
+        return torch.tensor(lows)[:, None, None], torch.tensor(highs)[:, None, None]
 
     def fit(self, image: Image) -> Image:
         """Any size -> (side, side). Short side to `side` (bicubic), then the centre square."""

@@ -197,7 +197,7 @@ def initial_inputs(task: Task, dpc: int, initialization: str, generator: torch.G
         for name, x in sample.items():
             spec = task.dataset.specs[name]
             drawn = x.mean() + x.std() * torch.randn(count, *spec.shape, generator=generator)
-            noise[name] = drawn.clamp(spec.low, spec.high)
+            noise[name] = drawn.clamp(*spec.bounds())
         return noise
     chosen, sources = choose_items(initialization, task.condense, task.dataset.num_classes, dpc, generator)
     items = condense.load(chosen)

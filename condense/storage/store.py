@@ -79,7 +79,7 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         metadata = {"checksum": checksum(whole), "key": json.dumps(key, sort_keys=True)}
-        with _replacing(path) as temporary:
+        with replacing(path) as temporary:
             write_tensors(temporary, whole, metadata)
 
     def get_or_make(
@@ -124,7 +124,7 @@ class Store:
             return None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _replacing(path) as temporary:
+            with replacing(path) as temporary:
                 temporary.write_bytes(content)
         except OSError as error:
             if not is_full_disk(error):
@@ -158,7 +158,7 @@ def _checked(content: bytes) -> dict[str, Tensor] | None:
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path and moves it to `path` at the end, durably. A full disk raises OSError for `path`."""
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")

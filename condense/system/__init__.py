@@ -3,7 +3,9 @@
 __all__ = [
     "device_errors",
     "device_memory",
+    "devices",
     "errors",
+    "interruption",
     "live_line",
     "precision",
     "process",

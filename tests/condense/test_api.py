@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import subprocess
 import sys
 import threading
@@ -68,9 +69,11 @@ def test_it_is_the_same_run_as_the_commands(task: condense.LoadedTask, data: Pat
     assert result.save(tmp_path / "api") == tmp_path / "api"
     here, there = read_export(tmp_path / "api"), read_export(tmp_path / "command")
     torch.testing.assert_close(here[:2], there[:2], atol=0, rtol=0)
-    for record in (here[2], there[2]):
+    courses = [json.loads((tmp_path / name / "condensation.json").read_text()) for name in ("api", "command")]
+    for record in (here[2], there[2], *courses):
         del record["seconds"]
     assert here[2] == there[2]
+    assert courses[0] == courses[1]
 
 
 def test_soft_labels_stand_beside_hard_ones(

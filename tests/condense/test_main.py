@@ -20,7 +20,7 @@ import yaml
 from PIL import Image
 from small_files import ENCODER, HYPERPARAMETERS, write_tensors
 
-from condense import commands
+from condense import api, commands, single_run
 from condense.__main__ import main
 from condense.config.files import load_config
 from condense.evaluation import comparison, soft_labels
@@ -81,6 +81,73 @@ def test_run_exports_what_it_says(config: Path, capsys: pytest.CaptureFixture[st
         record["validation"]["accuracy"] / record["validation"]["full_data"]
     )
     assert (output / "overview.png").is_file()
+
+
+def test_run_says_how_start_and_end_score(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On stdout, and in condensation.json with what lies between."""
+    output = config.parent / "out"
+    assert main(["run", str(config), "--output", str(output), "--set", "hyperparameters.learning_rate=0.01"]) == 0
+    printed, course = capsys.readouterr(), json.loads((output / "condensation.json").read_text())
+    shown = [
+        f"{100 * course[at]:.1f} % ({100 * course[share]:.1f} % of full data)"
+        for at, share in (("start", "start_share"), ("final", "final_share"))
+    ]
+    assert printed.out.splitlines()[:2] == [f"start    validation {shown[0]}", f"end      validation {shown[1]}"]
+    record = read_export(output)[2]
+    assert set(course) == {
+        *("start", "final", "full", "metric", "start_share", "final_share"),
+        *("steps", "seed", "seconds", "scores", "losses"),
+    }
+    assert (course["final"], course["full"]) == (record["validation"]["accuracy"], record["validation"]["full_data"])
+    assert course["start_share"] == pytest.approx(course["start"] / course["full"])
+    assert (course["metric"], course["steps"], course["seed"]) == ("accuracy", 4, 0)
+    assert course["seconds"] == record["seconds"]
+    assert [score["step"] for score in course["scores"]] == [0, 1, 2, 3, 4]
+    assert course["scores"][0] == {"step": 0, "score": course["start"], "share": course["start_share"]}
+    assert course["scores"][-1] == {"step": 4, "score": course["final"], "share": course["final_share"]}
+    assert {name: len(losses) for name, losses in course["losses"].items()} == dict.fromkeys(
+        ("uni", "cross", "joint", "total"), 4
+    )
+    assert {name: losses[0] for name, losses in course["losses"].items()} == record["loss"]["start"]
+    assert {name: losses[-1] for name, losses in course["losses"].items()} == record["loss"]["end"]
+
+
+def test_a_result_below_its_start_is_warned_of(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def warned(*scores: float) -> list[str]:
+        given = iter(scores)
+        monkeypatch.setattr(single_run, "validation_scores", lambda replicas: [next(given)])
+        assert main(["run", str(config), "--output", str(config.parent / "out"), "--set", "steps=2"]) == 0
+        return [line for line in capsys.readouterr().err.splitlines() if "below its start" in line]
+
+    assert warned(0.9, 0.2, 0.75) == [
+        "warning: the result scores below its start (75.0 % < 90.0 %): "
+        "try a lower learning rate, fewer steps or another setting"
+    ]
+    assert warned(0.9, 0.2, 0.9) == []
+
+
+def test_a_course_is_finite_json(config: Path) -> None:
+    assert [api.finite(x) for x in (0.5, None, math.nan, -math.inf)] == [0.5, None, None, None]
+    assert main(["run", str(config), "--output", str(config.parent / "out"), "--set", "steps=0"]) == 0
+    course = json.loads((config.parent / "out" / "condensation.json").read_text())
+    assert course["start"] == course["final"]
+    assert course["losses"] == {"uni": [], "cross": [], "joint": [], "total": []}
+
+
+def test_a_device_is_asked_for(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    run = ("run", config, "--output", config.parent / "out")
+    for command in (run, ("embed", config)):
+        line = refused(capsys, *command, "--device", "cuda:1")
+        assert line == "error: device cuda:1 is not there: PyTorch finds only cuda:0"
+        assert "device must be cpu, cuda or cuda:N, but got 'tpu'" in refused(capsys, *command, "--device", "tpu")
+    assert main([str(argument) for argument in (*run, "--device", "cpu")]) == 0  # not the GPU that is there
+    assert read_export(config.parent / "out")[2]["device"] == "cpu"
 
 
 def test_the_same_run_twice_is_the_same(config: Path) -> None:
