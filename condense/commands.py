@@ -65,7 +65,7 @@ def run(config_path: Path, output: Path, overrides: Sequence[str]) -> int:
 
 
 def evaluate(directory: Path, convnet_seeds: int, json_path: Path | None) -> int:
-    """A condensed dataset against random, herding, k-center at equal budget and full data, on test: a table."""
+    """A condensed dataset against chosen real items at equal budget and full data, on test: a table."""
     inputs, labels, record = read_export(directory)
     config = _recorded_config(directory, record)
     if json_path is not None:

@@ -151,7 +151,7 @@ class Comparison:
 
 
 def chosen_items(task: Task, method: str, dpc: int, seed: int) -> MemorySplit:
-    """`dpc` real items per class of the condense split, chosen by `random`, `herding` or `k_center`."""
+    """`dpc` real items per class of the condense split, chosen by one of `SELECTIONS`."""
     inputs = initial_inputs(task, dpc, method, torch.Generator().manual_seed(seed))
     return MemorySplit(inputs, torch.arange(task.dataset.num_classes).repeat_interleave(dpc))
 

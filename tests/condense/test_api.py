@@ -102,7 +102,7 @@ def test_a_comparison_is_a_table(task: condense.LoadedTask, monkeypatch: pytest.
     ours = [condense.run(task, HYPERPARAMETERS, seed=seed, steps=4) for seed in (0, 1)]
     mmd = condense.run(task, condense.published.mmd(3.0), steps=4)
     table = condense.compare({"ours": ours, "mmd": mmd}, convnet_seeds=0)
-    assert table.index.tolist() == ["ours", "mmd", "random", "herding", "k_center", "full_data"]
+    assert table.index.tolist() == ["ours", "mmd", "random", "herding", "k_center", "k_means", "full_data"]
     assert table.loc["ours", ("probe", "n")] == 2
     assert table.loc["full_data", ("probe", "share")] == 1
     assert table.loc["mmd", ("probe", "mean")] == pytest.approx(
