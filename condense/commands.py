@@ -22,11 +22,13 @@ from condense.embeddings.embeddings import QUIET
 from condense.embeddings.task import Task, load_task, load_test
 from condense.evaluation.comparison import PROTOCOLS, Comparison, Sample, as_json, compare, share_of
 from condense.evaluation.convnet import check_shapes
+from condense.evaluation.network_protocol import FAST, NetworkProtocol
 from condense.evaluation.retrieval import alignment_warnings
 from condense.export.export import read_export
 from condense.export.folder import RECORD, check_replaceable
 from condense.storage.cache_folder import check_writable
 from condense.storage.store import Store
+from condense.system.devices import device_of
 from condense.system.errors import UserError
 from condense.system.live_line import LiveLine
 
@@ -64,31 +66,46 @@ def run(config_path: Path, output: Path, overrides: Sequence[str]) -> int:
     return 0
 
 
-def evaluate(directory: Path, convnet_seeds: int, json_path: Path | None) -> int:
+def evaluate(
+    directory: Path,
+    convnet_seeds: int,
+    json_path: Path | None,
+    *,
+    protocol: NetworkProtocol = FAST,  # of the networks from scratch
+    device: str | None = None,  # None: the GPU if there is one
+) -> int:
     """A condensed dataset against chosen real items at equal budget and full data, on test: a table."""
+    where = device_of(device)
     inputs, labels, record = read_export(directory)
     config = _recorded_config(directory, record)
     if json_path is not None:
         _check_writable(json_path)
     store = open_store()
-    task = _load(config, store, api.best_device())
+    task = _load(config, store, where)
     _check_fingerprints(directory, record, task)
     if convnet_seeds:
         check_shapes(task.dataset.specs)
-    comparison = Comparison(task, store)
+        print(_length(protocol, len(labels), len(task.condense.labels), task.device), file=sys.stderr)
+    comparison = Comparison(task, store, protocol=protocol)
     results = compare(comparison, {"condensed": [MemorySplit(inputs, labels)]}, config.dpc, range(convnet_seeds))
     names = {
         "random": f"random ({len(results['random']['probe'].values or results['random']['retrieval'].values)} draws)",
         "full_data": f"full data ({len(task.condense.labels)} items)",
     }
     print(f"{_describe(task)}; {_budget(task, config.dpc)}; test: {len(comparison.test.labels)} items")
-    print(table(results, names))
+    print(table(results, names, protocol.label))
     if json_path is not None:
         content = {
             "directory": str(directory),
             "dataset": task.dataset.name,
             "dpc": config.dpc,
             "fingerprints": record["fingerprints"],
+            "protocol": {
+                "preset": protocol.name,
+                "architecture": protocol.architecture,
+                "steps": protocol.steps_for(len(labels)),
+                "full_data_steps": protocol.steps_for(len(task.condense.labels)),
+            },
             "results": as_json(results),
         }
         json_path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -105,9 +122,12 @@ def embed(config_path: Path, overrides: Sequence[str]) -> int:
     return 0
 
 
-def table(results: Mapping[str, Mapping[str, Sample]], names: Mapping[str, str]) -> str:
-    """Aligned columns: each protocol's value (± std over seeds) and its share of the full data's, in %."""
-    rows = [["", "linear probe", "of full", "ConvNet", "of full", "retrieval", "of full"]]
+def table(results: Mapping[str, Mapping[str, Sample]], names: Mapping[str, str], network: str = FAST.label) -> str:
+    """Aligned columns: each protocol's value (± std over seeds) and its share of the full data's, in %.
+
+    `names`: what rows are called; `network`: what the column of the networks from scratch is called.
+    """
+    rows = [["", "linear probe", "of full", network, "of full", "retrieval", "of full"]]
     full = results["full_data"]
     for method, of_protocol in results.items():
         row = [names.get(method, method)]
@@ -196,6 +216,13 @@ class ReportLine:
 
     def end(self) -> None:
         self.news.close(self.line)
+
+
+def _length(protocol: NetworkProtocol, items: int, full: int, device: torch.device) -> str:
+    """How long the networks are trained."""
+    steps = [protocol.steps_for(n) for n in (items, full)]
+    more = "" if steps[0] == steps[1] else f", {steps[1]} on the full data"
+    return f"{protocol.label}: {steps[0]} steps each{more}, on {device}"
 
 
 def _budget(task: Task, dpc: int) -> str:

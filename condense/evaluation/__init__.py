@@ -1,12 +1,16 @@
 """How good a condensed set is."""
 
 __all__ = [
+    "augmentation",
     "comparison",
     "convnet",
     "coresets",
     "diagnostics",
     "linear_probe",
+    "network_protocol",
+    "networks",
     "replica_scores",
+    "resnet",
     "retrieval",
     "retrieval_metric",
     "secondary_scores",

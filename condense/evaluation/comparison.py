@@ -13,13 +13,12 @@ With a single class, retrieval looks for partners, and the other two protocols a
 from __future__ import annotations
 
 import functools
-import inspect
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any, Literal
 
@@ -28,15 +27,17 @@ import torch
 from condense.data.dataset import MemorySplit, Split, held
 from condense.embeddings.embeddings import Embedded, embed_split
 from condense.embeddings.task import Task, load_test
-from condense.evaluation.convnet import ConvNet, convnet_accuracies, train_from_scratch
+from condense.evaluation.convnet import convnet_accuracies, train_from_scratch
 from condense.evaluation.coresets import SELECTIONS
 from condense.evaluation.linear_probe import as_share
+from condense.evaluation.network_protocol import FAST, NetworkProtocol
+from condense.evaluation.networks import Network
 from condense.evaluation.replica_scores import probe_accuracy, score_of
 from condense.method.condensation import initial_inputs
 from condense.storage.store import Store
 
-VERSION = 1  # of the ConvNet protocol, apart from its keyword arguments
-CONVNET_STEPS = 300
+VERSION = 1  # of the training of networks, apart from what `NetworkProtocol.key` holds
+CONVNET_STEPS = FAST.steps_for(1)
 RANDOM_DRAWS = 5  # random choices of items in a comparison, at least
 PROTOCOLS = ("probe", "convnet", "retrieval")
 
@@ -78,10 +79,12 @@ class Comparison:
         self,
         task: Task,
         store: Store,
-        convnet_steps: int = CONVNET_STEPS,
+        convnet_steps: int | None = None,  # None: the protocol's
         held_out: Literal["test", "validation"] = "test",
+        protocol: NetworkProtocol = FAST,  # of the networks from scratch
     ) -> None:
         self.task, self.store, self.convnet_steps, self.held_out = task, store, convnet_steps, held_out
+        self.protocol = protocol if convnet_steps is None else replace(protocol, steps=convnet_steps, epochs=None)
         self.test = load_test(task, store) if held_out == "test" else task.validation
 
     @functools.cached_property
@@ -107,12 +110,12 @@ class Comparison:
         return score_of(embedded, self.test, self.task.dataset.num_classes, "retrieval")
 
     def convnet(self, trainings: Sequence[tuple[Split, int]]) -> list[float]:
-        """Test accuracy of a ConvNet for each (items, seed), 0 .. 1; NaN for items that are not finite."""
+        """Test accuracy of a network for each (items, seed), 0 .. 1; NaN for items that are not finite."""
         classes, device = self.task.dataset.num_classes, self.task.device
 
-        def train(training: tuple[Split, int]) -> ConvNet:
+        def train(training: tuple[Split, int]) -> Network:
             items, seed = training
-            return train_from_scratch(items, classes, seed, device, steps=self.convnet_steps)
+            return train_from_scratch(items, classes, seed, device, protocol=self.protocol)
 
         finite = [not isinstance(items, MemorySplit) or _is_finite(items) for items, _ in trainings]
         usable = [training for training, fine in zip(trainings, finite, strict=True) if fine]
@@ -130,7 +133,7 @@ class Comparison:
                 "version": VERSION,
                 "dataset": self.task.dataset.fingerprint,
                 "specs": {m: spec.describe() for m, spec in self.task.dataset.specs.items()},
-                "protocol": {**_convnet_defaults(), "steps": self.convnet_steps},
+                "protocol": self.protocol.key(),
                 "seed": seed,
                 **({} if self.held_out == "test" else {"held_out": self.held_out}),
             }
@@ -222,12 +225,6 @@ def share_of(value: float, full: float) -> float | None:
 
 def _is_finite(items: MemorySplit) -> bool:
     return all(bool(x.isfinite().all()) for x in items.inputs.values())
-
-
-def _convnet_defaults() -> dict[str, Any]:
-    """The default arguments of `train_from_scratch`, so that changing one changes the protocol's key."""
-    parameters = inspect.signature(train_from_scratch).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 __all__ = [
     "device_errors",
     "device_memory",
+    "devices",
     "errors",
     "live_line",
     "precision",
