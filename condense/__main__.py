@@ -56,7 +56,7 @@ def build_parser() -> Parser:
         "--convnet",
         choices=("fast", "dc"),
         default="fast",
-        help="how they are trained: fast, a light ConvNet for 300 steps (default); dc, as DC and DSA evaluate: width 128,\n"
+        help="how they are trained: fast, a light ConvNet for 300 steps (default); dc, as DC and DSA evaluate: width 128, "
         "1000 epochs of their augmentation, which wants a GPU",
     )
     evaluate.add_argument(

@@ -83,8 +83,10 @@ def evaluate(
     store = open_store()
     task = _load(config, store, where)
     _check_fingerprints(directory, record, task)
+    networks = bool(convnet_seeds) and task.dataset.num_classes > 1
     if convnet_seeds:
         check_shapes(task.dataset.specs)
+    if networks:
         print(_length(protocol, len(labels), len(task.condense.labels), task.device), file=sys.stderr)
     comparison = Comparison(task, store, protocol=protocol)
     results = compare(comparison, {"condensed": [MemorySplit(inputs, labels)]}, config.dpc, range(convnet_seeds))
@@ -100,12 +102,7 @@ def evaluate(
             "dataset": task.dataset.name,
             "dpc": config.dpc,
             "fingerprints": record["fingerprints"],
-            "protocol": {
-                "preset": protocol.name,
-                "architecture": protocol.architecture,
-                "steps": protocol.steps_for(len(labels)),
-                "full_data_steps": protocol.steps_for(len(task.condense.labels)),
-            },
+            "protocol": _protocol(protocol, len(labels), len(task.condense.labels)) if networks else None,
             "results": as_json(results),
         }
         json_path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -216,6 +213,16 @@ class ReportLine:
 
     def end(self) -> None:
         self.news.close(self.line)
+
+
+def _protocol(protocol: NetworkProtocol, items: int, full: int) -> dict[str, Any]:
+    """JSON-able: how the networks from scratch were trained, on so many items or on the full data."""
+    return {
+        "preset": protocol.name,
+        "architecture": protocol.architecture,
+        "steps": protocol.steps_for(items),
+        "full_data_steps": protocol.steps_for(full),
+    }
 
 
 def _length(protocol: NetworkProtocol, items: int, full: int, device: torch.device) -> str:

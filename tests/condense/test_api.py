@@ -97,8 +97,7 @@ def test_reports_come_on_the_way(task: condense.LoadedTask) -> None:
     assert tuple(reports) == result.reports
 
 
-def test_a_comparison_is_a_table(task: condense.LoadedTask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparison, "CONVNET_STEPS", 3)
+def test_a_comparison_is_a_table(task: condense.LoadedTask) -> None:
     ours = [condense.run(task, HYPERPARAMETERS, seed=seed, steps=4) for seed in (0, 1)]
     mmd = condense.run(task, condense.published.mmd(3.0), steps=4)
     table = condense.compare({"ours": ours, "mmd": mmd}, convnet_seeds=0)
@@ -111,6 +110,20 @@ def test_a_comparison_is_a_table(task: condense.LoadedTask, monkeypatch: pytest.
         )
     )
     assert set(table.columns.get_level_values(0)) == {"probe", "retrieval"}
+
+
+def test_networks_of_a_comparison(task: condense.LoadedTask) -> None:
+    result = condense.run(task, HYPERPARAMETERS, steps=1)
+    tables = [
+        condense.compare(result, convnet_seeds=1, retrieval=False, convnet_steps=2, **options)
+        for options in ({"architecture": "resnet"}, {"architecture": "resnet", "convnet": "dc"}, {})
+    ]
+    for table in tables:
+        assert table["convnet"]["mean"].between(0, 1).all()
+    with pytest.raises(ValueError, match="convnet must be one of fast, dc, but got 'slow'"):
+        condense.compare(result, convnet="slow")
+    with pytest.raises(ValueError, match="convnet_steps must be at least 1"):
+        condense.compare(result, convnet_steps=0)
 
 
 def test_results_of_different_tasks_do_not_compare(task: condense.LoadedTask, data: Path) -> None:
