@@ -47,7 +47,7 @@ class NetworkProtocol:
 
     def steps_for(self, n: int) -> int:
         """Steps of a training on n items."""
-        return self.epochs * self.batches(n) if self.steps is None and self.epochs is not None else self.steps or 0
+        return (self.epochs or 0) * self.batches(n) if self.steps is None else self.steps
 
     def batches(self, n: int) -> int:
         """Batches of a pass over n items."""
@@ -58,9 +58,7 @@ class NetworkProtocol:
 
         Where `steps` are given, each counts as a pass.
         """
-        if self.steps is None and self.epochs is not None:
-            return (self.epochs // 2 + 2) * self.batches(n)
-        return (self.steps or 0) // 2 + 2
+        return ((self.epochs or 0) // 2 + 2) * self.batches(n) if self.steps is None else self.steps // 2 + 2
 
     def key(self) -> dict[str, Any]:
         """JSON-able; equal for protocols that train alike. That of `fast` is what it was before there were others."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import functools
 import json
@@ -24,7 +23,6 @@ from small_files import ENCODER, HYPERPARAMETERS, write_tensors
 from condense import commands
 from condense.__main__ import main
 from condense.config.files import load_config
-from condense.evaluation import network_protocol
 from condense.evaluation.comparison import Comparison, Sample, as_json, share_of
 from condense.export.export import read_export
 from condense.system.errors import UserError
@@ -152,57 +150,6 @@ def test_evaluate_without_convnets(config: Path, capsys: pytest.CaptureFixture[s
     assert main(["evaluate", str(output), "--convnet-seeds", "0", "--json", str(scores)]) == 0
     assert json.loads(scores.read_text())["results"]["condensed"]["convnet"] is None
     assert json.loads(scores.read_text())["protocol"] is None
-
-
-@pytest.mark.parametrize(
-    ("options", "heading", "protocol"),
-    [
-        ([], "ConvNet (fast, 300 steps)", ("fast", "convnet", 300, 300)),
-        (["--convnet", "dc", "--steps", "2"], "ConvNet (dc, 2 steps)", ("dc", "convnet", 2, 2)),
-        (["--convnet", "dc"], "ConvNet (dc, 300 epochs)", ("dc", "convnet", 300, 600)),
-        (["--architecture", "resnet", "--steps", "1"], "ResNet (fast, 1 steps)", ("fast", "resnet", 1, 1)),
-    ],
-)
-def test_how_the_networks_are_trained_is_a_choice_and_is_said(
-    config: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    options: list[str],
-    heading: str,
-    protocol: tuple[str, str, int, int],
-) -> None:
-    """Few epochs, larger than a batch on the full data only; trained for 1 step in any case."""
-    small = dataclasses.replace(network_protocol.DC, epochs=300, batch_size=16, widths=(4, 4, 4))
-    monkeypatch.setitem(network_protocol.PRESETS, "dc", small)
-    steps = 1 if "--steps" not in options else None
-    monkeypatch.setattr(commands, "Comparison", functools.partial(Comparison, convnet_steps=steps))
-    output, scores = config.parent / "out", config.parent / "scores.json"
-    assert main(["run", str(config), "--output", str(output)]) == 0
-    capsys.readouterr()
-    arguments = ["evaluate", str(output), "--convnet-seeds", "1", "--json", str(scores), "--device", "cpu", *options]
-    assert main(arguments) == 0
-    printed = capsys.readouterr()
-    assert f"  {heading}  of full" in printed.out.splitlines()[1]
-    keys = ("preset", "architecture", "steps", "full_data_steps")
-    found = json.loads(scores.read_text())
-    assert found["protocol"] == dict(zip(keys, protocol, strict=True))
-    assert all(0 <= of["convnet"]["mean"] <= 1 for of in found["results"].values())
-    more = f", {protocol[3]} on the full data" if protocol[2] != protocol[3] else ""
-    assert f"{heading}: {protocol[2]} steps each{more}, on cpu" in printed.err.splitlines()
-
-
-def test_devices_and_protocols_that_there_are_not(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    output = config.parent / "out"
-    assert main(["run", str(config), "--output", str(output)]) == 0
-    for device in ("cuda:99", "gpu", "meta"):
-        assert "device" in (said := refused(capsys, "evaluate", output, "--device", device)) and device in said
-    for wrong in (("--convnet", "slow"), ("--architecture", "mlp"), ("--steps", "0"), ("--steps", "x")):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            main(["evaluate", str(output), *wrong])
-        assert caught.value.code == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith(f"error: argument {wrong[0]}: ")
 
 
 def test_inputs_that_no_convnet_takes_are_told_before_the_work(
