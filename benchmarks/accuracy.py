@@ -2,7 +2,7 @@
 
 python benchmarks/accuracy.py --json accuracy.json
 
-Methods: real items (random, herding, k-center), MMD and AVDD-style with learning rates tuned here on validation, the
+Methods: real items (random, herding, k-center, k-means), MMD and AVDD-style with learning rates tuned here on validation, the
 paper's default setting, and ours (`choose_settings.py`, by the same rule). All in the same engine, from the
 same start, for the same number of steps. No search and no tuning uses these seeds.
 Test data is opened once, after everything has been chosen and condensed.
@@ -50,6 +50,7 @@ NAMES = {
     "random": "random items",
     "herding": "herding",
     "k_center": "k-center",
+    "k_means": "k-means",
     "mmd": "MMD, learning rate tuned",
     "avdd": "AVDD-style, learning rate tuned",
     "paper_default": "the paper's default setting",

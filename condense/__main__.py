@@ -55,6 +55,23 @@ def build_parser() -> Parser:
     evaluate.add_argument(
         "--convnet-seeds", type=_whole, default=3, metavar="N", help="ConvNets per row; 0 leaves them out (default 3)"
     )
+    evaluate.add_argument(
+        "--convnet",
+        choices=("fast", "dc"),
+        default="fast",
+        help="how they are trained: fast, a light ConvNet for 300 steps (default); dc, as DC and DSA evaluate: width 128, "
+        "1000 epochs of their augmentation, which wants a GPU",
+    )
+    evaluate.add_argument(
+        "--architecture",
+        choices=("convnet", "resnet"),
+        default="convnet",
+        help="which network: the preset's ConvNet (default), or a small ResNet, to see what carries over",
+    )
+    evaluate.add_argument(
+        "--steps", type=_positive, metavar="N", help="training steps of each network (default: the preset's)"
+    )
+    evaluate.add_argument("--device", metavar="DEVICE", help="cpu, cuda or cuda:1 (default: the GPU if there is one)")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write all values there, too")
 
     embed = commands.add_parser(
@@ -117,7 +134,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "run":
             return commands.run(options.config, options.output, options.overrides, options.device)
         if options.command == "evaluate":
-            return commands.evaluate(options.directory, options.convnet_seeds, options.json)
+            from condense.evaluation.network_protocol import network_protocol
+
+            protocol = network_protocol(options.convnet, options.architecture, options.steps)
+            return commands.evaluate(
+                options.directory, options.convnet_seeds, options.json, protocol=protocol, device=options.device
+            )
         return commands.embed(options.config, options.overrides, options.device)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -143,6 +165,16 @@ def _whole(text: str) -> int:
 
 
 _whole.__name__ = "whole number"  # what argparse calls it
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, but got {value}")
+    return value
+
+
+_positive.__name__ = "whole number"
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from condense.embeddings.embeddings import QUIET
 from condense.embeddings.task import Task
 from condense.embeddings.task import load_task as load_embedded_task
 from condense.evaluation import comparison
+from condense.evaluation.network_protocol import network_protocol
 from condense.evaluation.replica_scores import full_score
 from condense.evaluation.soft_labels import load_teacher, recorded_teacher, with_best_temperature
 from condense.export.export import export
@@ -291,21 +292,31 @@ OneOrMore = Result | Sequence[Result]  # of one method: one run, or one per seed
 
 
 def compare(
-    results: OneOrMore | Mapping[str, OneOrMore], *, convnet_seeds: int = 3, retrieval: bool = True
+    results: OneOrMore | Mapping[str, OneOrMore],
+    *,
+    convnet_seeds: int = 3,
+    retrieval: bool = True,
+    convnet: str = "fast",
+    architecture: str = "convnet",
+    convnet_steps: int | None = None,
 ) -> pd.DataFrame:
     """Condensed sets beside as many real items and the full data, on the test split: a row per method.
 
     Columns: (protocol, `mean` | `std` | `n` | `share`) with protocol `probe`, `convnet` and `retrieval`
     (`condense/evaluation/comparison.py`). `results`: one result, several seeds of one method (`condensed`), or name -> one or
-    several. All must be of one task. `convnet_seeds`: ConvNets per method; 0 leaves them out.
+    several. All must be of one task. `convnet_seeds`: networks from scratch per method; 0 leaves them out.
+    `convnet`: how they are trained, `fast` or as published, `dc`; `architecture`: `convnet` or `resnet`; `convnet_steps`: of
+    each, by default the preset's (`condense/evaluation/network_protocol.py`).
     Results with soft labels (`Result.with_soft_labels`) give each method, coresets included, a second row, METHOD + soft.
     This opens the test split: make all choices before.
 
     Raises:
-        ValueError: there is no result, the results are of different tasks, or their soft labels of different teachers.
+        ValueError: there is no result, the results are of different tasks, or their soft labels of different teachers; a
+            preset or an architecture is not known; `convnet_steps` is below 1.
     """
     import pandas as pd
 
+    protocol = network_protocol(convnet, architecture, convnet_steps)
     named = results if isinstance(results, Mapping) else {"condensed": results}
     sets = {name: [own] if isinstance(own, Result) else list(own) for name, own in named.items()}
     flat = [result for own in sets.values() for result in own]
@@ -324,7 +335,7 @@ def compare(
         own_labels = list(zip([split for own in splits.values() for split in own], labels, strict=True))
         soft = recorded_teacher(task.embedded, task.store, teachers[0], own_labels)
     found = comparison.compare(
-        comparison.Comparison(task.embedded, task.store),
+        comparison.Comparison(task.embedded, task.store, protocol=protocol),
         splits,
         task.config.dpc,
         range(convnet_seeds),

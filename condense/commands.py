@@ -22,6 +22,7 @@ from condense.embeddings.embeddings import QUIET
 from condense.embeddings.task import Task, load_task, load_test
 from condense.evaluation.comparison import PROTOCOLS, Comparison, Sample, as_json, compare, share_of
 from condense.evaluation.convnet import check_shapes
+from condense.evaluation.network_protocol import FAST, NetworkProtocol
 from condense.evaluation.retrieval import alignment_warnings
 from condense.evaluation.soft_labels import KINDS, check_teacher, recorded_teacher
 from condense.export.export import read_export, read_soft_labels
@@ -96,23 +97,34 @@ def _run(config: CondensationConfig, output: Path, device: torch.device) -> int:
     return 0
 
 
-def evaluate(directory: Path, convnet_seeds: int, json_path: Path | None) -> int:
-    """A condensed dataset against random, herding, k-center at equal budget and full data, on test: a table."""
+def evaluate(
+    directory: Path,
+    convnet_seeds: int,
+    json_path: Path | None,
+    *,
+    protocol: NetworkProtocol = FAST,  # of the networks from scratch
+    device: str | None = None,  # None: the GPU if there is one
+) -> int:
+    """A condensed dataset against chosen real items at equal budget and full data, on test: a table."""
+    where = device_of(device)
     inputs, labels, record = read_export(directory)
     config = _recorded_config(directory, record)
     if json_path is not None:
         _check_writable(json_path)
     store = open_store()
-    task = _load(config, store, api.best_device())
+    task = _load(config, store, where)
     _check_fingerprints(directory, record, task)
+    networks = bool(convnet_seeds) and task.dataset.num_classes > 1
     if convnet_seeds:
         check_shapes(task.dataset.specs)
+    if networks:
+        print(_length(protocol, len(labels), len(task.condense.labels), task.device), file=sys.stderr)
     condensed, soft_labels = MemorySplit(inputs, labels), read_soft_labels(directory)
     teacher = None if soft_labels is None else _recorded_teacher(directory, record)
     soft = None
     if soft_labels is not None and teacher is not None:
         soft = recorded_teacher(task, store, teacher, [(condensed, soft_labels)])
-    comparison = Comparison(task, store)
+    comparison = Comparison(task, store, protocol=protocol)
     results = compare(comparison, {"condensed": [condensed]}, config.dpc, range(convnet_seeds), soft=soft)
     names = {
         "random": f"random ({len(results['random']['probe'].values or results['random']['retrieval'].values)} draws)",
@@ -121,7 +133,7 @@ def evaluate(directory: Path, convnet_seeds: int, json_path: Path | None) -> int
     print(f"{_describe(task)}; {_budget(task, config.dpc)}; test: {len(comparison.test.labels)} items")
     if teacher is not None:
         print(f"soft labels by the full data's {teacher['teacher']}, temperature {teacher['temperature']:g}")
-    print(table(results, names))
+    print(table(results, names, protocol.label))
     if json_path is not None:
         content = {
             "directory": str(directory),
@@ -129,6 +141,7 @@ def evaluate(directory: Path, convnet_seeds: int, json_path: Path | None) -> int
             "dpc": config.dpc,
             "fingerprints": record["fingerprints"],
             **({} if teacher is None else {"soft_labels": teacher}),
+            "protocol": _protocol(protocol, len(labels), len(task.condense.labels)) if networks else None,
             "results": as_json(results),
         }
         json_path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -146,9 +159,12 @@ def embed(config_path: Path, overrides: Sequence[str], device: str | None = None
     return 0
 
 
-def table(results: Mapping[str, Mapping[str, Sample]], names: Mapping[str, str]) -> str:
-    """Aligned columns: each protocol's value (± std over seeds) and its share of the full data's, in %."""
-    rows = [["", "linear probe", "of full", "ConvNet", "of full", "retrieval", "of full"]]
+def table(results: Mapping[str, Mapping[str, Sample]], names: Mapping[str, str], network: str = FAST.label) -> str:
+    """Aligned columns: each protocol's value (± std over seeds) and its share of the full data's, in %.
+
+    `names`: what rows are called; `network`: what the column of the networks from scratch is called.
+    """
+    rows = [["", "linear probe", "of full", network, "of full", "retrieval", "of full"]]
     full = results["full_data"]
     for method, of_protocol in results.items():
         row = [names.get(method, method)]
@@ -240,6 +256,23 @@ class ReportLine:
 
     def end(self) -> None:
         self.news.close(self.line)
+
+
+def _protocol(protocol: NetworkProtocol, items: int, full: int) -> dict[str, Any]:
+    """JSON-able: how the networks from scratch were trained, on so many items or on the full data."""
+    return {
+        "preset": protocol.name,
+        "architecture": protocol.architecture,
+        "steps": protocol.steps_for(items),
+        "full_data_steps": protocol.steps_for(full),
+    }
+
+
+def _length(protocol: NetworkProtocol, items: int, full: int, device: torch.device) -> str:
+    """How long the networks are trained."""
+    steps = [protocol.steps_for(n) for n in (items, full)]
+    more = "" if steps[0] == steps[1] else f", {steps[1]} on the full data"
+    return f"{protocol.label}: {steps[0]} steps each{more}, on {device}"
 
 
 def _budget(task: Task, dpc: int) -> str:

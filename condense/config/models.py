@@ -219,7 +219,7 @@ class TaskConfig(Strict):
     dataset: DatasetConfig = Field(SpokenDigits(), description="what is condensed, by its `name`")
     encoder: EncoderConfig = Field(TinyEncoder(), description="what it is seen through, by its `name`")
     dpc: int = Field(1, ge=1, description="synthetic items per class (data per class)")
-    initialization: Literal["random", "herding", "k_center", "noise"] = Field(
+    initialization: Literal["random", "herding", "k_center", "k_means", "noise"] = Field(
         "herding", description="where the synthetic items start: chosen real items, or noise"
     )
     metric: Literal["accuracy", "retrieval"] = Field(

@@ -1,13 +1,17 @@
 """How good a condensed set is."""
 
 __all__ = [
+    "augmentation",
     "comparison",
     "convnet",
     "coresets",
     "dd_ranking",
     "diagnostics",
     "linear_probe",
+    "network_protocol",
+    "networks",
     "replica_scores",
+    "resnet",
     "retrieval",
     "retrieval_metric",
     "secondary_scores",

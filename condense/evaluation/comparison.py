@@ -17,13 +17,12 @@ that the full data trains.
 from __future__ import annotations
 
 import functools
-import inspect
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any, Literal
 
@@ -33,17 +32,19 @@ from torch import Tensor
 from condense.data.dataset import MemorySplit, Split, held
 from condense.embeddings.embeddings import Embedded, embed_split
 from condense.embeddings.task import Task, load_test
-from condense.evaluation.convnet import ConvNet, convnet_accuracies, train_from_scratch
+from condense.evaluation.convnet import convnet_accuracies, train_from_scratch
 from condense.evaluation.coresets import SELECTIONS
 from condense.evaluation.linear_probe import as_share
+from condense.evaluation.network_protocol import FAST, NetworkProtocol
+from condense.evaluation.networks import Network
 from condense.evaluation.replica_scores import probe_accuracy
 from condense.evaluation.retrieval import Projections
 from condense.evaluation.retrieval_metric import full_projections, retrieval_scores
 from condense.method.condensation import initial_inputs
 from condense.storage.store import Store
 
-VERSION = 1  # of the ConvNet protocol, apart from its keyword arguments
-CONVNET_STEPS = 300
+VERSION = 1  # of the training of networks, apart from what `NetworkProtocol.key` holds
+CONVNET_STEPS = FAST.steps_for(1)
 RANDOM_DRAWS = 5  # random choices of items in a comparison, at least
 PROTOCOLS = ("probe", "convnet", "retrieval")
 SOFT = " + soft"  # after a method's name: the same items with a teacher's labels
@@ -86,10 +87,12 @@ class Comparison:
         self,
         task: Task,
         store: Store,
-        convnet_steps: int = CONVNET_STEPS,
+        convnet_steps: int | None = None,  # None: the protocol's
         held_out: Literal["test", "validation"] = "test",
+        protocol: NetworkProtocol = FAST,  # of the networks from scratch
     ) -> None:
         self.task, self.store, self.convnet_steps, self.held_out = task, store, convnet_steps, held_out
+        self.protocol = protocol if convnet_steps is None else replace(protocol, steps=convnet_steps, epochs=None)
         self.test = load_test(task, store) if held_out == "test" else task.validation
 
     @functools.cached_property
@@ -124,14 +127,14 @@ class Comparison:
         targets: Sequence[Tensor | None] | None = None,  # soft labels (n, C) of each training; None: the items' labels
         augmentation: bool = True,
     ) -> list[float]:
-        """Test accuracy of a ConvNet for each (items, seed), 0 .. 1; NaN for items that are not finite."""
+        """Test accuracy of a network for each (items, seed), 0 .. 1; NaN for items that are not finite."""
         classes, device = self.task.dataset.num_classes, self.task.device
         targets = [None] * len(trainings) if targets is None else targets
 
-        def train(training: tuple[tuple[Split, int], Tensor | None]) -> ConvNet:
+        def train(training: tuple[tuple[Split, int], Tensor | None]) -> Network:
             (items, seed), soft = training
             return train_from_scratch(
-                items, classes, seed, device, soft, steps=self.convnet_steps, augmentation=augmentation
+                items, classes, seed, device, soft, protocol=self.protocol, augmentation=augmentation
             )
 
         finite = [not isinstance(items, MemorySplit) or is_finite(items) for items, _ in trainings]
@@ -150,7 +153,7 @@ class Comparison:
                 "version": VERSION,
                 "dataset": self.task.dataset.fingerprint,
                 "specs": {m: spec.describe() for m, spec in self.task.dataset.specs.items()},
-                "protocol": {**convnet_defaults(), "steps": self.convnet_steps},
+                "protocol": self.protocol.key(),
                 "seed": seed,
                 **({} if self.held_out == "test" else {"held_out": self.held_out}),
             }
@@ -175,7 +178,7 @@ class Comparison:
 
 
 def chosen_items(task: Task, method: str, dpc: int, seed: int) -> MemorySplit:
-    """`dpc` real items per class of the condense split, chosen by `random`, `herding` or `k_center`."""
+    """`dpc` real items per class of the condense split, chosen by one of `SELECTIONS`."""
     inputs = initial_inputs(task, dpc, method, torch.Generator().manual_seed(seed))
     return MemorySplit(inputs, torch.arange(task.dataset.num_classes).repeat_interleave(dpc))
 
@@ -251,12 +254,6 @@ def share_of(value: float, full: float) -> float | None:
 
 def is_finite(items: MemorySplit) -> bool:
     return all(bool(x.isfinite().all()) for x in items.inputs.values())
-
-
-def convnet_defaults() -> dict[str, Any]:
-    """The default arguments of `train_from_scratch`, so that changing one changes the protocol's key."""
-    parameters = inspect.signature(train_from_scratch).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
 @contextmanager

@@ -1,9 +1,9 @@
-"""The evaluation protocol of the condensation papers: a small ConvNet trained from scratch on the synthetic inputs.
+"""The evaluation protocol of the condensation papers: a small network trained from scratch on the synthetic inputs.
 
-It never saw the encoder that the inputs were optimised through. Each modality has its own ConvNet; their features are
-concatenated and go into one linear head. For clips (clips, channels, height, width), such as ImageBind's sounds, the
-clips count as channels. A missing modality is zeros. Every training set, 10 synthetic items or all real ones,
-gets the same number of steps, the same augmentation and the same schedule.
+It never saw the encoder that the inputs were optimised through. Which network, and how it is trained, is a
+`NetworkProtocol` (`condense/evaluation/network_protocol.py`). A missing modality is zeros. Every training set, 10 synthetic
+items or all real ones, gets the same augmentation and the same schedule, and the same number of steps (`fast`) or of
+epochs (`dc`).
 
 B  items of a batch
 N  items of the training set
@@ -13,51 +13,34 @@ C  classes
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from condense.data.dataset import Split
+from condense.evaluation.augmentation import augment, augment_dsa
 from condense.evaluation.linear_probe import checked_targets
+from condense.evaluation.network_protocol import FAST, NetworkProtocol
+from condense.evaluation.networks import ConvNet, Network, PublishedConvNet
+from condense.evaluation.resnet import ResNet
 from condense.inputs.spec import InputSpec
 from condense.system.errors import UserError
 from condense.system.precision import full_float32
 
-WIDTHS = (16, 32, 32)  # channels of the three blocks
-IMAGES = ("vision", "depth", "thermal")
-CHANNELS_LAST = ("text",)  # (length, channels); every other 1-d modality is (channels, length)
+MOMENTUM = 0.9  # of the optimizer `sgd`
 
 
-class ConvNet(nn.Module):
-    """`forward(inputs)`: modality -> (B, *shape) float32, to logits (B, C)."""
-
-    def __init__(
-        self,
-        shapes: Mapping[str, Sequence[int]],  # modality -> (channels, height, width), two sizes if it is 1-d, or clips
-        num_classes: int,
-        generator: torch.Generator,
-        widths: Sequence[int] = WIDTHS,
-    ) -> None:
-        super().__init__()
-        shapes = {modality: _clips_as_channels(shape) for modality, shape in shapes.items()}
-        self.towers = nn.ModuleDict({modality: _tower(modality, shape, widths) for modality, shape in shapes.items()})
-        features = sum(widths[-1] * 4 ** (len(shape) - 1) for shape in _channels_first(shapes).values())
-        self.head = nn.utils.skip_init(nn.Linear, features, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv1d | nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
-        nn.init.normal_(self.head.weight, std=features**-0.5, generator=generator)
-        nn.init.zeros_(self.head.bias)
-
-    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        features = []
-        for modality, tower in self.towers.items():
-            x = inputs[modality]
-            x = x.flatten(1, 2) if x.dim() == 5 else x
-            features.append(tower(x.transpose(1, 2) if modality in CHANNELS_LAST else x).flatten(1))
-        return self.head(torch.cat(features, 1))
+def build_network(
+    protocol: NetworkProtocol, shapes: Mapping[str, Sequence[int]], num_classes: int, generator: torch.Generator
+) -> Network:
+    """The protocol's network for items of `shapes` (modality -> shape without a batch), untrained, on the CPU."""
+    if protocol.architecture == "resnet":
+        return ResNet(shapes, num_classes, generator)
+    if protocol.convnet == "published":
+        return PublishedConvNet(shapes, num_classes, generator, protocol.widths)
+    return ConvNet(shapes, num_classes, generator, protocol.widths)
 
 
 @full_float32()
@@ -68,45 +51,77 @@ def train_from_scratch(
     device: torch.device,
     targets: Tensor | None = None,  # (N, C) probabilities, a row per item; None: the labels
     *,
-    steps: int = 300,
-    batch_size: int = 32,
-    learning_rate: float = 1e-2,
-    weight_decay: float = 0.05,
+    protocol: NetworkProtocol = FAST,
+    steps: int | None = None,  # None: the protocol's
+    batch_size: int | None = None,
     augmentation: bool = True,
-    widths: Sequence[int] = WIDTHS,
-) -> ConvNet:
-    """A ConvNet after `steps` AdamW steps on batches of min(N, batch_size), cosine learning rate, in eval mode.
+) -> Network:
+    """A protocol's network, trained on batches of min(N, batch_size), in eval mode.
 
     With `targets` the loss is the cross entropy with an item's row, which stays the same however the item is augmented.
     Start, batches and augmentation come from `seed` alone (drawn on the CPU); no global random state is touched.
     Raises ValueError if `targets` are not N rows of C probabilities.
     """
+    if steps is not None:
+        protocol = replace(protocol, steps=steps, epochs=None)
+    if batch_size is not None:
+        protocol = replace(protocol, batch_size=batch_size)
     if targets is not None:
         targets = checked_targets(targets, (len(items), num_classes)).to(device)
     generator = torch.Generator().manual_seed(seed)
     shapes = {m: x.shape[1:] for m, x in items.load(range(1)).items()}
-    model = ConvNet(shapes, num_classes, generator, widths).to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
+    model = build_network(protocol, shapes, num_classes, generator).to(device)
+    optimizer, schedule = _optimizer(model, protocol, len(items))
     model.train()
-    batches = _batches(len(items), batch_size, generator)
-    for _ in range(steps):
+    batches = _batches(len(items), protocol.batch_size, generator, rest=protocol.whole_epochs)
+    for step in range(protocol.steps_for(len(items))):
         indices = next(batches)
         batch, labels = _read(items, indices, device)
         if augmentation:
-            batch = augment(batch, generator)
+            batch = _augmented(batch, protocol, generator)
         wanted = labels if targets is None else targets[indices.to(device)]
         loss = nn.functional.cross_entropy(model(batch), wanted)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        schedule.step()
+        schedule(step)
     return model.eval()
+
+
+def _optimizer(
+    model: Network, protocol: NetworkProtocol, n: int
+) -> tuple[torch.optim.Optimizer, Callable[[int], None]]:
+    """The optimizer, and what sets its learning rate after each step (counted from 0)."""
+    rate, decay = protocol.learning_rate, protocol.weight_decay
+    if protocol.optimizer == "adamw":
+        optimizer: torch.optim.Optimizer = torch.optim.AdamW(
+            model.parameters(), lr=rate, weight_decay=decay, fused=True
+        )
+    else:
+        optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=MOMENTUM, weight_decay=decay)
+    if protocol.schedule == "cosine":
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, protocol.steps_for(n)))
+        return optimizer, lambda step: cosine.step()
+    last = protocol.first_half(n) - 1
+
+    def lower(step: int) -> None:
+        if step == last:
+            optimizer.state.clear()  # as published: a new optimizer
+            for group in optimizer.param_groups:
+                group["lr"] = rate / 10
+
+    return optimizer, lower
+
+
+def _augmented(batch: dict[str, Tensor], protocol: NetworkProtocol, generator: torch.Generator) -> dict[str, Tensor]:
+    if protocol.augmentation == "dsa":
+        return augment_dsa(batch, generator, flip=protocol.flip)
+    return augment(batch, generator) if protocol.augmentation == "mild" else batch
 
 
 @full_float32()
 def convnet_accuracies(
-    models: Sequence[ConvNet],
+    models: Sequence[Network],
     items: Split,  # read once, a batch at a time
     device: torch.device,
     batch_size: int = 256,
@@ -116,7 +131,7 @@ def convnet_accuracies(
     if len(items) == 0:
         raise ValueError("accuracy needs at least one item")
 
-    def hits(model: ConvNet, batch: Mapping[str, Tensor], labels: Tensor) -> int:
+    def hits(model: Network, batch: Mapping[str, Tensor], labels: Tensor) -> int:
         with torch.no_grad():
             return int((model(batch).argmax(1) == labels).sum())
 
@@ -134,49 +149,15 @@ def _read(items: Split, indices: Tensor, device: torch.device) -> tuple[dict[str
     return batch, items.labels[indices.to(items.labels.device)].to(device)
 
 
-def augment(
-    batch: Mapping[str, Tensor],  # modality -> (B, *shape)
-    generator: torch.Generator,  # on the CPU
-) -> dict[str, Tensor]:
-    """Augmentation that keeps an item's class, drawn anew for every item of a batch.
+def _batches(n: int, batch_size: int, generator: torch.Generator, *, rest: bool) -> Iterator[Tensor]:
+    """Endless batches of min(n, batch_size) indices from one permutation after another.
 
-    Images: moved by up to 1/10 of the side, scaled by 0.9 .. 1.1, turned by up to 10 degrees. Spectrograms: moved by
-    up to 1/8 in time and 1/20 in frequency. Edges are repeated. The clips of an item move together. Other modalities
-    are unchanged.
+    `rest`: what is left of a permutation is a smaller batch; otherwise it is passed over.
     """
-    moved = {}
-    for modality, given in batch.items():
-        x = given.flatten(1, 2) if given.dim() == 5 else given
-        if modality in IMAGES and x.dim() == 4:
-            x = _affine(x, generator, turn=math.radians(10), scale=0.1, shift=(0.1, 0.1))
-        elif modality == "audio" and x.dim() == 4:
-            x = _affine(x, generator, turn=0.0, scale=0.0, shift=(0.125, 0.05))
-        moved[modality] = x.reshape(given.shape)
-    return moved
-
-
-def _affine(
-    x: Tensor,  # (B, channels, height, width)
-    generator: torch.Generator,
-    turn: float,  # largest angle, radians
-    scale: float,  # largest change of size
-    shift: tuple[float, float],  # largest move right and down, as shares of width and height
-) -> Tensor:
-    uniform = torch.rand(4, len(x), generator=generator) * 2 - 1  # (4, B)
-    angle, size = uniform[0] * turn, 1 + uniform[1] * scale
-    right, down = uniform[2] * 2 * shift[0], uniform[3] * 2 * shift[1]  # the grid runs from -1 to 1
-    cos, sin = angle.cos() / size, angle.sin() / size
-    theta = torch.stack([torch.stack([cos, -sin, right], 1), torch.stack([sin, cos, down], 1)], 1)  # (B, 2, 3)
-    grid = nn.functional.affine_grid(theta.to(x.device, x.dtype), list(x.shape), align_corners=False)
-    return nn.functional.grid_sample(x, grid, padding_mode="border", align_corners=False)
-
-
-def _batches(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Endless batches of min(n, batch_size) indices from one permutation after another."""
     size = min(n, batch_size)
     while True:
         order = torch.randperm(n, generator=generator)
-        for start in range(0, n - size + 1, size):
+        for start in range(0, n if rest else n - size + 1, size):
             yield order[start : start + size]
 
 
@@ -188,41 +169,3 @@ def check_shapes(specs: Mapping[str, InputSpec], instead: str = "use --convnet-s
                 f"{modality}: a ConvNet takes items of 2 or 3 dimensions, or clips of them, but got {len(spec.shape)}: "
                 f"{instead}"
             )
-
-
-def _clips_as_channels(shape: Sequence[int]) -> Sequence[int]:
-    return (shape[0] * shape[1], *shape[2:]) if len(shape) == 4 else shape
-
-
-def _channels_first(shapes: Mapping[str, Sequence[int]]) -> dict[str, Sequence[int]]:
-    return {modality: shape[::-1] if modality in CHANNELS_LAST else shape for modality, shape in shapes.items()}
-
-
-def _tower(modality: str, shape: Sequence[int], widths: Sequence[int]) -> nn.Sequential:
-    """(B, *shape) -> (B, widths[-1], 4, 4), or (B, widths[-1], 4) for a 1-d modality.
-
-    Blocks of convolution, instance norm, ReLU, average pooling, as the ConvNet of Gidaris & Komodakis 2018 that DC
-    and DM evaluate with; a further one for every doubling of the longer side above 32. The first block halves its
-    input by the stride of its convolution, not by pooling: full resolution took three quarters of the time.
-    """
-    if len(shape) not in (2, 3):
-        raise ValueError(f"{modality}: a ConvNet takes items of 2 or 3 dimensions, but got {len(shape)}")
-    channels, *sides = _channels_first({modality: shape})[modality]
-    one = len(sides) == 1
-    convolution = nn.Conv1d if one else nn.Conv2d
-    pool = nn.AvgPool1d if one else nn.AvgPool2d
-    further = max(0, math.ceil(math.log2(max(sides) / 32)))
-    layers: list[nn.Module] = []
-    for i, width in enumerate([*widths, *[widths[-1]] * further]):
-        kernel, stride = (5, 2) if i == 0 else (3, 1)
-        layers.append(
-            nn.utils.skip_init(convolution, channels, width, kernel, stride=stride, padding=kernel // 2, bias=False)
-        )
-        layers += [nn.GroupNorm(width, width), nn.ReLU()]  # a group per channel: instance norm, and faster
-        if i > 0:
-            layers.append(pool(2, ceil_mode=True))
-        sides = [math.ceil(side / 2) for side in sides]
-        channels = width
-    if any(side != 4 for side in sides):  # not needed for 32 x 32; costs as much as a pooling
-        layers.append((nn.AdaptiveAvgPool1d if one else nn.AdaptiveAvgPool2d)(4))
-    return nn.Sequential(*layers)

@@ -14,7 +14,7 @@ from condense.embeddings.task import Task
 from condense.evaluation.replica_scores import score_of
 from condense.method.initialization import choose_items
 
-SELECTIONS = ("random", "herding", "k_center")
+SELECTIONS = ("random", "herding", "k_center", "k_means")
 
 
 def select(task: Task, method: str, dpc: int, seed: int) -> Embedded:
@@ -29,8 +29,8 @@ def select(task: Task, method: str, dpc: int, seed: int) -> Embedded:
 def selection_scores(
     task: Task, held_out: Embedded, dpc: int, seeds: Sequence[int], metric: str = "accuracy"
 ) -> dict[str, list[float]]:
-    """Accuracy (or another metric) on `held_out` per method: `random` once per seed; herding, k-center and the full data
-    once."""
+    """Accuracy (or another metric) on `held_out` per method: `random` once per seed; the other selections and the
+    full data once."""
     classes = task.dataset.num_classes
     result = {
         method: [

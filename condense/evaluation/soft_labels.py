@@ -24,9 +24,11 @@ from torch import Tensor
 from condense.data.dataset import MemorySplit, Split, held
 from condense.embeddings.embeddings import embed_split
 from condense.embeddings.task import Task
-from condense.evaluation.comparison import CONVNET_STEPS, Comparison, chosen_items, convnet_defaults
-from condense.evaluation.convnet import ConvNet, check_shapes, train_from_scratch
+from condense.evaluation.comparison import CONVNET_STEPS, Comparison, chosen_items
+from condense.evaluation.convnet import build_network, check_shapes, train_from_scratch
 from condense.evaluation.linear_probe import train_probes
+from condense.evaluation.network_protocol import network_protocol
+from condense.evaluation.networks import Network
 from condense.storage.store import Store
 from condense.system.errors import UserError
 from condense.system.precision import full_float32
@@ -116,7 +118,7 @@ def with_best_temperature(
         "dataset": task.dataset.fingerprint,
         "encoder": task.encoder.fingerprint,
         "teacher": {"kind": teacher.kind, "members": teacher.members, "steps": teacher.steps},
-        "protocol": {**convnet_defaults(), "steps": steps},
+        "protocol": network_protocol(steps=steps).key(),
         "dpc": dpc,
         "temperatures": list(temperatures),
         "students": students,
@@ -174,7 +176,7 @@ def _probe(task: Task) -> Callable[[Split], Tensor]:
     return logits
 
 
-def _ensemble(task: Task, models: Sequence[ConvNet]) -> Callable[[Split], Tensor]:
+def _ensemble(task: Task, models: Sequence[Network]) -> Callable[[Split], Tensor]:
     @torch.no_grad()
     @full_float32()
     def logits(items: Split) -> Tensor:
@@ -187,14 +189,14 @@ def _ensemble(task: Task, models: Sequence[ConvNet]) -> Callable[[Split], Tensor
     return logits
 
 
-def _convnet(task: Task, store: Store | None, steps: int, seed: int) -> ConvNet:
+def _convnet(task: Task, store: Store | None, steps: int, seed: int) -> Network:
     """The ConvNet of a seed, trained on the whole condense split, or as it was kept."""
     dataset, classes = task.dataset, task.dataset.num_classes
     key = {
         "version": VERSION,
         "dataset": dataset.fingerprint,
         "specs": {m: spec.describe() for m, spec in dataset.specs.items()},
-        "protocol": {**convnet_defaults(), "steps": steps},
+        "protocol": network_protocol(steps=steps).key(),
         "seed": seed,
     }
 
@@ -204,6 +206,8 @@ def _convnet(task: Task, store: Store | None, steps: int, seed: int) -> ConvNet:
 
     state = make() if store is None else store.get_or_make("convnet_teacher", key, make)
     shapes = {m: spec.shape for m, spec in dataset.specs.items()}
-    model = ConvNet(shapes, classes, torch.Generator().manual_seed(seed)).to(task.device)
+    model = build_network(network_protocol(steps=steps), shapes, classes, torch.Generator().manual_seed(seed)).to(
+        task.device
+    )
     model.load_state_dict(state)
     return model.eval()

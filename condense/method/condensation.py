@@ -21,7 +21,7 @@ from condense.method.initialization import choose_items
 from condense.method.objective import class_characteristic_function, draw_frequencies, pass_over
 
 STATE_VERSION = 2
-DETERMINISTIC = ("herding", "k_center")  # draw nothing, unless an item lacks a modality
+DETERMINISTIC = ("herding", "k_center", "k_means")  # draw nothing, unless an item lacks a modality
 
 
 @dataclass

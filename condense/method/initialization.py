@@ -1,7 +1,7 @@
-"""Which real items a condensation starts from, and the coreset baselines: random, herding, k-center.
+"""Which real items a condensation starts from, and the coreset baselines: random, herding, k-center, k-means.
 
-n items with d features, C classes, dpc chosen items per class. Class c has n_c items; every method costs
-O(n_c * dpc * d) for it. Distances are taken in float64, so that ties do not depend on the device.
+n items with d features, C classes, dpc chosen items per class. Class c has n_c items; a method costs O(n_c * dpc * d) for
+it, k-means as much per iteration. Distances are taken in float64, so that ties do not depend on the device.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from condense.embeddings.embeddings import Embedded
 
-Method = Literal["random", "herding", "k_center"]
+Method = Literal["random", "herding", "k_center", "k_means"]
+ITERATIONS = 300  # of Lloyd's algorithm, at most; it usually ends by itself after some tens
 
 
 def choose(
@@ -28,10 +29,11 @@ def choose(
 ) -> Tensor:
     """(C * dpc,) int64 indices of real items, all different; class 0's dpc items first, then class 1's.
 
-    Only `random` draws from `generator`: herding and k-center are deterministic, so replicas that start from
-    them differ in their optimisation alone. Within a class, the first k of dpc items are those that dpc = k
-    would give (for `random`: from a generator in the same state). Items that are not `preferred` are chosen, by the
-    same method among themselves, only if a class has fewer than dpc preferred ones.
+    Only `random` draws from `generator`: the others are deterministic, so replicas that start from them differ in
+    their optimisation alone. Within a class, the first k of dpc items are those that dpc = k would give (for `random`:
+    from a generator in the same state); but not for `k_means`, whose clusters all change with dpc. Items
+    that are not `preferred` are chosen, by the same method among themselves, only if a class has fewer than dpc preferred
+    ones.
     Raises ValueError if a class has fewer than dpc items.
     """
     if method not in get_args(Method):
@@ -52,7 +54,7 @@ def choose(
             if method == "random":
                 order = torch.randperm(len(group), generator=generator, device=generator.device)[:count]
             else:
-                order = _GREEDY[method](features[group].double(), count)
+                order = _DETERMINISTIC[method](features[group].double(), count)
             chosen.append(group[order.to(group.device)])
             wanted -= count
     return torch.cat(chosen)
@@ -125,4 +127,56 @@ def k_center(
     return torch.stack(order) if order else torch.empty(0, dtype=torch.int64, device=x.device)
 
 
-_GREEDY: dict[str, Callable[[Tensor, int], Tensor]] = {"herding": herding, "k_center": k_center}
+def k_means(
+    x: Tensor,  # (n_c, d): one class
+    dpc: int,
+) -> Tensor:
+    """(dpc,) positions in x: of each of dpc clusters the item nearest its centre, the largest cluster first.
+
+    Clusters of one size keep the order of their starts, as `k_center` chooses them. An item that a larger cluster has taken
+    is passed over. Of equally near items (up to rounding: both of a pair are) the first is taken. The first k of dpc items
+    are not those that dpc = k would give.
+    """
+    if dpc == 0:
+        return torch.empty(0, dtype=torch.int64, device=x.device)
+    centres, owner = clusters(x, k_center(x, dpc))
+    sizes = torch.bincount(owner, minlength=dpc)
+    taken = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    order = []
+    for k in sizes.argsort(descending=True, stable=True):
+        distance = (x - centres[k]).square().sum(1).masked_fill(taken, torch.inf)
+        best = (distance <= distance.min() * (1 + 1e-9)).int().argmax()
+        order.append(best)
+        taken[best] = True
+    return torch.stack(order)
+
+
+def clusters(
+    x: Tensor,  # (n_c, d)
+    start: Tensor,  # (k,) positions in x of the first centres
+    iterations: int = ITERATIONS,
+) -> tuple[Tensor, Tensor]:
+    """k-means: centres (k, d), and each item's cluster (n_c,), by Lloyd's algorithm (Lloyd 1982) from `start`.
+
+    It ends when no item changes its cluster, at a local minimum of the summed squared distances, or after `iterations`. Of
+    equally near centres the first is taken. A cluster without items keeps its centre.
+    """
+    centres = x[start]
+    owner = torch.full((len(x),), -1, device=x.device)
+    for _ in range(iterations):
+        # || x - centre ||^2 / 2, without the term that is equal for every centre
+        found = (centres.square().sum(1) / 2 - x @ centres.T).argmin(1)
+        if torch.equal(found, owner):
+            break
+        owner = found
+        sizes = torch.bincount(owner, minlength=len(start))[:, None]
+        means = torch.zeros_like(centres).index_add_(0, owner, x) / sizes
+        centres = torch.where(sizes > 0, means, centres)
+    return centres, owner
+
+
+_DETERMINISTIC: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "herding": herding,
+    "k_center": k_center,
+    "k_means": k_means,
+}

@@ -95,7 +95,7 @@ class ConfirmationStages:
         return settings[max(likely, key=lambda label: self.score(results[label]))]
 
     def baselines(self) -> dict[str, list[float]]:
-        """method -> test accuracies per seed, averaged over tasks: random, herding, k_center, full_data."""
+        """method -> test accuracies per seed, averaged over tasks: random, herding, k_center, k_means, full_data."""
         path = self.folder / "baselines.json"
         known = read_json(path) or {}
         if known.get("seeds") == self.reporting_seeds:

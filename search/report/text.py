@@ -20,6 +20,7 @@ SETTINGS = {
     "random": "random choice",
     "herding": "herding",
     "k_center": "k-center",
+    "k_means": "k-means",
     "mmd": "MMD",
     "full_data": "full data",
 }

@@ -57,7 +57,7 @@ def test_smoke(tmp_path: Path) -> None:
     found, printed = figures_of("accuracy.py", write_problem(tmp_path, 6.0))
     assert "| **ours** |" in printed
     assert "| share of full-data accuracy at 1 per class |" in printed
-    methods = {"random", "herding", "k_center", "mmd", "avdd", "paper_default", "ours", "full_data"}
+    methods = {"random", "herding", "k_center", "k_means", "mmd", "avdd", "paper_default", "ours", "full_data"}
     assert set(found["results"]["dpc_1"]) == methods
     assert found["results"]["dpc_1"]["ours"]["probe"]["n"] == 2
     means = {name: found["results"]["dpc_1"][name]["probe"]["mean"] for name in ("ours", "mmd")}
@@ -114,7 +114,7 @@ def test_claims_are_read_off_the_figures() -> None:
     def scores(**of: float) -> dict[str, dict[str, Sample]]:
         return {name: {"probe": Sample((value,)), "convnet": Sample(())} for name, value in of.items()}
 
-    others = {"random": 0.5, "herding": 0.6, "mmd": 0.7, "avdd": math.nan, "paper_default": 0.9}
+    others = {"random": 0.5, "herding": 0.6, "k_means": 0.65, "mmd": 0.7, "avdd": math.nan, "paper_default": 0.9}
     results = {
         1: scores(ours=0.78, k_center=0.4, full_data=0.8, **others),
         20: scores(ours=0.76, k_center=0.75, full_data=0.8, **others),

@@ -92,7 +92,7 @@ def test_soft_labels_stand_beside_hard_ones(
     assert found is not None
     assert torch.equal(found, soft.soft_labels)
     table = condense.compare(soft, convnet_seeds=0, retrieval=False)
-    methods = ["condensed", "random", "herding", "k_center"]
+    methods = ["condensed", "random", "herding", "k_center", "k_means"]
     assert table.index.tolist() == [*[row for m in methods for row in (m, f"{m} + soft")], "full_data"]
     alone = condense.compare(plain, convnet_seeds=0, retrieval=False)
     assert table.loc[alone.index].equals(alone)
@@ -131,12 +131,11 @@ def test_reports_come_on_the_way(task: condense.LoadedTask) -> None:
     assert tuple(reports) == result.reports
 
 
-def test_a_comparison_is_a_table(task: condense.LoadedTask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparison, "CONVNET_STEPS", 3)
+def test_a_comparison_is_a_table(task: condense.LoadedTask) -> None:
     ours = [condense.run(task, HYPERPARAMETERS, seed=seed, steps=4) for seed in (0, 1)]
     mmd = condense.run(task, condense.published.mmd(3.0), steps=4)
     table = condense.compare({"ours": ours, "mmd": mmd}, convnet_seeds=0)
-    assert table.index.tolist() == ["ours", "mmd", "random", "herding", "k_center", "full_data"]
+    assert table.index.tolist() == ["ours", "mmd", "random", "herding", "k_center", "k_means", "full_data"]
     assert table.loc["ours", ("probe", "n")] == 2
     assert table.loc["full_data", ("probe", "share")] == 1
     assert table.loc["mmd", ("probe", "mean")] == pytest.approx(
@@ -145,6 +144,20 @@ def test_a_comparison_is_a_table(task: condense.LoadedTask, monkeypatch: pytest.
         )
     )
     assert set(table.columns.get_level_values(0)) == {"probe", "retrieval"}
+
+
+def test_networks_of_a_comparison(task: condense.LoadedTask) -> None:
+    result = condense.run(task, HYPERPARAMETERS, steps=1)
+    tables = [
+        condense.compare(result, convnet_seeds=1, retrieval=False, convnet_steps=2, **options)
+        for options in ({"architecture": "resnet"}, {"architecture": "resnet", "convnet": "dc"}, {})
+    ]
+    for table in tables:
+        assert table["convnet"]["mean"].between(0, 1).all()
+    with pytest.raises(ValueError, match="convnet must be one of fast, dc, but got 'slow'"):
+        condense.compare(result, convnet="slow")
+    with pytest.raises(ValueError, match="convnet_steps must be at least 1"):
+        condense.compare(result, convnet_steps=0)
 
 
 def test_results_of_different_tasks_do_not_compare(task: condense.LoadedTask, data: Path) -> None:

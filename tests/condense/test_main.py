@@ -196,9 +196,9 @@ def test_evaluate_compares_under_three_protocols(config: Path, capsys: pytest.Ca
     assert main(["evaluate", str(output), "--convnet-seeds", "2", "--json", str(scores)]) == 0
     printed = capsys.readouterr()
     rows = [line.split("  ")[0].strip() for line in printed.out.splitlines()[3:]]
-    assert rows == ["condensed", "random (5 draws)", "herding", "k_center", "full data (18 items)"]
+    assert rows == ["condensed", "random (5 draws)", "herding", "k_center", "k_means", "full data (18 items)"]
     results = json.loads(scores.read_text())["results"]
-    assert set(results) == {"condensed", "random", "herding", "k_center", "full_data"}
+    assert set(results) == {"condensed", "random", "herding", "k_center", "k_means", "full_data"}
     for method, of_protocol in results.items():
         assert of_protocol["convnet"]["n"] == 2
         assert of_protocol["probe"]["n"] == (5 if method == "random" else 1)
@@ -269,6 +269,7 @@ def test_evaluate_without_convnets(config: Path, capsys: pytest.CaptureFixture[s
     assert main(["run", str(config), "--output", str(output)]) == 0
     assert main(["evaluate", str(output), "--convnet-seeds", "0", "--json", str(scores)]) == 0
     assert json.loads(scores.read_text())["results"]["condensed"]["convnet"] is None
+    assert json.loads(scores.read_text())["protocol"] is None
 
 
 def test_inputs_that_no_convnet_takes_are_told_before_the_work(

@@ -56,7 +56,7 @@ def test_a_search_without_classes(tmp_path: Path) -> None:
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["metric"] == "retrieval"
     assert 0 < report["test"]["full_data"]["mean"] < 1
-    assert {"recommended", "default", "random", "herding", "k_center", "mmd"} <= report["test"].keys()
+    assert {"recommended", "default", "random", "herding", "k_center", "k_means", "mmd"} <= report["test"].keys()
     with open(tmp_path / "out" / "trials.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     recalls = [float(row["retrieval/seed_1"]) for row in rows if row["status"] == "completed"]

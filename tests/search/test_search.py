@@ -145,7 +145,7 @@ def test_the_output_folder(whole_search: tuple[Path, SearchProcess]) -> None:
         assert (found["of"], found["meaning"]) == (10, MEANING[name])
         assert found["region"] is None or " trials there, " in found["region"]
     assert content["diagnostics"].keys() == MEANING.keys()
-    methods = {"recommended", "default", "random", "herding", "k_center", "mmd", "full_data"}
+    methods = {"recommended", "default", "random", "herding", "k_center", "k_means", "mmd", "full_data"}
     assert methods <= content["test"].keys()
     assert content["cost"].keys() >= {"seconds", "replica_steps", "replica_steps_per_second"}
     assert content["cost"]["replica_steps"] == 2 * sum(row["steps"] for row in rows)

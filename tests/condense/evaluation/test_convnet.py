@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from condense.data.dataset import MemorySplit
-from condense.evaluation.convnet import ConvNet, augment, convnet_accuracies, train_from_scratch
+from condense.evaluation.augmentation import augment
+from condense.evaluation.convnet import convnet_accuracies, train_from_scratch
+from condense.evaluation.networks import ConvNet
 
 CPU = torch.device("cpu")
 SHAPES = {

@@ -154,7 +154,7 @@ def test_every_method_is_shown_with_both_kinds_of_labels(task: Task, store: Stor
     one_hot = compare(
         comparison, mine, 2, [0, 1], draws=2, soft=lambda x: torch.nn.functional.one_hot(x.labels, CLASSES).float()
     )
-    methods = ["mine", "random", "herding", "k_center"]
+    methods = ["mine", "random", "herding", "k_center", "k_means"]
     assert list(one_hot) == [*[row for m in methods for row in (m, m + SOFT)], "full_data"]
     for method in methods:
         assert one_hot[method] == plain[method]

@@ -71,7 +71,7 @@ def test_sounds_and_captions_without_classes(config: Path, capsys: pytest.Captur
     assert main(["evaluate", str(output), "--json", str(scores)]) == 0
     assert "random (5 draws)" in capsys.readouterr().out
     results = json.loads(scores.read_text())["results"]
-    assert results.keys() == {"condensed", "random", "herding", "k_center", "full_data"}
+    assert results.keys() == {"condensed", "random", "herding", "k_center", "k_means", "full_data"}
     for of in results.values():
         assert of["probe"] is None and of["convnet"] is None
         # 24 captions of 12 clips: any recall@1, 5 and 10 of 0 would be below chance by far.

@@ -46,7 +46,7 @@ def test_synthetic_items_start_as_real_ones_of_their_class(small_task):
         assert [task.condense.labels[j].item() for j in found] == [label]  # one item, all its modalities together
 
 
-@pytest.mark.parametrize("initialization", ["random", "herding", "k_center", "noise"])
+@pytest.mark.parametrize("initialization", ["random", "herding", "k_center", "k_means", "noise"])
 def test_start_has_the_encoders_shapes_and_ranges(small_task, initialization):
     task = small_task(THREE)
     start = initial_inputs(task, 2, initialization, torch.Generator().manual_seed(0))
@@ -344,7 +344,7 @@ def test_a_state_of_something_else_is_refused(small_task):
         replica(small_task(), dpc=2).load_state_dict({**state, "version": 1})
 
 
-@pytest.mark.parametrize("initialization", ["herding", "k_center", "random", "noise"])
+@pytest.mark.parametrize("initialization", ["herding", "k_center", "k_means", "random", "noise"])
 def test_what_is_known_of_a_start_changes_nothing(small_task, initialization):
     """The items, and what is drawn after them, are those of a replica that starts first; and nobody else's."""
 

@@ -1,17 +1,21 @@
-"""The choice of real items, against plain numpy loops."""
+"""The choice of real items, against plain numpy loops, brute force and scikit-learn."""
 
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.cluster import KMeans
 
-from condense.method.initialization import choose
+from condense.method.initialization import choose, clusters, k_center, k_means
 
 GREEDY = ("herding", "k_center")
-METHODS = ("random", *GREEDY)
+DETERMINISTIC = (*GREEDY, "k_means")
+METHODS = ("random", *DETERMINISTIC)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -81,7 +85,7 @@ def test_a_whole_class_and_duplicates(method):
     assert sorted(choose(method, features, labels, 2, 3, generator()).tolist()) == [0, 1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["random", *GREEDY])  # not k_means: its clusters change with the budget
 def test_a_smaller_budget_is_the_beginning_of_a_larger_one(method):
     features, labels = problem(3, [20, 30])
     small = choose(method, features, labels, 2, 2, generator()).view(2, 2)
@@ -116,5 +120,76 @@ def test_a_class_that_is_too_small_is_named(method):
 
 def test_an_unknown_method_is_refused():
     features, labels = problem(0, [5])
-    with pytest.raises(ValueError, match="random, herding, k_center, but got 'noise'"):
+    with pytest.raises(ValueError, match="random, herding, k_center, k_means, but got 'noise'"):
         choose("noise", features, labels, 1, 3, generator())  # type: ignore[arg-type]
+
+
+def inertia(x: np.ndarray, owner: np.ndarray) -> float:
+    """Summed squared distances to the means of the clusters."""
+    return sum(float(np.square(x[owner == c] - x[owner == c].mean(0)).sum()) for c in np.unique(owner))
+
+
+def best_partition(x: np.ndarray, k: int) -> np.ndarray:
+    """(n,): of all partitions into at most k clusters the one with the smallest inertia."""
+    owners = np.array(list(itertools.product(range(k), repeat=len(x))))
+    members = owners[:, :, None] == np.arange(k)  # (k**n, n, k)
+    sums = np.einsum("pnk,nd->pkd", members, x)
+    inertias = np.square(x).sum() - (np.square(sums).sum(2) / np.maximum(1, members.sum(1))).sum(1)
+    return owners[inertias.argmin()]
+
+
+def groups(seed: int, sizes: list[int], spread: float) -> torch.Tensor:
+    """Shuffled points (n, 4) around as many corners, which are 1 apart."""
+    rng = np.random.default_rng(seed)
+    corners = np.eye(4)[: len(sizes)] / np.sqrt(2)
+    points = np.repeat(corners, sizes, 0) + spread * rng.normal(size=(sum(sizes), 4))
+    return torch.tensor(rng.permutation(points))
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_k_means_finds_clusters_as_good_as_those_of_scikit_learn(seed):
+    x = groups(seed, [25, 15, 10, 5], spread=0.05)
+    centres, owner = clusters(x, k_center(x, 4))
+    reference = KMeans(4, n_init=10, random_state=0).fit(x.numpy())
+    assert inertia(x.numpy(), owner.numpy()) == pytest.approx(reference.inertia_)
+    assert float((x - centres[owner]).square().sum()) == pytest.approx(reference.inertia_)
+
+
+@given(seed=st.integers(0, 2**32 - 1), k=st.integers(1, 3))
+def test_k_means_ends_where_neither_a_centre_nor_an_item_moves(seed, k):
+    """No worse than it started, no better than the best of all partitions, and that itself where the clusters are plain."""
+    x = torch.tensor(np.random.default_rng(seed).normal(size=(8, 4)))
+    plain = groups(seed, [4, 3, 1][:k], spread=0.05)
+    for points in (x, plain):
+        start = k_center(points, k)
+        centres, owner = clusters(points, start)
+        assert torch.equal(torch.cdist(points, centres).argmin(1), owner)
+        for c in range(k):
+            torch.testing.assert_close(centres[c], points[owner == c].mean(0))
+        found = inertia(points.numpy(), owner.numpy())
+        assert found <= float(torch.cdist(points, points[start]).amin(1).square().sum()) + 1e-9
+        best = inertia(points.numpy(), best_partition(points.numpy(), k))
+        assert found == pytest.approx(best) if points is plain else found >= best - 1e-9
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_medoids_are_those_of_the_best_partition_largest_cluster_first(seed):
+    points = groups(seed, [4, 3, 1], spread=0.05)
+    x = points.numpy()
+    owner = best_partition(x, 3)
+    expected = []
+    for size in (4, 3, 1):
+        (members,) = (np.flatnonzero(owner == c) for c in range(3) if (owner == c).sum() == size)
+        expected.append(members[np.square(x[members] - x[members].mean(0)).sum(1).argmin()])
+    assert k_means(points, 3).tolist() == expected
+    shuffle = torch.tensor(np.random.default_rng(seed).permutation(8))
+    assert shuffle[k_means(points[shuffle], 3)].tolist() == expected
+
+
+def test_medoids_are_different_and_ties_go_to_the_first():
+    equal = torch.tensor([[0.0], [0.0], [0.0], [0.0], [5.0]]).double()
+    assert k_means(equal, 4).tolist() == [0, 4, 1, 2]
+    pairs = torch.tensor([[0.1], [0.3], [9.1], [11.7]]).double()  # both of a pair are equally far from its centre
+    assert k_means(pairs, 2).tolist() == [2, 0]
+    assert k_means(pairs.flip(0), 2).tolist() == [0, 2]
+    assert k_means(equal, 0).tolist() == []

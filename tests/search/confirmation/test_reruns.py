@@ -213,4 +213,4 @@ def test_the_engine_that_shows_items_may_have_ended(make: Callable[..., Reruns],
     ]
     assert steps == [(0, b"PNG"), (SPACE.steps, b"PNG")]
     ray.kill(confirmation.client.engine)
-    assert set(confirmation.baselines()) == {"random", "herding", "k_center", "full_data"}
+    assert set(confirmation.baselines()) == {"random", "herding", "k_center", "k_means", "full_data"}
