@@ -29,6 +29,7 @@ from condense.evaluation.replica_scores import full_score
 from condense.evaluation.soft_labels import load_teacher, recorded_teacher, with_best_temperature
 from condense.export.export import export
 from condense.export.unfinished import Unfinished
+from condense.inputs.formation import formed, items_in_each
 from condense.method.condensation import STATE_VERSION, Condensation, Divergence
 from condense.single_run import COLUMNS, Interrupted, RunReport, SingleRun, named_losses
 from condense.storage.cache_folder import check_writable
@@ -95,8 +96,18 @@ class Result:
     full_score: float  # validation score of the full data
     seconds: float  # all of the run's, also where it was interrupted
     unfinished: Unfinished | None = None  # where it was kept; `save` removes that
-    soft_labels: Tensor | None = None  # (C * dpc, C) float32 on the CPU, rows sum to 1: a teacher's labels
+    soft_labels: Tensor | None = None  # a teacher's, a row per training item, (n, C) float32 on the CPU
     teacher: Mapping[str, Any] | None = None  # whose: {teacher, members, temperature}
+
+    @property
+    def training_items(self) -> MemorySplit:
+        """The items to train on, `.inputs` and `.labels`: those that the stored ones hold, if there is a `formation`."""
+        specs, factor = self.task.embedded.dataset.specs, self.hyperparameters.formation
+        if factor == 1:
+            return MemorySplit(dict(self.items), self.labels)
+        return MemorySplit(
+            formed(specs, self.items, factor), self.labels.repeat_interleave(items_in_each(specs, factor))
+        )
 
     @property
     def start_score(self) -> float:
@@ -140,7 +151,7 @@ class Result:
         found = with_best_temperature(
             load_teacher(task.embedded, teacher, task.store), task.embedded, task.store, task.config.dpc
         )
-        labels = found.labels(MemorySplit(self.items, self.labels))
+        labels = found.labels(self.training_items)
         return replace(self, soft_labels=labels, teacher=found.describe())
 
     def save(self, folder: str | Path) -> Path:
@@ -157,6 +168,7 @@ class Result:
             record=self.record(),
             condensation=self.course(),
             soft_labels=self.soft_labels,
+            formation=self.hyperparameters.formation,
         )
         if self.unfinished is not None:
             self.unfinished.remove()
@@ -325,7 +337,7 @@ def compare(
     task = flat[0].task
     if any(r.task.embedded is not task.embedded or r.task.config.dpc != task.config.dpc for r in flat):
         raise ValueError("results must be of one task: load it once, with one dpc")
-    splits = {name: [MemorySplit(dict(r.items), r.labels) for r in own] for name, own in sets.items()}
+    splits = {name: [r.training_items for r in own] for name, own in sets.items()}
     teachers = [r.teacher for r in flat]
     if any(teacher != teachers[0] for teacher in teachers):
         raise ValueError("results must have soft labels of one teacher and temperature, or none of them any")

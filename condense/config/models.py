@@ -195,6 +195,20 @@ class Hyperparameters(Strict):
         "which keeps its own, and items share their class's movement, so that learning rates hold for several numbers of "
         "items per class; `paper`: the published code's",
     )
+    formation: int = Field(
+        1,
+        ge=1,
+        le=4,
+        description="f: each stored image holds f x f smaller images, each stored sound f parts, which are enlarged before "
+        "they are embedded; more items in the same storage",
+    )
+    views: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="siamese augmentation: so many fixed transformations, under each of which the real items are embedded once; "
+        "each step matches under one of them, or none; 0: no augmentation",
+    )
     optimizer: Literal["sgd", "adam"] = Field("sgd", description="what moves the items")
     momentum: float = Field(0.5, ge=0, lt=1, description="SGD momentum, or Adam's beta1")
     schedule: Literal["constant", "cosine"] = Field(
@@ -227,6 +241,9 @@ class TaskConfig(Strict):
         description="what a condensed set is judged by: `accuracy` of a probe on its classes, or `retrieval` of another "
         "modality after training on its pairs: recall@1 of the class. Data without classes has one label for all, and needs "
         "`retrieval`: recall@1, 5 and 10 (their mean) of partners",
+    )
+    mirror: bool = Field(
+        False, description="whether an image keeps its class when left and right change places; used by `views`"
     )
 
 

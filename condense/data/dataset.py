@@ -106,12 +106,15 @@ class Dataset:
         """The test split. For final evaluations only, never for a selection."""
         return self._test
 
-    def check_class_sizes(self, dpc: int) -> None:
-        """Raises UserError if a class of the condense split has fewer than `dpc` items."""
+    def check_class_sizes(self, dpc: int, items_in_each: int = 1) -> None:
+        """Raises UserError if a class of the condense split has fewer than `dpc` items, for stored ones that hold so many."""
         counts = torch.bincount(self.condense.labels, minlength=self.num_classes)
         for name, count in zip(self.class_names, counts.tolist(), strict=True):
             if count < dpc:
-                raise UserError(f"{self.name}: class {name!r} has {count} items to condense, but dpc is {dpc}")
+                what = f"dpc is {dpc}"
+                if items_in_each > 1:
+                    what = f"dpc {dpc // items_in_each} with formation starts from {dpc}"
+                raise UserError(f"{self.name}: class {name!r} has {count} items to condense, but {what}")
 
     def check_modalities(self) -> None:
         """Raises UserError if a class of the condense split has no item with some modality: synthetic items have them all."""

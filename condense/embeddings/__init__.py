@@ -6,4 +6,5 @@ __all__ = [
     "initialization_cache",
     "statistics",
     "task",
+    "views",
 ]

@@ -15,6 +15,7 @@ from condense.embeddings.embeddings import QUIET, Embedded, load_embedded
 from condense.embeddings.encoding import OnPass
 from condense.embeddings.initialization_cache import InitializationCache
 from condense.embeddings.statistics import RealStatistics
+from condense.embeddings.views import View, Views
 from condense.encoders import build_encoder, encoder_specs
 from condense.encoders.protocol import Encoder
 from condense.storage.store import Store
@@ -23,7 +24,8 @@ from condense.system.errors import UserError
 
 def task_key(config: TaskConfig) -> str:
     """Equal for tasks that share a dataset and an encoder: dpc and initialisation do not matter."""
-    return json.dumps(config.model_dump(mode="json", include={"dataset", "encoder"}), sort_keys=True)
+    content = config.model_dump(mode="json", include={"dataset", "encoder"})
+    return json.dumps({**content, **({"mirror": True} if config.mirror else {})}, sort_keys=True)
 
 
 def load_task(config: TaskConfig, store: Store, device: torch.device, quiet: float = QUIET) -> Task:
@@ -33,7 +35,7 @@ def load_task(config: TaskConfig, store: Store, device: torch.device, quiet: flo
     Raises:
         UserError: the data cannot be read, or the encoder does not take it.
     """
-    return embed_task(*load_parts(config, store, device), store, device, quiet)
+    return embed_task(*load_parts(config, store, device), store, device, quiet, mirror=config.mirror)
 
 
 def load_parts(config: TaskConfig, store: Store, device: torch.device) -> tuple[Dataset, Encoder]:
@@ -54,11 +56,12 @@ def embed_task(
     device: torch.device,
     quiet: float = QUIET,
     on_pass: OnPass | None = None,
+    mirror: bool = False,
 ) -> Task:
     """The second half of `load_task`: the embeddings. `on_pass`: see `condense.embeddings.encoding.encode`."""
     condense = load_embedded(dataset, encoder, "condense", store, device, quiet, on_pass)
     validation = load_embedded(dataset, encoder, "validation", store, device, quiet, on_pass)
-    return Task(dataset, encoder, condense, validation, device)
+    return Task(dataset, encoder, condense, validation, device, store, mirror, quiet)
 
 
 def check_metric(config: TaskConfig, dataset: Dataset) -> None:
@@ -91,7 +94,11 @@ class Task:
     condense: Embedded
     validation: Embedded
     device: torch.device
+    store: Store | None = field(default=None, repr=False)  # where embeddings of views are kept
+    mirror: bool = False  # whether images may be mirrored
+    quiet: float = QUIET  # seconds before the progress of embedding a view is shown
     statistics: RealStatistics = field(init=False)
+    views: Views = field(init=False, repr=False)
     initialization_cache: InitializationCache = field(default_factory=InitializationCache, repr=False)
     serial: int = field(init=False, default_factory=lambda: next(_serial), repr=False)
     """Tells tasks of a process apart, also after one is gone; an `id` may be given twice."""
@@ -99,6 +106,8 @@ class Task:
     def __post_init__(self) -> None:
         known = self.condense
         self.statistics = RealStatistics.of(known.embeddings, known.labels, self.dataset.num_classes, known.present)
+        plain = View(None, known, self.statistics)
+        self.views = Views(self.dataset, self.encoder, plain, self.device, self.store, self.mirror, self.quiet)
 
     @property
     def modalities(self) -> tuple[str, ...]:

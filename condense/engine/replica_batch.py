@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from condense.embeddings.statistics import RealStatistics
+from condense.inputs.formation import in_turn, parts, parts_of
 from condense.method.condensation import Condensation
 from condense.method.objective import Objective
 
@@ -29,7 +31,7 @@ class Group:
     replicas: list[Condensation]
     objective: Objective
     frequencies: dict[str, Tensor]  # modality -> (Q, P, D)
-    phi_real: dict[str, Tensor]  # modality -> (2, Q, C, P)
+    phi_real: dict[str, Tensor]  # modality -> (2, Q, C, P); with V views (2, Q, V, C, P)
     weights: Tensor  # (Q, 3) lambdas
     normalizer: Tensor  # (Q, 3)
     item_factor: float  # gradients are of item_factor * total
@@ -44,6 +46,8 @@ class Group:
             h.scaling,
             h.num_frequencies,
             h.frequency_pool,
+            h.formation,
+            h.views,
             replica.step == 0,  # those that still need their normaliser are kept apart for one step
         )
 
@@ -67,15 +71,21 @@ class Group:
             # Terms are means over classes and items. With their sum over items an item moves as far as it would alone,
             # whatever the number of classes and dpc; with the sum over classes the items of a class share its movement,
             # which is what larger sets, that start closer to the real data, need. The published scaling has neither.
-            _item_factor(hs[0].scaling, task.dataset.num_classes, first.dpc),
+            _item_factor(hs[0].scaling, task.dataset.num_classes, first.items_per_class),
         )
 
-    def backward(self, synthetic: Mapping[str, Tensor]) -> Tensor:
+    def backward(self, synthetic: Mapping[str, Tensor], plain: bool = False) -> Tensor:
         """Adds the gradient of the weighted loss to the leaves `synthetic` (modality -> (Q, C, s, D)).
 
+        `plain`: they are embeddings of the items as they are, whatever the step's view.
         Returns (Q, 4), detached: uni, cross, joint as they are, and the normalised weighted total.
         """
         frequencies, phi_real = {}, {}
+        objective, known = self.objective, self.phi_real
+        if self.replicas[0].seen_as:
+            views = [0 if plain else r.view for r in self.replicas]
+            objective = replace(objective, real=self._real(views))
+            known = {m: torch.stack([of[:, i, v] for i, v in enumerate(views)], 1) for m, of in known.items()}
         if self.frequencies:
             chosen = on_device(
                 torch.stack([r.next_frequencies() for r in self.replicas]), self.weights.device
@@ -86,13 +96,22 @@ class Group:
                 rows = chosen + size * torch.arange(q, device=chosen.device)[:, None]
                 frequencies[m] = pool.view(-1, dim).index_select(0, rows.view(-1)).view(q, -1, dim)
                 index = chosen[None, :, None, :].expand(2, -1, classes, -1)
-                phi_real[m] = self.phi_real[m].gather(3, index)
-        terms = self.objective.terms(synthetic, frequencies, phi_real)
+                phi_real[m] = known[m].gather(3, index)
+        terms = objective.terms(synthetic, frequencies, phi_real)
         if self.replicas[0].step == 0:
             self._set_normalizer(terms, list(synthetic.values()))
         total = (self.weights * terms / self.normalizer).sum(1)
         (self.item_factor * total.sum()).backward()
         return torch.cat([terms.detach(), total.detach()[:, None]], 1)
+
+    def _real(self, views: Sequence[int]) -> RealStatistics:
+        """Statistics of each replica's view: as those of a task, with a dimension Q before C."""
+        seen = [r.seen_as[v].statistics for r, v in zip(self.replicas, views, strict=True)]
+        return RealStatistics(
+            {m: torch.stack([of.mean[m] for of in seen]) for m in seen[0].mean},
+            {pair: torch.stack([of.product[pair] for of in seen]) for pair in seen[0].product},
+            seen[0].share,  # which items have what does not depend on the view
+        )
 
     def _set_normalizer(self, terms: Tensor, synthetic: Sequence[Tensor]) -> None:
         size = terms.detach().abs()
@@ -167,6 +186,9 @@ class ReplicaBatch:
         self.momentum: dict[str, Tensor] = {}
         self.range: dict[str, tuple[Any, Any]] = {}  # numbers, or tensors on the device where places differ
         self.adam: dict[str, Tensor] = {}
+        self.changed = any(r.seen_as or r.items_in_each > 1 for r in ordered)
+        # modality -> replicas with the places of their stored items and of their embeddings, which may be more
+        self.places: dict[str, list[tuple[Condensation, slice, slice]]] = {}
         self.owner: dict[str, Tensor] = {}  # modality -> (N,) int64: which of `replicas` an item belongs to
         for m in dict.fromkeys(m for r in ordered for m in r.inputs):
             self._lay_out(m, [r for r in ordered if m in r.inputs])
@@ -174,6 +196,11 @@ class ReplicaBatch:
     def _lay_out(self, m: str, members: list[Condensation]) -> None:
         device = members[0].task.device
         counts = [len(r.inputs[m]) for r in members]
+        self.places[m], first, there = [], 0, 0
+        for r, count in zip(members, counts, strict=True):
+            embedded = count * parts_of(r.task.dataset.specs[m], r.hyperparameters.formation)
+            self.places[m].append((r, slice(first, first + count), slice(there, there + embedded)))
+            first, there = first + count, there + embedded
         column = (-1,) + (1,) * (members[0].inputs[m].ndim - 1)
 
         def per_item(values: Sequence[float]) -> Tensor:
@@ -212,12 +239,14 @@ class ReplicaBatch:
         embedded: dict[str, Tensor] = {}
         if at_once is None or all(len(x) <= at_once for x in self.inputs.values()):
             leaves = {m: x.detach().requires_grad_() for m, x in self.inputs.items()}
-            embedded = {m: self.encoder.embed(m, x) for m, x in leaves.items()}
+            embedded = {m: self._embed(m, x, range(len(x))) for m, x in leaves.items()}
             cut = {m: x.detach().requires_grad_() for m, x in embedded.items()}
         else:
             with torch.no_grad():
                 cut = {
-                    m: torch.cat([self.encoder.embed(m, part) for part in x.split(at_once)])
+                    m: torch.cat(
+                        [self._embed(m, x[items.start : items.stop], items) for items in ranges(len(x), at_once)]
+                    )
                     for m, x in self.inputs.items()
                 }
             cut = {m: x.requires_grad_() for m, x in cut.items()}
@@ -229,40 +258,63 @@ class ReplicaBatch:
         assert at_once is not None
         gradients = {}
         for m, x in self.inputs.items():
-            parts = zip(x.split(at_once), outward[m].split(at_once), strict=True)
-            gradients[m] = torch.cat([self._pull(m, part, outer) for part, outer in parts])
+            gradients[m] = torch.cat([self._pull(m, items, outward[m]) for items in ranges(len(x), at_once)])
         return Pass(gradients, losses, self._pulls(cut, outward))
 
-    def _starting(self, m: str) -> list[tuple[Condensation, slice]]:
-        """The replicas whose learning rates are in units that their first step measures, and their items' places."""
-        places, first = [], 0
-        for r in self.replicas:
-            count = len(r.inputs.get(m, ()))
-            if count and r.step == 0 and r.rates_are_relative:
-                places.append((r, slice(first, first + count)))
-            first += count
-        return places
+    def _within(self, m: str, items: range) -> Iterator[tuple[Condensation, slice, slice]]:
+        """The replicas of some stored items: their places among these, and those of their embeddings in all of the pack's."""
+        for replica, at, there in self.places[m]:
+            start, stop = max(items.start, at.start), min(items.stop, at.stop)
+            if start < stop:
+                each = (there.stop - there.start) // (at.stop - at.start)
+                first = there.start - each * at.start
+                yield (
+                    replica,
+                    slice(start - items.start, stop - items.start),
+                    slice(first + each * start, first + each * stop),
+                )
+
+    def _embed(self, m: str, inputs: Tensor, items: range) -> Tensor:
+        """The embeddings of `inputs`, which are stored `items`, as this step sees them: their parts, under the step's view.
+
+        (n, *shape) -> (sum of the parts, D).
+        """
+        if not self.changed:
+            return self.encoder.embed(m, inputs)
+        seen = []
+        for replica, at, _ in self._within(m, items):
+            own = parts(replica.task.dataset.specs[m], inputs[at], replica.hyperparameters.formation)
+            transformation = replica.seen_as[replica.view].transformation if replica.seen_as else None
+            seen.append(own if transformation is None else transformation(m, own))
+        return self.encoder.embed(m, torch.cat(seen))
+
+    def _pull(self, m: str, items: range, outward: Tensor) -> Tensor:
+        """The gradient of all embeddings (N, D), carried to the inputs of some items."""
+        leaf = self.inputs[m][items.start : items.stop].detach().requires_grad_()
+        outer = torch.cat([outward[there] for _, _, there in self._within(m, items)])
+        (gradient,) = torch.autograd.grad(self._embed(m, leaf, items), leaf, outer)
+        return gradient
+
+    def _starting(self, m: str) -> list[tuple[Condensation, slice, slice]]:
+        """The replicas whose learning rates are in units that their first step measures, and the places of their items and
+        embeddings."""
+        return [place for place in self.places[m] if place[0].step == 0 and place[0].rates_are_relative]
 
     def _pulls(self, cut: Mapping[str, Tensor], outward: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
         return {
-            m: [tangent(outward[m][at], x.detach()[at]).norm() for _, at in self._starting(m)] for m, x in cut.items()
+            m: [tangent(outward[m][at], x.detach()[at]).norm() for _, _, at in self._starting(m)]
+            for m, x in cut.items()
         }
 
     def _measure_rates(self, m: str, gradient: Tensor, pulls: Sequence[Tensor]) -> None:
         """Sets `rate_unit` of the replicas that start: the items' standard deviation over the encoder's gain, which is the
         root mean square change of their values by a pull of norm 1 on the sphere."""
-        for (replica, at), pull in zip(self._starting(m), pulls, strict=True):
+        for (replica, at, _), pull in zip(self._starting(m), pulls, strict=True):
             own, items = gradient[at], self.inputs[m][at]
             gain = own.norm() / (pull * math.sqrt(own[0].numel()))
             unit = items.std(correction=0) / gain
             replica.rate_unit[m] = torch.where(unit.isfinite() & (unit > 0), unit, torch.ones_like(unit))
             self.rate[m][at] *= replica.rate_unit[m]
-
-    def _pull(self, m: str, inputs: Tensor, outward: Tensor) -> Tensor:
-        """The gradient of one part's embeddings, carried to its inputs."""
-        leaf = inputs.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(self.encoder.embed(m, leaf), leaf, outward)
-        return gradient
 
     def _losses(self, cut: dict[str, Tensor]) -> list[tuple[list[Condensation], Tensor]]:
         """Per group its replicas and their losses, (Q, 4); adds the gradients to the leaves `cut`."""
@@ -270,11 +322,12 @@ class ReplicaBatch:
         offset = dict.fromkeys(cut, 0)
         for group in self.groups:
             first = group.replicas[0]
-            q, s = len(group.replicas), first.dpc
+            q, s = len(group.replicas), first.items_per_class
             synthetic = {}
             for m in first.inputs:
-                count = sum(len(r.inputs[m]) for r in group.replicas)
-                part = cut[m][offset[m] : offset[m] + count]
+                each = parts_of(first.task.dataset.specs[m], first.hyperparameters.formation)
+                count = each * sum(len(r.inputs[m]) for r in group.replicas)
+                part = in_turn(cut[m][offset[m] : offset[m] + count], each, first.items_in_each)
                 synthetic[m] = part.view(q, -1, s, part.shape[1])
                 offset[m] += count
             losses.append((group.replicas, group.backward(synthetic)))
@@ -308,6 +361,11 @@ class ReplicaBatch:
             root = (square / (1 - torch.pow(ADAM_BETA2, steps))).sqrt_().add_(ADAM_EPSILON)
             self.inputs[m].addcmul_(torch.where(adam, unbiased / root, velocity), rate, value=-1)
         self.inputs[m].clamp_(*self.range[m])
+
+
+def ranges(count: int, size: int) -> list[range]:
+    """0 .. count - 1 in ranges of `size`; the last may be smaller."""
+    return [range(count)[first : first + size] for first in range(0, count, size)]
 
 
 def on_device(values: Tensor, device: torch.device) -> Tensor:

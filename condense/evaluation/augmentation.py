@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-IMAGES = ("vision", "depth", "thermal")
+from condense.inputs.spec import IMAGES
+
 PLAIN = ("text",)  # never changed
 
 # DSA's published sizes (arXiv:2102.08259, appendix; `ParamDiffAug` of github.com/VICO-UoE/DatasetCondensation).

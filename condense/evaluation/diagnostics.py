@@ -27,7 +27,7 @@ from torch import Tensor
 
 from condense.embeddings.embeddings import Embedded
 from condense.embeddings.task import Task
-from condense.engine.replica_batch import Group
+from condense.engine.replica_batch import Group, tangent
 from condense.evaluation.linear_probe import Probes, accuracy, train_probes
 from condense.evaluation.replica_scores import probe_accuracy
 from condense.method.condensation import Condensation
@@ -52,7 +52,7 @@ class Diagnostics:
     )
 
     def of(self, replicas: Sequence[Condensation], features: Sequence[Tensor]) -> list[dict[str, float]]:
-        """The diagnostics of each replica, from its `synthetic_features` (C * dpc, M * D); {} for a diverged replica.
+        """The diagnostics of each replica, from its `synthetic_features` (C * s, M * D); {} for a diverged replica.
 
         Changes no result: a replica's next frequencies are drawn here, and its next step gets the same ones. Running out of
         memory is not an error: the diagnostics are left out.
@@ -78,8 +78,8 @@ class Diagnostics:
                 synthetic = {m: torch.stack([own[i][m] for i in some]) for m in own[some[0]]}
                 for i, found in zip(some, gradient_shares([replicas[i] for i in some], synthetic), strict=True):
                     figures[i] |= found
-        for members in _alike(sound, lambda i: (id(replicas[i].task), replicas[i].dpc)):
-            task, dpc = replicas[members[0]].task, replicas[members[0]].dpc
+        for members in _alike(sound, lambda i: (id(replicas[i].task), replicas[i].items_per_class)):
+            task, dpc = replicas[members[0]].task, replicas[members[0]].items_per_class
             synthetic = {m: torch.stack([own[i][m] for i in members]).flatten(1, 2) for m in task.modalities}
             for i, value in zip(members, self._alignment(task, dpc, synthetic), strict=True):
                 if math.isfinite(value):
@@ -137,12 +137,11 @@ def gradient_shares(replicas: list[Condensation], synthetic: Mapping[str, Tensor
     """
     leaves = {m: x.detach().clone().requires_grad_() for m, x in synthetic.items()}
     with torch.enable_grad():
-        Group.of(replicas).backward(leaves)
+        Group.of(replicas).backward(leaves, plain=True)
     norms = []
     for x in leaves.values():
         gradient = torch.zeros_like(x) if x.grad is None else x.grad
-        s = torch.nn.functional.normalize(x.detach(), dim=3)
-        along = gradient - s * (s * gradient).sum(3, keepdim=True)
+        along = tangent(gradient, torch.nn.functional.normalize(x.detach(), dim=3))
         norms.append(along.flatten(1).norm(dim=1))
     size = torch.stack(norms, 1)  # (Q, M)
     shares = size / size.sum(1, keepdim=True)
@@ -213,9 +212,12 @@ def _tells(task: Task, measured: tuple[float, float], *modalities: str) -> bool:
 
 
 def _by_modality(replica: Condensation, features: Tensor) -> dict[str, Tensor]:
-    """(N, M * D) -> modality -> (C, dpc, D)."""
+    """(N, M * D) -> modality -> (C, s, D)."""
     parts = features.split(replica.task.encoder.dim, 1)
-    return {m: x.reshape(-1, replica.dpc, x.shape[1]) for m, x in zip(replica.task.modalities, parts, strict=True)}
+    return {
+        m: x.reshape(-1, replica.items_per_class, x.shape[1])
+        for m, x in zip(replica.task.modalities, parts, strict=True)
+    }
 
 
 def _labels(task: Task, dpc: int) -> Tensor:

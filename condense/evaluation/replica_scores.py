@@ -23,15 +23,16 @@ AT_ONCE = 256  # items in one pass of the encoder; more are not faster
 
 @torch.no_grad()
 def synthetic_features(replicas: Sequence[Condensation]) -> list[Tensor]:
-    """Embeddings of each replica's items, all modalities side by side: (C * dpc, M * D) each. Small replicas are encoded
-    together, large ones in parts, which shrink if memory runs out."""
+    """Embeddings of each replica's items, all modalities side by side: (C * s, M * D) each, s items per class. Small replicas
+    are encoded together, large ones in parts, which shrink if memory runs out."""
     features: list[list[Tensor]] = [[] for _ in replicas]
     by_encoder: dict[tuple[int, str], list[int]] = {}
+    formed = [replica.formed() for replica in replicas]
     for i, replica in enumerate(replicas):
         for m in replica.inputs:
             by_encoder.setdefault((id(replica.task.encoder), m), []).append(i)
     for (_, m), members in by_encoder.items():
-        inputs = [replicas[i].inputs[m] for i in members]
+        inputs = [formed[i][m] for i in members]
         with full_float32():
             embedded = _embedded(replicas[members[0]].task.encoder, m, inputs)
         for i, part in zip(members, embedded.split([len(x) for x in inputs]), strict=True):
@@ -87,7 +88,7 @@ def validate(
             replica.divergence = Divergence(replica.step + 1, TERMS[0])
     for members in by_task.values():
         task: Task = replicas[members[0]].task
-        x, y, w = pad([features[i] for i in members], [replicas[i].labels for i in members])
+        x, y, w = pad([features[i] for i in members], [replicas[i].formed_labels for i in members])
         probes = train_probes(x, y, w, task.dataset.num_classes, head_seeds)
         right = accuracy(probes, task.validation.features, task.validation.labels).overall.mean(1)
         for i, value in zip(members, right.tolist(), strict=True):
@@ -104,7 +105,7 @@ def validate(
 def as_embedded(features: Tensor, replica: Condensation) -> Embedded:
     """A replica's items, from their features (N, M * D)."""
     parts = features.split(replica.task.encoder.dim, 1)
-    return Embedded(dict(zip(replica.task.modalities, parts, strict=True)), replica.labels)
+    return Embedded(dict(zip(replica.task.modalities, parts, strict=True)), replica.formed_labels)
 
 
 def full_score(task: Task, metric: str) -> float:

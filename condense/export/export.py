@@ -2,6 +2,8 @@
 
 - `condensed.safetensors`: one key per modality, (n, *shape) float32 in the encoder's units, and `label`, (n,) int64;
   with a teacher's labels also `soft_label`, (n, C) float32 probabilities
+- `formed.safetensors`, only with `formation`: the smaller items that the stored ones hold, enlarged, to train on; keys as above,
+  and `soft_label` is here
 - `condensed.json`: how it was made, class names, input spec of each modality
 - `condensation.json`, if `run` made it: validation scores of start, end and full data and on the way, the losses of each step
 - `manifest.csv`: index, label, and per modality the file that shows the item (relative to the CSV)
@@ -33,12 +35,14 @@ from torch import Tensor
 
 from condense.data.dataset import Dataset
 from condense.export.folder import RECORD, check_replaceable
+from condense.inputs.formation import formed, items_in_each
 from condense.inputs.media import decode_text, picture, preview
 from condense.inputs.spec import InputSpec, WrittenSpec
 from condense.storage.tensor_files import write_tensors
 from condense.system.errors import UserError
 
 TENSORS = "condensed.safetensors"
+FORMED = "formed.safetensors"
 COURSE = "condensation.json"
 
 THUMBNAIL = 84  # pixels: height of every item in the overview, and the width of a square one
@@ -57,12 +61,14 @@ def export(
     condensation: Mapping[str, Any] | None = None,
     max_previews: int = 200,
     soft_labels: Tensor | None = None,
+    formation: int = 1,
 ) -> None:
     """Write the synthetic items `inputs[modality]` (n, *shape) of the classes `labels` (n,) into `directory`.
 
     `record` (JSON-able: config, fingerprints, steps, seed) goes into condensed.json, `condensation` (JSON-able: how the run
     went, `condense.api.Result.course`) into condensation.json. At most `max_previews` items get previews, taken from all
-    classes in turn. `soft_labels` (n, C): rows that sum to 1. The folder appears complete or not at all: it is written beside
+    classes in turn. `formation`: each item holds several (`condense/inputs/formation.py`), which are written as well.
+    `soft_labels` (items to train on, C): rows that sum to 1. The folder appears complete or not at all: it is written beside
     its place and then renamed; an earlier export there is replaced.
 
     Raises UserError if `directory` holds anything but an earlier export, or cannot be written.
@@ -73,9 +79,14 @@ def export(
     labels = labels.detach().long().cpu().clone()
     _check_items(inputs, labels, dataset.specs, dataset.num_classes)
     tensors = {**inputs, "label": labels}
+    files = {TENSORS: tensors}
+    if formation > 1:
+        labels_each = labels.repeat_interleave(items_in_each(dataset.specs, formation))
+        tensors = {**formed(dataset.specs, inputs, formation), "label": labels_each}
+        files[FORMED] = tensors
     if soft_labels is not None:
         tensors["soft_label"] = soft_labels.detach().float().cpu().contiguous().clone()
-        if problem := _soft_problem(tensors["soft_label"], len(labels), dataset.num_classes):
+        if problem := _soft_problem(tensors["soft_label"], len(tensors["label"]), dataset.num_classes):
             raise ValueError(f"soft_labels {problem}")
     content = {
         **record,
@@ -94,7 +105,8 @@ def export(
     work = directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}")
     try:
         work.mkdir(parents=True)
-        write_tensors(work / TENSORS, tensors)
+        for name, content_of_file in files.items():
+            write_tensors(work / name, content_of_file)
         (work / RECORD).write_text(text + "\n", encoding="utf-8")
         if course is not None:
             (work / COURSE).write_text(course + "\n", encoding="utf-8")
@@ -111,6 +123,7 @@ def export(
 def read_export(directory: Path) -> tuple[dict[str, Tensor], Tensor, dict[str, Any]]:
     """`inputs` (modality -> (n, *shape)), `labels` (n,) and the record that `export` wrote into `directory`.
 
+    With `formation` these are the items to train on, more than the stored ones.
     Raises UserError, naming the file, if one is missing, damaged or does not fit the other.
     """
     tensors, record = _read(directory)
@@ -139,7 +152,7 @@ def _read(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (KeyError, TypeError):
         raise UserError(f"{path}: must hold `modalities`, `specs` and `class_names`") from None
 
-    path = directory / TENSORS
+    path = directory / (FORMED if (directory / FORMED).exists() else TENSORS)
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:

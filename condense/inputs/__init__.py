@@ -1,11 +1,13 @@
 """What ONE item looks like to an encoder: its shape and range, how it is read, how it is shown."""
 
 __all__ = [
+    "formation",
     "imagebind",
     "kaldi",
     "media",
     "spec",
     "tokens",
+    "transformations",
     "transformers",
     "waves",
 ]

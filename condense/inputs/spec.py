@@ -23,6 +23,7 @@ from condense.system.errors import UserError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+IMAGES = ("vision", "depth", "thermal")  # modalities whose items of three dimensions are (channels, height, width)
 BILINEAR, BICUBIC = 2, 3  # Pillow's numbers of its resampling filters
 
 

@@ -7,6 +7,7 @@ on the other replicas in a pass.
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,8 +18,11 @@ from torch import Tensor
 
 from condense.config.models import Hyperparameters
 from condense.embeddings.task import Task
+from condense.embeddings.views import View
+from condense.inputs.formation import check_formation, formed, items_in_each, stored_from
 from condense.method.initialization import choose_items
 from condense.method.objective import class_characteristic_function, draw_frequencies, pass_over
+from condense.system.errors import UserError
 
 STATE_VERSION = 2
 DETERMINISTIC = ("herding", "k_center", "k_means")  # draw nothing, unless an item lacks a modality
@@ -38,6 +42,8 @@ class Divergence:
 class Condensation:
     """`dpc` synthetic items per class of one task, class-major: item i is of class i // dpc.
 
+    With `formation` each of these stored items holds `items_in_each` smaller ones, next to each other in `formed_labels`.
+
     The result depends on the task, dpc, initialisation, hyperparameters and seed; on nothing else.
 
     Attributes:
@@ -48,7 +54,9 @@ class Condensation:
         normalizer: (3,) float32 on the device: what each term is divided by; NaN before the first step.
         rate_unit: modality -> () float32 on the device: the unit of its learning rate, with `scaling: gradient` and SGD; set
             by the first step, else empty.
-        frequencies: modality -> (P, D), the pool. phi_real: modality -> (2, C, P), the real CF at the pool.
+        frequencies: modality -> (P, D), the pool. phi_real: modality -> (2, C, P), the real CF at the pool;
+            with views (2, V, C, P).
+        seen_as: the V views that steps choose from; empty without augmentation.
         divergence: set when a loss was not finite; such a replica takes no more steps.
         history: (4,) per step since `Engine.losses_of` was last asked: uni, cross, joint, total; on the device.
     """
@@ -62,14 +70,14 @@ class Condensation:
         self.total_steps = total_steps
         self.generator = torch.Generator().manual_seed(seed)
         device = task.device
-        task.dataset.check_class_sizes(dpc)
+        self.items_in_each = check_start(task, dpc, h.formation, initialization)
         task.dataset.check_modalities()
         drawn_from = self.generator.get_state().numpy().tobytes()
         if initialization in DETERMINISTIC and not task.condense.present:
-            key: tuple[object, ...] = (initialization, dpc)
+            key: tuple[object, ...] = (initialization, dpc, h.formation)
         else:
-            key = (initialization, dpc, drawn_from)
-        make = functools.partial(initial_inputs, task, dpc, initialization, self.generator)
+            key = (initialization, dpc, h.formation, drawn_from)
+        make = functools.partial(initial_inputs, task, dpc, initialization, self.generator, h.formation)
         start = task.initialization_cache.get_or_make(key, self.generator, make)
         self.inputs = {name: x.to(device, copy=True) for name, x in start.items()}
         self.velocity = {name: torch.zeros_like(x) for name, x in self.inputs.items()}
@@ -84,6 +92,7 @@ class Condensation:
         self.metric = "accuracy"  # metric of its items (`TaskConfig.metric`); no step depends on it
         self.frequencies: dict[str, Tensor] = {}
         self.phi_real: dict[str, Tensor] = {}
+        self.seen_as: list[View] = task.views.first(h.views) if h.views else []
         if h.discrepancy == "cf":
             pool = max(h.frequency_pool, h.num_frequencies)
             for name in task.modalities:
@@ -91,16 +100,43 @@ class Condensation:
                     pool, task.encoder.dim, h.frequency_scale, self.generator, h.frequency_sampling, device
                 )
                 self.frequencies[name] = drawn
-                (real,), labels = task.condense.having(name)
-                self.phi_real[name] = class_characteristic_function(real, labels, task.dataset.num_classes, drawn)
+                of_views = []
+                for embedded in [view.embedded for view in self.seen_as] or [task.condense]:
+                    (real,), labels = embedded.having(name)
+                    of_views.append(class_characteristic_function(real, labels, task.dataset.num_classes, drawn))
+                self.phi_real[name] = torch.stack(of_views, 1) if h.views else of_views[0]
         self._order = torch.empty(0, dtype=torch.int64)
         self._position = 0
         self._chosen: tuple[int, Tensor] | None = None  # step, result of `next_frequencies` for it
 
     @property
     def labels(self) -> Tensor:
-        """(C * dpc,) int64."""
+        """(C * dpc,) int64: of the stored items."""
         return torch.arange(self.task.dataset.num_classes, device=self.task.device).repeat_interleave(self.dpc)
+
+    @property
+    def items_per_class(self) -> int:
+        """s: with `formation` more than the dpc stored ones."""
+        return self.dpc * self.items_in_each
+
+    @property
+    def formed_labels(self) -> Tensor:
+        """(C * s,) int64: of the items that networks are trained on."""
+        return self.labels.repeat_interleave(self.items_in_each)
+
+    def formed(self) -> dict[str, Tensor]:
+        """modality -> (C * s, *shape): the items that networks are trained on; without `formation` the stored ones."""
+        factor = self.hyperparameters.formation
+        return dict(self.inputs) if factor == 1 else formed(self.task.dataset.specs, self.inputs, factor)
+
+    @property
+    def view(self) -> int:
+        """Which of `seen_as` the next step matches under: each once, in an order drawn from the seed, then in another order."""
+        count = len(self.seen_as)
+        if count < 2:
+            return 0
+        lap, place = divmod(self.step, count)
+        return _order_of_views(count, self.seed, lap)[place]
 
     @property
     def rates_are_relative(self) -> bool:
@@ -180,8 +216,35 @@ class Condensation:
         self.divergence = None if state["divergence"] is None else Divergence(*state["divergence"])
 
 
-def initial_inputs(task: Task, dpc: int, initialization: str, generator: torch.Generator) -> dict[str, Tensor]:
+@functools.lru_cache(maxsize=1024)
+def _order_of_views(count: int, seed: int, lap: int) -> tuple[int, ...]:
+    digest = hashlib.sha256(f"views {seed} {lap}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+    return tuple(torch.randperm(count, generator=generator).tolist())
+
+
+def check_start(task: Task, dpc: int, formation: int, initialization: str) -> int:
+    """How many items a stored one holds. Raises UserError if the task cannot start so many."""
+    dataset = task.dataset
+    count = items_in_each(dataset.specs, formation)
+    if formation > 1:
+        try:
+            check_formation(dataset.specs, formation)
+        except ValueError as error:
+            raise UserError(f"{dataset.name}: {error}") from None
+        if dataset.num_classes == 1:
+            raise UserError(f"{dataset.name}: has no classes: formation would part its pairs: set it to 1")
+    chosen = 1 if initialization == "noise" else count
+    dataset.check_class_sizes(dpc * chosen, chosen)
+    return count
+
+
+def initial_inputs(
+    task: Task, dpc: int, initialization: str, generator: torch.Generator, formation: int = 1
+) -> dict[str, Tensor]:
     """modality -> (C * dpc, *shape): real items chosen per class, or Gaussian noise with the real items' mean and std.
+
+    With `formation` as many are chosen as the stored ones hold, and made smaller.
 
     Items that lack a modality are chosen only if a class has fewer than dpc complete ones. The missing modality is taken
     from another item of the class, drawn from `generator`.
@@ -199,9 +262,11 @@ def initial_inputs(task: Task, dpc: int, initialization: str, generator: torch.G
             drawn = x.mean() + x.std() * torch.randn(count, *spec.shape, generator=generator)
             noise[name] = drawn.clamp(*spec.bounds())
         return noise
-    chosen, sources = choose_items(initialization, task.condense, task.dataset.num_classes, dpc, generator)
+    count = dpc * items_in_each(task.dataset.specs, formation)
+    chosen, sources = choose_items(initialization, task.condense, task.dataset.num_classes, count, generator)
     items = condense.load(chosen)
     for name, source in sources.items():
         replaced = source != chosen
         items[name][replaced] = condense.load(source[replaced])[name]
-    return {name: x.float() for name, x in items.items()}
+    items = {name: x.float() for name, x in items.items()}
+    return items if formation == 1 else stored_from(task.dataset.specs, items, formation)

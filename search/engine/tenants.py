@@ -257,7 +257,14 @@ class Tenants:
     def export(self, name: str, position: int, folder: str, record: dict[str, Any]) -> None:
         """See `EngineActor.export`."""
         replica, inputs = self._items(name, position)
-        export(Path(folder), inputs, replica.labels.cpu(), dataset=replica.task.dataset, record=record)
+        export(
+            Path(folder),
+            inputs,
+            replica.labels.cpu(),
+            dataset=replica.task.dataset,
+            record=record,
+            formation=replica.hyperparameters.formation,
+        )
 
     def overview(self, name: str, position: int) -> bytes:
         """See `EngineActor.overview`."""
@@ -335,7 +342,7 @@ class Tenants:
         key = task_key(parsed)
         if key not in self._tasks:
             self._tasks[key] = embed_task(
-                *self._load_parts(parsed), self.store, self.device, on_pass=self._set_encoding
+                *self._load_parts(parsed), self.store, self.device, on_pass=self._set_encoding, mirror=parsed.mirror
             )
             del self._parts[key]
         task = self._tasks[key]

@@ -33,6 +33,9 @@ CAST: list[dict[str, Any]] = [
     {"modalities": PAIR, "dpc": 1, "seed": 4, "num_frequencies": 5, "learning_rate": 0.1, "optimizer": "adam"},
     {"modalities": TRIPLE, "dpc": 2, "seed": 0, "learning_rate": 0.1, "learning_rate_text": 0.4},
     {"modalities": TRIPLE, "dpc": 2, "seed": 1, "optimizer": "adam", "learning_rate": 0.01, "momentum": 0.8},
+    {"modalities": PAIR, "dpc": 1, "seed": 5, "formation": 2, "views": 3, "learning_rate": 0.3},
+    {"modalities": PAIR, "dpc": 2, "seed": 6, "views": 3, "discrepancy": "mmd", "learning_rate": 0.3},
+    {"modalities": TRIPLE, "dpc": 2, "seed": 7, "formation": 2, "views": 2, "learning_rate": 0.3},
 ]
 SMALL: dict[str, Any] = {"num_frequencies": 8, "frequency_pool": 20}
 
@@ -237,8 +240,8 @@ def test_features_are_those_of_each_replica_alone(small_task):
     cast = [of_cast(small_task, i) for i in range(len(CAST))]
     for r, features in zip(cast, synthetic_features(cast), strict=True):
         with torch.no_grad():
-            alone = torch.cat([r.task.encoder.embed(m, x) for m, x in r.inputs.items()], 1)
-        assert features.shape == (3 * r.dpc, 8 * len(r.inputs))
+            alone = torch.cat([r.task.encoder.embed(m, x) for m, x in r.formed().items()], 1)
+        assert features.shape == (3 * r.items_per_class, 8 * len(r.inputs))
         assert torch.allclose(features, alone, atol=1e-6)
 
 
@@ -246,7 +249,7 @@ def test_validation_is_a_probe_on_each_replicas_items(small_task):
     cast = [of_cast(small_task, i) for i in range(len(CAST))]
     together = validate(cast)
     for r, value, features in zip(cast, together, synthetic_features(cast), strict=True):
-        probes = train_probes(features[None], r.labels[None], None, 3)
+        probes = train_probes(features[None], r.formed_labels[None], None, 3)
         held_out = r.task.validation
         assert accuracy(probes, held_out.features, held_out.labels).overall.item() == pytest.approx(value, abs=1e-6)
         assert held_out_scores([r], [held_out]) == pytest.approx([value], abs=1e-6)

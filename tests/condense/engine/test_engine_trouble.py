@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_engine import CAST, PAIR, STEPS, TRIPLE, assert_same_path, path_alone, replica
+from test_engine import CAST, PAIR, STEPS, TRIPLE, assert_same_path, of_cast, path_alone, replica
 from torch import Tensor
 
 from condense.embeddings.task import Task
@@ -25,7 +25,7 @@ from condense.method.condensation import Condensation
 from condense.system import device_memory as memory
 
 TWENTY: list[dict[str, Any]] = [
-    *CAST,
+    *(member for member in CAST if "views" not in member),  # whose encoder sees other values than the items'
     *(
         {"modalities": PAIR, "dpc": 1 + i % 2, "seed": 10 + i, "learning_rate": 0.05 * (i + 1), "lambda_cross": 0.3 * i}
         for i in range(8)
@@ -170,6 +170,17 @@ def test_out_of_memory_halves_the_pack_and_is_remembered(small_task):
     Engine().run(plain, 3)
     for r, other in zip(cast, plain, strict=True):
         assert_same_path(r, torch.empty(0, 4), (other.inputs, torch.empty(0, 4)))
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 5])
+def test_gradients_in_parts_are_those_of_all_at_once(small_task, at_once):
+    """With formations and views, where an item is more than one for the encoder, and parts end inside of a replica."""
+    cast = [of_cast(small_task, i) for i, member in enumerate(CAST) if member["modalities"] == PAIR]
+    whole, in_parts = (ReplicaBatch(cast).gradients(most) for most in (None, at_once))
+    for m, gradient in whole.gradients.items():
+        torch.testing.assert_close(in_parts.gradients[m], gradient, rtol=1e-4, atol=1e-6 * gradient.abs().max().item())
+    for (_, one), (_, other) in zip(whole.losses, in_parts.losses, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
 def test_a_replica_that_is_too_large_goes_through_in_parts(small_task):
