@@ -182,7 +182,7 @@ class Result:
             config = config.model_copy(update={"soft_labels": self.teacher["teacher"]})
         return {
             "config": config.model_dump(mode="json", exclude_none=True),
-            "fingerprints": fingerprints(shared),
+            "fingerprints": shared.fingerprints,
             "steps": self.steps,
             "seed": self.seed,
             "loss": {"start": named_losses(self.loss_rows[:1]), "end": named_losses(self.loss_rows[-1:])},
@@ -276,7 +276,7 @@ def run(
     unfinished = None
     if keep_beside is not None:
         known = config_of(config, hyperparameters, seed, steps).model_dump(mode="json")
-        identity = {**known, "fingerprints": fingerprints(shared), "state_version": STATE_VERSION}
+        identity = {**known, "fingerprints": shared.fingerprints, "state_version": STATE_VERSION}
         unfinished = Unfinished(Path(keep_beside), identity)
     done = SingleRun(start, steps, full, unfinished)
     done.go(on_report)
@@ -377,11 +377,6 @@ def task_keys(config: TaskConfig) -> dict[str, Any]:
 def config_of(task: TaskConfig, hyperparameters: Hyperparameters, seed: int, steps: int) -> CondensationConfig:
     """The configuration of one condensation."""
     return CondensationConfig(**task_keys(task), steps=steps, seed=seed, hyperparameters=hyperparameters)
-
-
-def fingerprints(task: Task) -> dict[str, str]:
-    """Of what a condensation depends on besides its configuration."""
-    return {"dataset": task.dataset.fingerprint, "encoder": task.encoder.fingerprint}
 
 
 def finite(value: float | None) -> float | None:

@@ -27,8 +27,10 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> CondensationConfig
 
 def make_paths_absolute(content: dict[str, Any], folder: Path) -> None:
     """Makes the dataset and encoder paths of a task absolute, in place. A model name counts as a path if the folder exists."""
-    for part, key in (("dataset", "path"), ("encoder", "checkpoint"), ("encoder", "path"), ("encoder", "model")):
-        node = content.get(part)
+    bank = content.get("encoders")
+    encoders = [content.get("encoder"), *(bank if isinstance(bank, list) else [])]
+    nodes = [(content.get("dataset"), "path"), *((e, key) for e in encoders for key in ("checkpoint", "path", "model"))]
+    for node, key in nodes:
         if isinstance(node, dict) and isinstance(node.get(key), str):
             path = Path(node[key])
             # Not resolved: a manifest's files are relative to the path that the user gave, which may be a link.

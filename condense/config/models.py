@@ -232,6 +232,12 @@ class TaskConfig(Strict):
 
     dataset: DatasetConfig = Field(SpokenDigits(), description="what is condensed, by its `name`")
     encoder: EncoderConfig = Field(TinyEncoder(), description="what it is seen through, by its `name`")
+    encoders: list[EncoderConfig] = Field(
+        [],
+        max_length=16,
+        description="a bank: the items are matched in all of these, and the loss is the mean over them; `encoder` then only "
+        "chooses the start and judges the items, and need not be among them. All must take the same inputs",
+    )
     dpc: int = Field(1, ge=1, description="synthetic items per class (data per class)")
     initialization: Literal["random", "herding", "k_center", "k_means", "noise"] = Field(
         "herding", description="where the synthetic items start: chosen real items, or noise"
@@ -270,7 +276,12 @@ def explain(error: ValidationError, source: str) -> str:
     problems = error.errors(include_url=False)
     first = problems[0]
     place = first["loc"]  # after `dataset` and `encoder` pydantic adds the name, which is not a key of the file
-    parts = [part for i, part in enumerate(place) if i == 0 or place[i - 1] not in ("dataset", "encoder")]
+    named = {
+        i
+        for i, part in enumerate(place)
+        if place[i - 1 : i] in (("dataset",), ("encoder",)) or place[i - 2 : i - 1] == ("encoders",)
+    }
+    parts = [part for i, part in enumerate(place) if i not in named or i == 0]
     key = ".".join(map(str, parts)) or "the file"
     if first["type"] == "extra_forbidden":
         text = f"{source}: unknown key `{key}`"

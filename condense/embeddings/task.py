@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -25,6 +26,8 @@ from condense.system.errors import UserError
 def task_key(config: TaskConfig) -> str:
     """Equal for tasks that share a dataset and an encoder: dpc and initialisation do not matter."""
     content = config.model_dump(mode="json", include={"dataset", "encoder"})
+    if config.encoders:
+        content |= config.model_dump(mode="json", include={"encoders"})
     return json.dumps({**content, **({"mirror": True} if config.mirror else {})}, sort_keys=True)
 
 
@@ -35,7 +38,9 @@ def load_task(config: TaskConfig, store: Store, device: torch.device, quiet: flo
     Raises:
         UserError: the data cannot be read, or the encoder does not take it.
     """
-    return embed_task(*load_parts(config, store, device), store, device, quiet, mirror=config.mirror)
+    dataset, encoder = load_parts(config, store, device)
+    bank = load_bank(config, dataset, store, device)
+    return embed_task(dataset, encoder, store, device, quiet, mirror=config.mirror, bank=bank)
 
 
 def load_parts(config: TaskConfig, store: Store, device: torch.device) -> tuple[Dataset, Encoder]:
@@ -49,6 +54,27 @@ def load_parts(config: TaskConfig, store: Store, device: torch.device) -> tuple[
     return dataset, encoder
 
 
+def load_bank(config: TaskConfig, dataset: Dataset, store: Store, device: torch.device) -> list[Encoder]:
+    """The encoders that the items are matched in, besides `encoder`. Raises UserError if one takes other inputs than that."""
+    bank = []
+    for i, of in enumerate(config.encoders):
+        specs = encoder_specs(of)
+        for modality, spec in dataset.specs.items():
+            own = specs[modality].describe() if modality in specs else None
+            if own != spec.describe():
+                shape = "does not take it" if own is None else f"takes {specs[modality].shape}"
+                if own is not None and specs[modality].shape == spec.shape:
+                    shape = "takes other values"
+                raise UserError(
+                    f"encoders.{i} ({of.name}): must take {modality} as `encoder` does, {spec.shape}, but {shape}"
+                )
+        built = build_encoder(of, dataset, store)
+        if isinstance(built, torch.nn.Module):
+            built.to(device)
+        bank.append(built)
+    return bank
+
+
 def embed_task(
     dataset: Dataset,
     encoder: Encoder,
@@ -57,11 +83,16 @@ def embed_task(
     quiet: float = QUIET,
     on_pass: OnPass | None = None,
     mirror: bool = False,
+    bank: Sequence[Encoder] = (),
 ) -> Task:
-    """The second half of `load_task`: the embeddings. `on_pass`: see `condense.embeddings.encoding.encode`."""
+    """The second half of `load_task`: the embeddings. `on_pass`: see `condense.embeddings.encoding.encode`, of `encoder` only."""
     condense = load_embedded(dataset, encoder, "condense", store, device, quiet, on_pass)
     validation = load_embedded(dataset, encoder, "validation", store, device, quiet, on_pass)
-    return Task(dataset, encoder, condense, validation, device, store, mirror, quiet)
+    matched = []
+    for each in bank:
+        own = load_embedded(dataset, each, "condense", store, device, quiet)
+        matched.append(Task(dataset, each, own, own, device, store, mirror, quiet))  # nothing is validated in it
+    return Task(dataset, encoder, condense, validation, device, store, mirror, quiet, tuple(matched))
 
 
 def check_metric(config: TaskConfig, dataset: Dataset) -> None:
@@ -97,6 +128,7 @@ class Task:
     store: Store | None = field(default=None, repr=False)  # where embeddings of views are kept
     mirror: bool = False  # whether images may be mirrored
     quiet: float = QUIET  # seconds before the progress of embedding a view is shown
+    bank: tuple[Task, ...] = ()  # the same data in the encoders that items are matched in; empty: in `encoder`
     statistics: RealStatistics = field(init=False)
     views: Views = field(init=False, repr=False)
     initialization_cache: InitializationCache = field(default_factory=InitializationCache, repr=False)
@@ -108,6 +140,12 @@ class Task:
         self.statistics = RealStatistics.of(known.embeddings, known.labels, self.dataset.num_classes, known.present)
         plain = View(None, known, self.statistics)
         self.views = Views(self.dataset, self.encoder, plain, self.device, self.store, self.mirror, self.quiet)
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Of all that a condensation depends on besides its configuration."""
+        bank = {f"encoders.{i}": each.encoder.fingerprint for i, each in enumerate(self.bank)}
+        return {"dataset": self.dataset.fingerprint, "encoder": self.encoder.fingerprint, **bank}
 
     @property
     def modalities(self) -> tuple[str, ...]:

@@ -2,5 +2,6 @@
 
 __all__ = [
     "engine",
+    "group",
     "replica_batch",
 ]

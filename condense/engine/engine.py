@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from condense.encoders.protocol import Encoder
-from condense.engine.replica_batch import Group, ReplicaBatch
+from condense.engine.group import Group
+from condense.engine.replica_batch import ReplicaBatch
 from condense.method.condensation import Condensation, Divergence
 from condense.method.objective import TERMS
 from condense.system import device_memory as memory
@@ -210,9 +211,10 @@ class Engine:
         if key not in self._parts:
             self._fitting.clear()
             self._parts = {}  # a replica's tensors are views of one pack at a time
-            by_encoder: dict[int, list[Condensation]] = {}
+            by_encoder: dict[tuple[int, ...], list[Condensation]] = {}
             for replica in replicas:
-                by_encoder.setdefault(id(replica.task.encoder), []).append(replica)
+                encoders = tuple(id(each.encoder) for each in replica.task.bank or (replica.task,))
+                by_encoder.setdefault(encoders, []).append(replica)
             self._parts = {key: [Part(part) for same in by_encoder.values() for part in self._divide(same)]}
         return self._parts[key]
 

@@ -9,154 +9,18 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from condense.embeddings.statistics import RealStatistics
+from condense.engine.group import Group, on_device, tangent
 from condense.inputs.formation import in_turn, parts, parts_of
 from condense.method.condensation import Condensation
-from condense.method.objective import Objective
 
 ADAM_BETA2 = 0.999
 ADAM_EPSILON = 1e-8
-
-
-@dataclass
-class Group:
-    """Replicas whose losses are one batched computation: same task, dpc and kind of objective. Q of them."""
-
-    replicas: list[Condensation]
-    objective: Objective
-    frequencies: dict[str, Tensor]  # modality -> (Q, P, D)
-    phi_real: dict[str, Tensor]  # modality -> (2, Q, C, P); with V views (2, Q, V, C, P)
-    weights: Tensor  # (Q, 3) lambdas
-    normalizer: Tensor  # (Q, 3)
-    item_factor: float  # gradients are of item_factor * total
-
-    @staticmethod
-    def kind(replica: Condensation) -> tuple[object, ...]:
-        h = replica.hyperparameters
-        return (
-            replica.task.serial,
-            replica.dpc,
-            h.discrepancy,
-            h.scaling,
-            h.num_frequencies,
-            h.frequency_pool,
-            h.formation,
-            h.views,
-            replica.step == 0,  # those that still need their normaliser are kept apart for one step
-        )
-
-    @staticmethod
-    def of(replicas: list[Condensation]) -> Group:
-        first, device = replicas[0], replicas[0].task.device
-        hs = [r.hyperparameters for r in replicas]
-        alpha: Tensor | float = hs[0].alpha
-        beta: Tensor | float = hs[0].beta
-        if len({(h.alpha, h.beta) for h in hs}) > 1:
-            alpha = torch.tensor([h.alpha for h in hs], device=device)[:, None, None]
-            beta = torch.tensor([h.beta for h in hs], device=device)[:, None, None]
-        task = first.task
-        return Group(
-            replicas,
-            Objective(task.statistics, task.encoder.output_scale, hs[0].discrepancy, hs[0].scaling, alpha, beta),
-            {m: torch.stack([r.frequencies[m] for r in replicas]) for m in first.frequencies},
-            {m: torch.stack([r.phi_real[m] for r in replicas], 1) for m in first.phi_real},
-            torch.tensor([[h.lambda_uni, h.lambda_cross, h.lambda_joint] for h in hs], device=device),
-            torch.stack([r.normalizer for r in replicas]),
-            # Terms are means over classes and items. With their sum over items an item moves as far as it would alone,
-            # whatever the number of classes and dpc; with the sum over classes the items of a class share its movement,
-            # which is what larger sets, that start closer to the real data, need. The published scaling has neither.
-            _item_factor(hs[0].scaling, task.dataset.num_classes, first.items_per_class),
-        )
-
-    def backward(self, synthetic: Mapping[str, Tensor], plain: bool = False) -> Tensor:
-        """Adds the gradient of the weighted loss to the leaves `synthetic` (modality -> (Q, C, s, D)).
-
-        `plain`: they are embeddings of the items as they are, whatever the step's view.
-        Returns (Q, 4), detached: uni, cross, joint as they are, and the normalised weighted total.
-        """
-        frequencies, phi_real = {}, {}
-        objective, known = self.objective, self.phi_real
-        if self.replicas[0].seen_as:
-            views = [0 if plain else r.view for r in self.replicas]
-            objective = replace(objective, real=self._real(views))
-            known = {m: torch.stack([of[:, i, v] for i, v in enumerate(views)], 1) for m, of in known.items()}
-        if self.frequencies:
-            chosen = on_device(
-                torch.stack([r.next_frequencies() for r in self.replicas]), self.weights.device
-            )  # (Q, F)
-            classes = self.replicas[0].task.dataset.num_classes
-            for m, pool in self.frequencies.items():
-                q, size, dim = pool.shape
-                rows = chosen + size * torch.arange(q, device=chosen.device)[:, None]
-                frequencies[m] = pool.view(-1, dim).index_select(0, rows.view(-1)).view(q, -1, dim)
-                index = chosen[None, :, None, :].expand(2, -1, classes, -1)
-                phi_real[m] = known[m].gather(3, index)
-        terms = objective.terms(synthetic, frequencies, phi_real)
-        if self.replicas[0].step == 0:
-            self._set_normalizer(terms, list(synthetic.values()))
-        total = (self.weights * terms / self.normalizer).sum(1)
-        (self.item_factor * total.sum()).backward()
-        return torch.cat([terms.detach(), total.detach()[:, None]], 1)
-
-    def _real(self, views: Sequence[int]) -> RealStatistics:
-        """Statistics of each replica's view: as those of a task, with a dimension Q before C."""
-        seen = [r.seen_as[v].statistics for r, v in zip(self.replicas, views, strict=True)]
-        return RealStatistics(
-            {m: torch.stack([of.mean[m] for of in seen]) for m in seen[0].mean},
-            {pair: torch.stack([of.product[pair] for of in seen]) for pair in seen[0].product},
-            seen[0].share,  # which items have what does not depend on the view
-        )
-
-    def _set_normalizer(self, terms: Tensor, synthetic: Sequence[Tensor]) -> None:
-        size = terms.detach().abs()
-        one = torch.ones_like(size)
-        # A term that is zero at the start (a single modality has no pairs, or the items start as all that there are) is left
-        # as it is: divided by its rounding it would drown the others.
-        known = (size > size.new_tensor(self.objective.zero)) & size.isfinite()
-        if self.objective.scaling == "relative":
-            size, known = size / size[:, :1], known & known[:, :1]
-        elif self.objective.scaling == "gradient":
-            size = torch.stack([pull_of(term, synthetic) for term in terms.unbind(1)], 1)
-            known = known & known[:, :1] & (size > 0) & size.isfinite()
-        self.normalizer = one if self.objective.scaling == "paper" else torch.where(known, size, one)
-        for replica, own in zip(self.replicas, self.normalizer, strict=True):
-            replica.normalizer = own.clone()
-
-
-def _item_factor(scaling: str, num_classes: int, dpc: int) -> float:
-    if (
-        scaling == "gradient"
-    ):  # all items together are pulled by 1: each alone, and those of a class together, by 1 again
-        return math.sqrt(num_classes / dpc)
-    return {"paper": 1.0, "relative": float(num_classes)}.get(scaling, float(num_classes * dpc))
-
-
-def pull_of(term: Tensor, synthetic: Sequence[Tensor]) -> Tensor:
-    """(Q,): norm of the gradient of each replica's `term` (Q,) on the unit sphere, over all its items and modalities.
-
-    synthetic: (Q, C, s, D) per modality, unit embeddings. The radial part is left out: no item can follow it. 0 if the term
-    depends on none of them.
-    """
-    if not term.requires_grad:
-        return torch.zeros_like(term)
-    gradients = torch.autograd.grad(term.sum(), synthetic, retain_graph=True, allow_unused=True)
-    squared = [
-        tangent(g, x.detach()).square().sum((1, 2, 3))
-        for g, x in zip(gradients, synthetic, strict=True)
-        if g is not None
-    ]
-    return torch.stack(squared).sum(0).sqrt()
-
-
-def tangent(gradient: Tensor, unit: Tensor) -> Tensor:
-    """The part of `gradient` (..., D) along the sphere at `unit` (..., D)."""
-    return gradient - unit * (unit * gradient).sum(-1, keepdim=True)
 
 
 @dataclass(frozen=True)
@@ -169,16 +33,23 @@ class Pass:
 
 
 class ReplicaBatch:
-    """Replicas that share an encoder, laid out for one pass. The replicas' tensors become views of the pack's."""
+    """Replicas that share an encoder, or a bank of them, laid out for one pass. The replicas' tensors become views of the pack's.
 
-    def __init__(self, replicas: Iterable[Condensation]) -> None:
+    With a bank the pack has a member per encoder, with the same inputs.
+    """
+
+    def __init__(self, replicas: Iterable[Condensation], of: ReplicaBatch | None = None) -> None:
+        """`of`: the pack that this is a member of."""
         replicas = list(replicas)
         kinds = {kind: i for i, kind in enumerate(dict.fromkeys(Group.kind(r) for r in replicas))}
         ordered = sorted(replicas, key=lambda r: kinds[Group.kind(r)])
         self.replicas = ordered
         self.encoder = ordered[0].task.encoder
+        self.device = ordered[0].task.device
         self.torn = False
-        self.groups = [Group.of(list(same)) for _, same in itertools.groupby(ordered, key=Group.kind)]
+        bank = len(ordered[0].matched_in)
+        same = [list(group) for _, group in itertools.groupby(ordered, key=Group.kind)]
+        self.groups = [] if bank else [Group.of(members) for members in same]
         self.inputs: dict[str, Tensor] = {}
         self.velocity: dict[str, Tensor] = {}
         self.square: dict[str, Tensor] = {}
@@ -191,16 +62,25 @@ class ReplicaBatch:
         self.places: dict[str, list[tuple[Condensation, slice, slice]]] = {}
         self.owner: dict[str, Tensor] = {}  # modality -> (N,) int64: which of `replicas` an item belongs to
         for m in dict.fromkeys(m for r in ordered for m in r.inputs):
-            self._lay_out(m, [r for r in ordered if m in r.inputs])
+            having = [r for r in ordered if m in r.inputs]
+            self._find_places(m, having)
+            if of is None:
+                self._lay_out(m, having)
+            else:
+                self.inputs[m] = of.inputs[m]
+        self.members = [ReplicaBatch([r.matched_in[i] for r in ordered], self) for i in range(bank)]
 
-    def _lay_out(self, m: str, members: list[Condensation]) -> None:
-        device = members[0].task.device
-        counts = [len(r.inputs[m]) for r in members]
+    def _find_places(self, m: str, members: list[Condensation]) -> None:
         self.places[m], first, there = [], 0, 0
-        for r, count in zip(members, counts, strict=True):
+        for r in members:
+            count = len(r.inputs[m])
             embedded = count * parts_of(r.task.dataset.specs[m], r.hyperparameters.formation)
             self.places[m].append((r, slice(first, first + count), slice(there, there + embedded)))
             first, there = first + count, there + embedded
+
+    def _lay_out(self, m: str, members: list[Condensation]) -> None:
+        device = self.device
+        counts = [len(r.inputs[m]) for r in members]
         column = (-1,) + (1,) * (members[0].inputs[m].ndim - 1)
 
         def per_item(values: Sequence[float]) -> Tensor:
@@ -216,9 +96,6 @@ class ReplicaBatch:
         self.momentum[m] = per_item([r.hyperparameters.momentum for r in members])
         low, high = members[0].task.dataset.specs[m].bounds()
         self.range[m] = (low.to(device), high.to(device)) if low.ndim else (low.item(), high.item())
-        for r, rate in zip(members, self.rate[m].split(counts), strict=True):
-            if m in r.rate_unit:
-                rate *= r.rate_unit[m]
         for r, x, v in zip(members, self.inputs[m].split(counts), self.velocity[m].split(counts), strict=True):
             r.inputs[m], r.velocity[m] = x, v
         if any(r.square for r in members):
@@ -229,12 +106,33 @@ class ReplicaBatch:
                     r.square[m] = s
 
     def gradients(self, at_once: int | None = None) -> Pass:
-        """Losses of every replica and their gradients; changes nothing, so it may be asked again for the same step.
+        """Losses of every replica and their gradients; changes nothing that the same step, asked again, does not change as well.
 
-        `at_once`: items that may go through the encoder with their activations kept. Where a pack has more, all are
+        `at_once`: stored items that may go through the encoder with their activations kept. Where a pack has more, all are
         embedded without activations first, and the gradient comes from a second pass, part by part: the encoder runs
-        forward twice, and the result is the same.
+        forward twice, and the result is the same. With a bank losses and gradients are means over its encoders.
         """
+        if self.members:
+            return self._mean([member.gradients(at_once) for member in self.members])
+        done = self._gradients(at_once)
+        for m, gradient in done.gradients.items():
+            self._measure_units(m, gradient, done.pulls[m])
+            for replica, at, _ in self.places[m]:
+                if m in replica.rate_unit:
+                    gradient[at] *= replica.rate_unit[m]
+        return done
+
+    def _mean(self, passes: list[Pass]) -> Pass:
+        gradients = {m: torch.stack([done.gradients[m] for done in passes]).mean(0) for m in self.inputs}
+        losses, first = [], 0
+        for parts_of_group in zip(*(done.losses for done in passes), strict=True):
+            count = len(parts_of_group[0][0])
+            mean = torch.stack([values for _, values in parts_of_group]).mean(0)
+            losses.append((self.replicas[first : first + count], mean))
+            first += count
+        return Pass(gradients, losses, {})
+
+    def _gradients(self, at_once: int | None) -> Pass:
         leaves: dict[str, Tensor] = {}
         embedded: dict[str, Tensor] = {}
         if at_once is None or all(len(x) <= at_once for x in self.inputs.values()):
@@ -296,9 +194,9 @@ class ReplicaBatch:
         return gradient
 
     def _starting(self, m: str) -> list[tuple[Condensation, slice, slice]]:
-        """The replicas whose learning rates are in units that their first step measures, and the places of their items and
+        """The replicas whose gradients are in units that their first step measures, and the places of their items and
         embeddings."""
-        return [place for place in self.places[m] if place[0].step == 0 and place[0].rates_are_relative]
+        return [place for place in self.places[m] if place[0].step == 0 and place[0].has_own_units]
 
     def _pulls(self, cut: Mapping[str, Tensor], outward: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
         return {
@@ -306,7 +204,7 @@ class ReplicaBatch:
             for m, x in cut.items()
         }
 
-    def _measure_rates(self, m: str, gradient: Tensor, pulls: Sequence[Tensor]) -> None:
+    def _measure_units(self, m: str, gradient: Tensor, pulls: Sequence[Tensor]) -> None:
         """Sets `rate_unit` of the replicas that start: the items' standard deviation over the encoder's gain, which is the
         root mean square change of their values by a pull of norm 1 on the sphere."""
         for (replica, at, _), pull in zip(self._starting(m), pulls, strict=True):
@@ -314,7 +212,6 @@ class ReplicaBatch:
             gain = own.norm() / (pull * math.sqrt(own[0].numel()))
             unit = items.std(correction=0) / gain
             replica.rate_unit[m] = torch.where(unit.isfinite() & (unit > 0), unit, torch.ones_like(unit))
-            self.rate[m][at] *= replica.rate_unit[m]
 
     def _losses(self, cut: dict[str, Tensor]) -> list[tuple[list[Condensation], Tensor]]:
         """Per group its replicas and their losses, (Q, 4); adds the gradients to the leaves `cut`."""
@@ -335,15 +232,16 @@ class ReplicaBatch:
 
     def update(self, done: Pass) -> None:
         """The optimiser step of every replica, in place. An error in here leaves them between two steps: `torn`."""
-        factors = on_device(torch.tensor([r.schedule_factor for r in self.replicas]), self.groups[0].weights.device)
+        factors = on_device(torch.tensor([r.schedule_factor for r in self.replicas]), self.device)
         self.torn = True
         with torch.no_grad():
             for m, gradient in done.gradients.items():
-                self._measure_rates(m, gradient, done.pulls[m])
                 rate = self.rate[m] * factors[self.owner[m]].view(self.rate[m].shape)
                 self._update(m, gradient, rate)
         for replica in self.replicas:
             replica.step += 1
+            for each in replica.matched_in:
+                each.step = replica.step
         self.torn = False
 
     def _update(self, m: str, gradient: Tensor, rate: Tensor) -> None:
@@ -366,13 +264,6 @@ class ReplicaBatch:
 def ranges(count: int, size: int) -> list[range]:
     """0 .. count - 1 in ranges of `size`; the last may be smaller."""
     return [range(count)[first : first + size] for first in range(0, count, size)]
-
-
-def on_device(values: Tensor, device: torch.device) -> Tensor:
-    """`values`, which the CPU has just made, on the device, without waiting for it."""
-    if device.type != "cuda":
-        return values.to(device)
-    return values.pin_memory().to(device, non_blocking=True)
 
 
 def _gradient(leaf: Tensor) -> Tensor:

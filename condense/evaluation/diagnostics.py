@@ -27,7 +27,7 @@ from torch import Tensor
 
 from condense.embeddings.embeddings import Embedded
 from condense.embeddings.task import Task
-from condense.engine.replica_batch import Group, tangent
+from condense.engine.group import Group, tangent
 from condense.evaluation.linear_probe import Probes, accuracy, train_probes
 from condense.evaluation.replica_scores import probe_accuracy
 from condense.method.condensation import Condensation
@@ -73,7 +73,10 @@ class Diagnostics:
             if replica.step > 0 and replica.divergence is None and len(replica.inputs) > 1 and bool(x.isfinite().all())
         ]
         own = {i: _by_modality(replicas[i], features[i]) for i in sound}
-        for members in _alike(sound, lambda i: Group.kind(replicas[i])):
+        with_own_loss = [
+            i for i in sound if not replicas[i].matched_in
+        ]  # with a bank the loss is not of these features
+        for members in _alike(with_own_loss, lambda i: Group.kind(replicas[i])):
             for some in _parts(members, AT_ONCE):
                 synthetic = {m: torch.stack([own[i][m] for i in some]) for m in own[some[0]]}
                 for i, found in zip(some, gradient_shares([replicas[i] for i in some], synthetic), strict=True):

@@ -25,6 +25,7 @@ from condense.method.objective import class_characteristic_function, draw_freque
 from condense.system.errors import UserError
 
 STATE_VERSION = 2
+SEED_STEP = 0x9E3779B97F4A7C15  # between the seeds of the encoders of a bank
 DETERMINISTIC = ("herding", "k_center", "k_means")  # draw nothing, unless an item lacks a modality
 
 
@@ -52,19 +53,28 @@ class Condensation:
         square: modality -> same shape: Adam's second moment (empty for SGD).
         step: optimiser steps taken.
         normalizer: (3,) float32 on the device: what each term is divided by; NaN before the first step.
-        rate_unit: modality -> () float32 on the device: the unit of its learning rate, with `scaling: gradient` and SGD; set
-            by the first step, else empty.
+        rate_unit: modality -> () float32 on the device: the unit of its learning rate, with `scaling: gradient`; set by the
+            first step, else empty.
         frequencies: modality -> (P, D), the pool. phi_real: modality -> (2, C, P), the real CF at the pool;
             with views (2, V, C, P).
+        matched_in: with a bank a replica per encoder, which has the same inputs and a loss of its own; this one then has none.
         seen_as: the V views that steps choose from; empty without augmentation.
         divergence: set when a loss was not finite; such a replica takes no more steps.
         history: (4,) per step since `Engine.losses_of` was last asked: uni, cross, joint, total; on the device.
     """
 
     def __init__(
-        self, task: Task, dpc: int, initialization: str, hyperparameters: Hyperparameters, seed: int, total_steps: int
+        self,
+        task: Task,
+        dpc: int,
+        initialization: str,
+        hyperparameters: Hyperparameters,
+        seed: int,
+        total_steps: int,
+        inputs: dict[str, Tensor] | None = None,
     ) -> None:
-        """`total_steps`: how many are planned; a cosine schedule ends there."""
+        """`total_steps`: how many are planned; a cosine schedule ends there. `inputs`: of the replica whose items are matched
+        here in one encoder of a bank."""
         h = hyperparameters
         self.task, self.dpc, self.initialization, self.hyperparameters, self.seed = task, dpc, initialization, h, seed
         self.total_steps = total_steps
@@ -72,16 +82,9 @@ class Condensation:
         device = task.device
         self.items_in_each = check_start(task, dpc, h.formation, initialization)
         task.dataset.check_modalities()
-        drawn_from = self.generator.get_state().numpy().tobytes()
-        if initialization in DETERMINISTIC and not task.condense.present:
-            key: tuple[object, ...] = (initialization, dpc, h.formation)
-        else:
-            key = (initialization, dpc, h.formation, drawn_from)
-        make = functools.partial(initial_inputs, task, dpc, initialization, self.generator, h.formation)
-        start = task.initialization_cache.get_or_make(key, self.generator, make)
-        self.inputs = {name: x.to(device, copy=True) for name, x in start.items()}
-        self.velocity = {name: torch.zeros_like(x) for name, x in self.inputs.items()}
-        adam = h.optimizer == "adam"
+        self.inputs = self._start() if inputs is None else inputs
+        self.velocity = {name: torch.zeros_like(x) for name, x in self.inputs.items()} if inputs is None else {}
+        adam = h.optimizer == "adam" and inputs is None
         self.square = {name: torch.zeros_like(x) for name, x in self.inputs.items()} if adam else {}
         self.step = 0
         self.normalizer = torch.full((3,), torch.nan, device=device)
@@ -92,8 +95,12 @@ class Condensation:
         self.metric = "accuracy"  # metric of its items (`TaskConfig.metric`); no step depends on it
         self.frequencies: dict[str, Tensor] = {}
         self.phi_real: dict[str, Tensor] = {}
-        self.seen_as: list[View] = task.views.first(h.views) if h.views else []
-        if h.discrepancy == "cf":
+        self.matched_in = [
+            Condensation(each, dpc, initialization, h, (seed + (i + 1) * SEED_STEP) % 2**63, total_steps, self.inputs)
+            for i, each in enumerate(task.bank)
+        ]
+        self.seen_as: list[View] = task.views.first(h.views) if h.views and not task.bank else []
+        if h.discrepancy == "cf" and not task.bank:
             pool = max(h.frequency_pool, h.num_frequencies)
             for name in task.modalities:
                 drawn = draw_frequencies(
@@ -108,6 +115,16 @@ class Condensation:
         self._order = torch.empty(0, dtype=torch.int64)
         self._position = 0
         self._chosen: tuple[int, Tensor] | None = None  # step, result of `next_frequencies` for it
+
+    def _start(self) -> dict[str, Tensor]:
+        task, formation = self.task, self.hyperparameters.formation
+        drawn_from = self.generator.get_state().numpy().tobytes()
+        key: tuple[object, ...] = (self.initialization, self.dpc, formation)
+        if self.initialization not in DETERMINISTIC or task.condense.present:
+            key = (*key, drawn_from)
+        make = functools.partial(initial_inputs, task, self.dpc, self.initialization, self.generator, formation)
+        start = task.initialization_cache.get_or_make(key, self.generator, make)
+        return {name: x.to(task.device, copy=True) for name, x in start.items()}
 
     @property
     def labels(self) -> Tensor:
@@ -139,9 +156,9 @@ class Condensation:
         return _order_of_views(count, self.seed, lap)[place]
 
     @property
-    def rates_are_relative(self) -> bool:
-        """Whether learning rates are in units that the first step measures, instead of those of inputs and gradients."""
-        return self.hyperparameters.scaling == "gradient" and self.hyperparameters.optimizer == "sgd"
+    def has_own_units(self) -> bool:
+        """Whether gradients are in units that the first step measures, instead of those of inputs and encoder."""
+        return self.hyperparameters.scaling == "gradient"
 
     @property
     def schedule_factor(self) -> float:
@@ -180,13 +197,20 @@ class Condensation:
             "velocity": kept(self.velocity),
             "square": kept(self.square),
             "step": self.step,
+            **self._matching_state(),
+            "bank": [each._matching_state() for each in self.matched_in],
+            "divergence": None if self.divergence is None else [self.divergence.step, self.divergence.term],
+        }
+
+    def _matching_state(self) -> dict[str, Any]:
+        """What one encoder's loss depends on besides the items."""
+        return {
             "normalizer": self.normalizer.detach().to("cpu", copy=True),
-            "rate_unit": kept(self.rate_unit),
+            "rate_unit": {name: x.detach().to("cpu", copy=True) for name, x in self.rate_unit.items()},
             "generator": self.generator.get_state(),
             "order": self._order.clone(),
             "position": self._position,
             "chosen": None if self._chosen is None or self._chosen[0] < self.step else self._chosen[1].clone(),
-            "divergence": None if self.divergence is None else [self.divergence.step, self.divergence.term],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -206,14 +230,19 @@ class Condensation:
                 raise ValueError("the checkpoint belongs to a condensation with other shapes or another optimiser")
             for name, tensor in given.items():
                 own[name].copy_(tensor)  # in place: an engine may hold views of it
-        self.step = state["step"]
+        self._load_matching_state(state, state["step"])
+        for each, own_state in zip(self.matched_in, state.get("bank", []), strict=True):
+            each._load_matching_state(own_state, state["step"])
+        self.divergence = None if state["divergence"] is None else Divergence(*state["divergence"])
+
+    def _load_matching_state(self, state: Mapping[str, Any], step: int) -> None:
+        self.step = step
         self.normalizer = state["normalizer"].to(self.task.device, copy=True)
         self.rate_unit = {m: x.to(self.task.device, copy=True) for m, x in state.get("rate_unit", {}).items()}
         self.generator.set_state(state["generator"])
         self._order, self._position = state["order"].clone(), state["position"]
         chosen = state.get("chosen")  # drawn for the next step; not every checkpoint has it
-        self._chosen = None if chosen is None else (self.step, chosen.clone())
-        self.divergence = None if state["divergence"] is None else Divergence(*state["divergence"])
+        self._chosen = None if chosen is None else (step, chosen.clone())
 
 
 @functools.lru_cache(maxsize=1024)

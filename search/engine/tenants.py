@@ -22,7 +22,7 @@ from condense.config.models import Hyperparameters, TaskConfig
 from condense.data.dataset import Dataset
 from condense.embeddings.embeddings import Embedded, embedding_key
 from condense.embeddings.encoding import Pass, embed_batches
-from condense.embeddings.task import Task, check_metric, embed_task, load_parts, load_test, task_key
+from condense.embeddings.task import Task, check_metric, embed_task, load_bank, load_parts, load_test, task_key
 from condense.encoders.protocol import Encoder
 from condense.engine.engine import Engine
 from condense.evaluation.coresets import selection_scores
@@ -240,7 +240,7 @@ class Tenants:
             "metric": parsed.metric,
             "full_score": self._full[key, parsed.metric],
             "warnings": alignment_warnings(task.validation),
-            "fingerprints": {"dataset": task.dataset.fingerprint, "encoder": task.encoder.fingerprint},
+            "fingerprints": task.fingerprints,
             "device": str(self.device),
         }
 
@@ -341,8 +341,15 @@ class Tenants:
         parsed = TaskConfig.model_validate(config)
         key = task_key(parsed)
         if key not in self._tasks:
+            dataset, encoder = self._load_parts(parsed)
             self._tasks[key] = embed_task(
-                *self._load_parts(parsed), self.store, self.device, on_pass=self._set_encoding, mirror=parsed.mirror
+                dataset,
+                encoder,
+                self.store,
+                self.device,
+                on_pass=self._set_encoding,
+                mirror=parsed.mirror,
+                bank=load_bank(parsed, dataset, self.store, self.device),
             )
             del self._parts[key]
         task = self._tasks[key]

@@ -242,7 +242,7 @@ def test_soft_labels_from_run_to_evaluate(config: Path, capsys: pytest.CaptureFi
     assert main(["evaluate", str(output), "--convnet-seeds", "1", "--json", str(scores)]) == 0
     printed = capsys.readouterr().out
     assert f"soft labels by the full data's {kind}, temperature {temperature:g}" in printed
-    methods = ["condensed", "random", "herding", "k_center"]
+    methods = ["condensed", "random", "herding", "k_center", "k_means"]
     content = json.loads(scores.read_text())
     assert content["soft_labels"] == record["soft_labels"]
     assert list(content["results"]) == [*[row for m in methods for row in (m, f"{m} + soft")], "full_data"]
