@@ -48,8 +48,10 @@ def make_dataset(modalities: tuple[str, ...] = ("vision", "audio"), per_class: i
 
 
 @functools.cache
-def make_task(modalities: tuple[str, ...] = ("vision", "audio"), per_class: int = 12, seed: int = 0) -> Task:
+def make_task(
+    modalities: tuple[str, ...] = ("vision", "audio"), per_class: int = 12, seed: int = 0, dim: int = TOWERS.dim
+) -> Task:
     dataset, device = make_dataset(modalities, per_class, seed), torch.device("cpu")
-    encoder = build_tiny(TOWERS, dataset)
+    encoder = build_tiny(TOWERS.model_copy(update={"dim": dim}), dataset)
     embedded = [embed_split(encoder, split, device) for split in (dataset.condense, dataset.validation)]
     return Task(dataset, encoder, embedded[0], embedded[1], device)
