@@ -170,8 +170,8 @@ class Hyperparameters(Strict):
     """Everything that a search may vary. Formulas: `condense/method/objective.py`."""
 
     lambda_uni: float = Field(1.0, ge=0, description="weight of the uni-modal term")
-    lambda_cross: float = Field(1.0, ge=0, description="weight of the cross-modal term")
-    lambda_joint: float = Field(1.0, ge=0, description="weight of the joint-modal term")
+    lambda_cross: float = Field(0.1, ge=0, description="weight of the cross-modal term")
+    lambda_joint: float = Field(0.03, ge=0, description="weight of the joint-modal term")
     frequency_scale: float = Field(1.0, gt=0, description="sigma: standard deviation of the CF frequencies")
     num_frequencies: int = Field(256, ge=1, le=2**20, description="frequencies in one step's CF estimate")
     frequency_pool: int = Field(
@@ -214,7 +214,7 @@ class Hyperparameters(Strict):
     schedule: Literal["constant", "cosine"] = Field(
         "cosine", description="learning rates over the steps: as they are, or falling to 0 along half a cosine"
     )
-    learning_rate: float = Field(1.0, gt=0, description="for every modality without a learning rate of its own")
+    learning_rate: float = Field(0.15, gt=0, description="for every modality without a learning rate of its own")
     learning_rate_vision: Positive | None = Field(None, description="for vision; left out: `learning_rate`")
     learning_rate_audio: Positive | None = Field(None, description="for audio; left out: `learning_rate`")
     learning_rate_text: Positive | None = Field(None, description="for text; left out: `learning_rate`")

@@ -94,11 +94,11 @@ class Confirmation(Part):
     recommended: Confirmed
     best: Confirmed = Field(description="the trial with the best score of the search")
     paper_default: Confirmed
-    default: Confirmed = Field(description="the normalised default")
+    default: Confirmed = Field(description="the project's default")
     tuned_rates: Confirmed | None = Field(None, description="the default's lambdas and sigma with tuned learning rates")
     mmd: Confirmed | None = None
     best_single_seed: Confirmed | None = Field(None, description="the mean over what single seeds would have chosen")
-    difference: DifferenceTo = Field(description="to the normalised default, also where that is recommended")
+    difference: DifferenceTo = Field(description="to the project's default, also where that is recommended")
     differences: dict[str, PairedDifference] = Field(description="setting -> to that one; not to an equal one")
     shrinkage: Number = Field(description="the best trial's score in the search minus that on fresh seeds")
 
@@ -299,7 +299,7 @@ class Report(Part):
     tasks: list[TaskDescription]
     trials: TrialCounts
     recommended: dict[str, Value] = Field(min_length=1, description="the searched hyperparameters")
-    default: dict[str, Value] = Field(description="the normalised default's values of the same")
+    default: dict[str, Value] = Field(description="the project's default's values of the same")
     paper_default: dict[str, Value]
     candidates: list[Candidate] = Field([], description="best score first")
     confirmation: Confirmation

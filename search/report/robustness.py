@@ -27,7 +27,7 @@ def section(report: Report) -> str:
     strip = html.figure(moved_runs(report), "Scores of runs with all hyperparameters moved", caption)
     caption = (
         "Blue: the range in which one hyperparameter may lie, the others as recommended, before the modelled score falls "
-        "by more than a standard error. Dot: recommended; ring: normalised default. Grey: the searched range."
+        "by more than a standard error. Dot: recommended; ring: the project's default. Grey: the searched range."
     )
     spans = html.figure(ranges(report), "Robust range of each hyperparameter", caption)
     return html.section(
@@ -167,7 +167,7 @@ def ranges(report: Report) -> go.Figure | None:
             {**end, "x": 0, "xanchor": "left", "y": row, "text": text.number(whole.low)},
             {**end, "x": 1, "xanchor": "right", "y": row, "text": text.number(whole.high)},
         ]
-    _mark(figure, rows, report.default, "normalised default", {"symbol": "circle-open", "color": INK})
+    _mark(figure, rows, report.default, "project's default", {"symbol": "circle-open", "color": INK})
     edge = {"color": PAGE, "width": 2}
     _mark(figure, rows, report.recommended, "recommended", {"size": 15, "color": ACCENT, "line": edge})
     layout(figure, ROW * len(rows) + 50, margin={"l": 14, "r": 14, "t": 38, "b": 4}, annotations=notes, shapes=shapes)

@@ -15,7 +15,7 @@ SETTINGS = {
     "best": "best trial",
     "best_single_seed": "best trial by a single seed",
     "tuned_rates": "default lambdas, tuned learning rates",
-    "default": "normalised default",
+    "default": "project's default",
     "paper_default": "paper's default",
     "random": "random choice",
     "herding": "herding",

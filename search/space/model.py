@@ -26,6 +26,18 @@ CF_ONLY = ("frequency_scale", "num_frequencies", "frequency_pool", "frequency_sa
 A_LITTLE = 0.001  # reserved of a custom resource, which only marks a kind of node
 
 
+OURS = Hyperparameters()
+# The defaults of versions whose tasks had no `encoders`, where they are others now.
+EARLIER = {
+    "scaling": "normalized",
+    "lambda_uni": 1.0,
+    "lambda_cross": 1.0,
+    "lambda_joint": 1.0,
+    "frequency_scale": 1.0,
+    "learning_rate": 1.0,
+}
+
+
 class Dimension(Strict):
     """One searched hyperparameter: a range (`low`, `high`, `log`) or `choices`."""
 
@@ -285,7 +297,8 @@ class Space(Strict):
         return self.hyperparameters(self.params_of(hyperparameters)) == hyperparameters
 
     def default_trials(self) -> list[DefaultTrial]:
-        """The published setting in its own scaling; its lambdas and sigma in the space's scaling with central learning rates."""
+        """The published setting in its own scaling; and this project's, where it is in the searched ranges. A space with another
+        scaling than that has the published lambdas and sigma instead, with central learning rates."""
         # The precision of the CF estimate is a budget, not a setting: the same for all trials.
         budget = {k: self.fixed[k] for k in ("num_frequencies", "frequency_pool") if k in self.fixed}
         rate = PAPER_DEFAULT.learning_rate
@@ -294,9 +307,14 @@ class Space(Strict):
         names = ("lambda_uni", "lambda_cross", "lambda_joint", "frequency_scale")
         published = {name: getattr(PAPER_DEFAULT, name) for name in names}
         central = {name: _centre(name, dimension) for name, dimension in self.search.items()}
-        own = self.fixed.get("scaling", "normalized")
-        scaling = "normalized" if own == "paper" or "scaling" in self.search else own
-        ours = self.hyperparameters({**central, **published, "scaling": scaling})
+        own = self.fixed.get("scaling", OURS.scaling)
+        scaling = OURS.scaling if own == "paper" or "scaling" in self.search else own
+        if scaling == OURS.scaling:
+            known = {name: _ours(name) for name in self.search if name != "scaling"}
+            start = {name: value for name, value in known.items() if self.search[name].contains(value)}
+        else:
+            start = published
+        ours = self.hyperparameters({**central, **start, "scaling": scaling})
         return [DefaultTrial("paper_default", paper), DefaultTrial("default", ours)]
 
     def first_trials(self) -> list[DefaultTrial]:
@@ -306,7 +324,15 @@ class Space(Strict):
 
 
 def completed(recorded: dict[str, Any]) -> dict[str, Any]:
-    """A space recorded by any version of this project, completed with the defaults of newer keys."""
+    """A space recorded by any version of this project, completed with the defaults of newer keys.
+
+    Hyperparameters that were neither searched nor fixed keep the defaults of that version.
+    """
+    tasks = recorded.get("tasks")
+    if isinstance(tasks, list) and any(isinstance(task, dict) and "encoders" not in task for task in tasks):
+        fixed, searched = recorded.get("fixed", {}), recorded.get("search", {})
+        earlier = {name: value for name, value in EARLIER.items() if name not in fixed and name not in searched}
+        recorded = {**recorded, "fixed": {**fixed, **earlier}}
     try:
         return Space.model_validate(recorded).model_dump(mode="json")
     except ValidationError:  # no longer a valid space: the comparison will report it
@@ -336,6 +362,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean ...?`, or an empty text."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean `{close[0]}`?" if close else ""
+
+
+def _ours(name: str) -> Any:
+    """This project's value of a hyperparameter."""
+    return (
+        OURS.learning_rate_of(name.removeprefix("learning_rate_"))
+        if name.startswith("learning_rate_")
+        else getattr(OURS, name)
+    )
 
 
 def _centre(name: str, dimension: Dimension) -> Any:

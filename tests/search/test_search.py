@@ -174,7 +174,7 @@ def test_the_report_of_a_real_search(whole_search: tuple[Path, SearchProcess]) -
         assert f"{name} {line}" in page.text
         assert line in said
     assert verdict.lines()["recommended"].startswith(("trial ", "the plateau's"))
-    assert "over the normalised default" in verdict.lines()["against"] or "below the norm" in verdict.lines()["against"]
+    assert "over the project's default" in verdict.lines()["against"] or "below the proj" in verdict.lines()["against"]
     assert grounds(content) and grounds(content) in page.text
 
     settings = page.source[page.source.index('<table class="setting">') :].partition("</table>")[0]

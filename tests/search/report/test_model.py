@@ -63,7 +63,7 @@ def test_a_report_of_an_earlier_version_is_drawn(earlier: dict[str, Any], tmp_pa
     page = Page(write_html(tmp_path, report, trials, []))
     told = (
         "0.929 ± 0.002 of full-data accuracy on 20 fresh seeds; nine runs in ten",
-        "0.005 [0.002, 0.007] below the paper's default; +0.020 [0.019, 0.023] over the normalised default",
+        "0.005 [0.002, 0.007] below the paper's default; +0.020 [0.019, 0.023] over the project's default",
         "accuracy 0.891, 94.3 % of full data (0.945); 0.008 below the best baseline, MMD",
         "5 settings were compared on 20 fresh seeds of their own.",
     )

@@ -52,7 +52,7 @@ def test_page_has_all_sections_in_order(page: Page) -> None:
     for line in (
         "recommended the plateau's setting, from a model of all trials (33 completed, 6 stopped early, 1 failed) how sure",
         "0.931 ± 0.009 of full-data accuracy on 10 fresh seeds; nine runs in ten (of 24) reach 0.919 with every value",
-        "+0.119 [0.104, 0.133] over the paper's default; +0.063 [0.051, 0.075] over the normalised default; +0.019",
+        "+0.119 [0.104, 0.133] over the paper's default; +0.063 [0.051, 0.075] over the project's default; +0.019",
         "on test accuracy 0.924, 95.7 % of full data (0.966); 0.013 above the best baseline, MMD",
     ):
         assert line in page.text
@@ -66,7 +66,7 @@ def test_page_has_all_sections_in_order(page: Page) -> None:
 
 def test_page_says_what_stands_behind_the_recommendation(page: Page) -> None:
     for told in (
-        "Of the 0.063 over the normalised default, tuning the learning rates alone gives 0.044; the lambdas and the frequency",
+        "Of the 0.063 over the project's default, tuning the learning rates alone gives 0.044; the lambdas and the frequency",
         "5 settings were compared on 10 fresh seeds of their own. 3 of them cannot be told apart",
         "and of these “plateau” keeps the most when every value is moved at random",
         "With every hyperparameter moved at random by up to a factor of 2 either way (24 runs), nine runs in ten score at",

@@ -108,12 +108,12 @@ def test_ranges_lie_inside_what_was_searched() -> None:
     assert figure is not None
     marks = {trace.name: trace for trace in figure.data}
     assert marks["recommended"].x[0] == pytest.approx((np.log10(0.3) + 2) / 4)
-    assert marks["normalised default"].x[0] == pytest.approx(0.75)
+    assert marks["project's default"].x[0] == pytest.approx(0.75)
     assert all(0 <= shape.x0 < shape.x1 <= 1 for shape in figure.layout.shapes)
     content["default"]["lambda_cross"] = 1000.0
     outside = ranges(Report.model_validate(content))
     assert outside is not None
-    default = next(trace for trace in outside.data if trace.name == "normalised default")
+    default = next(trace for trace in outside.data if trace.name == "project's default")
     assert default.x[0] == 1 and default.marker.symbol[0] == "triangle-right-open"
 
 

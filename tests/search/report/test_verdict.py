@@ -111,7 +111,7 @@ def test_all_that_it_has_to_beat_is_named_in_one_line() -> None:
         "against", against(best=DEFAULT, tuned_rates=(0.02, 0.01, 0.03), default=DEFAULT, paper_default=DEFAULT)
     )
     assert told == (
-        "+0.060 [0.050, 0.070] over the paper's default; +0.060 [0.050, 0.070] over the normalised default; "
+        "+0.060 [0.050, 0.070] over the paper's default; +0.060 [0.050, 0.070] over the project's default; "
         "+0.020 [0.010, 0.030] over tuned learning rates alone (95 %, paired)"
     )
 
@@ -133,7 +133,7 @@ def test_it_claims_nothing_of_a_setting_that_diverged_or_was_not_run() -> None:
     report = changed(change)
     told = line("against", report)
     assert told.endswith("(95 %, paired); no score for the paper's default: not every loss was finite")
-    assert "+0.063 [0.051, 0.075] over the normalised default" in told
+    assert "+0.063 [0.051, 0.075] over the project's default" in told
     assert "tuned learning" not in told + grounds(report)
 
 
@@ -155,7 +155,7 @@ def test_one_seed_is_one_seed() -> None:
     ("report", "told"),
     [
         (against(default=DEFAULT, tuned_rates=(0.02, 0.01, 0.03)),
-         "Of the 0.060 over the normalised default, tuning the learning rates alone gives 0.040; the lambdas and the "
+         "Of the 0.060 over the project's default, tuning the learning rates alone gives 0.040; the lambdas and the "
          "frequency scale add 0.020 [0.010, 0.030]."),
         (against(default=DEFAULT, tuned_rates=(0.002, -0.01, 0.014)),
          "alone gives 0.058; what the lambdas and the frequency scale add, 0.002 [−0.010, 0.014], is within noise."),
