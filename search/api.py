@@ -18,7 +18,8 @@ from search.driver import Request, Search
 from search.ledger.ledger import Ledger
 from search.ledger.run_folder import check_search
 from search.results import Results, load
-from search.space.model import Space, completed
+from search.space.model import Space
+from search.space.recorded import completed
 
 _one_at_a_time = threading.Lock()
 Overrides = Mapping[str, Any] | Sequence[str]

@@ -30,7 +30,8 @@ from search.ledger.ledger import Ledger
 from search.ledger.run_folder import absolute_folder
 from search.preflight import check_data, check_learning_rates, check_output, missing_parts, shown
 from search.space.files import load_space, space_of
-from search.space.model import Space, completed, replica_seeds
+from search.space.model import Space, replica_seeds
+from search.space.recorded import completed
 from search.tracking.store import absolute_uri, check_tracking, default_tracking_uri
 from search.tuning.warm_start import earlier_settings, recorded, with_first_settings
 

@@ -12,7 +12,8 @@ from condense.export.folder import check_replaceable
 from condense.system.errors import UserError
 from search.ledger.atomic_files import read_json
 from search.ledger.run_folder import check_folder, check_resumable, condensed_folder
-from search.space.model import Space, completed
+from search.space.model import Space
+from search.space.recorded import completed
 
 
 def check_output(output: Path, space: Space, resume: bool, ablate: bool) -> None:

@@ -13,7 +13,8 @@ from condense.system.errors import UserError
 from search.confirmation.trials_csv import trial_rows
 from search.ledger.ledger import Ledger
 from search.ledger.run_folder import check_search, condensed_folder
-from search.space.model import Space, completed
+from search.space.model import Space
+from search.space.recorded import completed
 
 if TYPE_CHECKING:
     import optuna

@@ -10,7 +10,8 @@ from typing import Literal
 from search.analysis.ranking import best_trial
 from search.ledger.ledger import Ledger
 from search.ledger.run_folder import check_search, is_in_use
-from search.space.model import Space, completed
+from search.space.model import Space
+from search.space.recorded import completed
 
 State = Literal["running", "stopped", "complete"]
 

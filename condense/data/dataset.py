@@ -111,10 +111,11 @@ class Dataset:
         counts = torch.bincount(self.condense.labels, minlength=self.num_classes)
         for name, count in zip(self.class_names, counts.tolist(), strict=True):
             if count < dpc:
-                what = f"dpc is {dpc}"
+                has = f"{self.name}: class {name!r} has {count}"
                 if items_in_each > 1:
-                    what = f"dpc {dpc // items_in_each} with formation starts from {dpc}"
-                raise UserError(f"{self.name}: class {name!r} has {count} items to condense, but {what}")
+                    wanted = f"dpc {dpc // items_in_each} with formation starts from {dpc}"
+                    raise UserError(f"{has} items to condense, but {wanted}")
+                raise UserError(f"{has} items to condense, but dpc is {dpc}")
 
     def check_modalities(self) -> None:
         """Raises UserError if a class of the condense split has no item with some modality: synthetic items have them all."""

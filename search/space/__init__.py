@@ -4,5 +4,6 @@ __all__ = [
     "files",
     "model",
     "plan",
+    "recorded",
     "reference",
 ]

@@ -27,15 +27,6 @@ A_LITTLE = 0.001  # reserved of a custom resource, which only marks a kind of no
 
 
 OURS = Hyperparameters()
-# The defaults of versions whose tasks had no `encoders`, where they are others now.
-EARLIER = {
-    "scaling": "normalized",
-    "lambda_uni": 1.0,
-    "lambda_cross": 1.0,
-    "lambda_joint": 1.0,
-    "frequency_scale": 1.0,
-    "learning_rate": 1.0,
-}
 
 
 class Dimension(Strict):
@@ -321,22 +312,6 @@ class Space(Strict):
         """The trials before the first proposal: the defaults, then the settings of `warm_start`."""
         known = [DefaultTrial(f"warm_start_{i}", self.hyperparameters(s)) for i, s in enumerate(self.warm_start)]
         return [*self.default_trials(), *known]
-
-
-def completed(recorded: dict[str, Any]) -> dict[str, Any]:
-    """A space recorded by any version of this project, completed with the defaults of newer keys.
-
-    Hyperparameters that were neither searched nor fixed keep the defaults of that version.
-    """
-    tasks = recorded.get("tasks")
-    if isinstance(tasks, list) and any(isinstance(task, dict) and "encoders" not in task for task in tasks):
-        fixed, searched = recorded.get("fixed", {}), recorded.get("search", {})
-        earlier = {name: value for name, value in EARLIER.items() if name not in fixed and name not in searched}
-        recorded = {**recorded, "fixed": {**fixed, **earlier}}
-    try:
-        return Space.model_validate(recorded).model_dump(mode="json")
-    except ValidationError:  # no longer a valid space: the comparison will report it
-        return recorded
 
 
 def replica_seeds(space: Space) -> list[int]:

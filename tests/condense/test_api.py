@@ -197,5 +197,5 @@ def test_a_hyperparameter_out_of_range_is_one_line(task: condense.LoadedTask) ->
 
 def test_the_published_settings_are_settings() -> None:
     assert condense.published.paper_default().scaling == "paper"
-    assert condense.published.recommended().lambda_cross == 0.2
+    assert condense.published.recommended() == condense.Hyperparameters()
     assert condense.published.mmd(3.0).discrepancy == "mmd"

@@ -17,13 +17,14 @@ from condense.system.errors import UserError
 from search.preflight import check_data
 from search.space.files import load_space
 from search.space.model import SEED_BLOCK, Resources, Space, confirmation_seeds, replica_seeds
+from search.space.recorded import completed
 
 FLOATS = ("lambda_cross", "lambda_joint", "frequency_scale", "learning_rate", "learning_rate_vision", "alpha")
 INTEGERS = ("num_frequencies", "frequency_pool")
 CHOICES = {
     "frequency_sampling": ("orthogonal", "independent"),
     "optimizer": ("sgd", "adam"),
-    "scaling": ("normalized", "relative", "paper"),
+    "scaling": ("gradient", "normalized", "relative", "paper"),
     "momentum": (0.0, 0.5, 0.9),
 }
 
@@ -211,10 +212,31 @@ def test_quickstart_is_found_by_name_and_holds_its_promises() -> None:
     assert (paper.frequency_sampling, default.frequency_sampling) == ("independent", "orthogonal")
     assert {paper.learning_rate_of(modality) for modality in ("vision", "audio", "text")} == {0.5}
     assert space.params_of(paper)["learning_rate_vision"] == 0.5  # as the tables of trials show it
-    assert default.scaling == "normalized"
-    assert default.learning_rate_vision == pytest.approx(math.sqrt(0.3 * 100))
+    assert default.scaling == "gradient"
+    ours = Hyperparameters()
+    assert (default.lambda_cross, default.lambda_joint) == (ours.lambda_cross, ours.lambda_joint)
+    assert default.learning_rate_vision == default.learning_rate_audio == ours.learning_rate
     assert space.contains(default)
     assert not space.contains(paper)
+
+
+def test_the_default_of_a_space_with_another_scaling_has_the_published_lambdas(tmp_path: Path) -> None:
+    space = load_space(write(tmp_path, minimal(fixed={"scaling": "normalized"})))
+    default = next(trial.hyperparameters for trial in space.default_trials() if trial.name == "default")
+    assert (default.scaling, default.lambda_cross, default.lambda_joint) == ("normalized", 10, 10)
+
+
+def test_a_recorded_search_keeps_the_defaults_that_it_began_with(tmp_path: Path) -> None:
+    recorded = load_space(write(tmp_path, minimal())).model_dump(mode="json")
+    assert completed(recorded) == recorded
+    for task in recorded["tasks"]:
+        del task["encoders"]  # as recorded by versions without it
+    earlier = Space.model_validate(completed(recorded))
+    params = {name: dimension.centre() for name, dimension in earlier.search.items()}
+    found = earlier.hyperparameters(params)
+    assert found.scaling == "normalized"
+    for name in ("lambda_uni", "lambda_cross", "lambda_joint", "learning_rate"):
+        assert name in params or getattr(found, name) == recorded["fixed"].get(name, 1.0)
 
 
 def test_unknown_name_lists_the_known_ones() -> None:
