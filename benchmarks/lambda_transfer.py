@@ -101,7 +101,9 @@ def pulls(r: Condensation) -> tuple[Tensor, Tensor]:
 
 def ratios(task: Task, dpc: int, scaling: str, seed: int) -> tuple[float, float]:
     """Cross's and joint's pull over uni's, as the loss of the first step has them, all weights 1."""
-    r = Condensation(task, dpc, "herding", Hyperparameters(scaling=scaling), seed, STEPS)
+    r = Condensation(
+        task, dpc, "herding", Hyperparameters(scaling=scaling, lambda_cross=1.0, lambda_joint=1.0), seed, STEPS
+    )
     terms, norms = pulls(r)
     losses = Engine().run([r], 1)[0][0].double()
     size = r.normalizer.double()

@@ -12,12 +12,11 @@ data, encoder = {"name": "spoken_digits"}, {"name": "tiny"}
 space = {
     "name": "several_tasks",
     "tasks": [{"dataset": data, "encoder": encoder, "dpc": dpc} for dpc in (1, 5)],
-    "fixed": {"scaling": "relative"},
     "search": {
         "lambda_cross": {"low": 0.01, "high": 10, "log": True},
-        "lambda_joint": {"low": 0.01, "high": 10, "log": True},
+        "lambda_joint": {"low": 0.001, "high": 3, "log": True},
         "frequency_scale": {"low": 0.1, "high": 4, "log": True},
-        "learning_rate": {"low": 3, "high": 300, "log": True},
+        "learning_rate": {"low": 0.03, "high": 3, "log": True},
     },
     "steps": 10,
     "report_every": 5,

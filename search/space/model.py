@@ -288,8 +288,8 @@ class Space(Strict):
         return self.hyperparameters(self.params_of(hyperparameters)) == hyperparameters
 
     def default_trials(self) -> list[DefaultTrial]:
-        """The published setting in its own scaling; and this project's, where it is in the searched ranges. A space with another
-        scaling than that has the published lambdas and sigma instead, with central learning rates."""
+        """The published setting in its own scaling; and this project's. Of a space with another scaling than that the published
+        lambdas and sigma instead, with central learning rates."""
         # The precision of the CF estimate is a budget, not a setting: the same for all trials.
         budget = {k: self.fixed[k] for k in ("num_frequencies", "frequency_pool") if k in self.fixed}
         rate = PAPER_DEFAULT.learning_rate
@@ -299,12 +299,13 @@ class Space(Strict):
         published = {name: getattr(PAPER_DEFAULT, name) for name in names}
         central = {name: _centre(name, dimension) for name, dimension in self.search.items()}
         own = self.fixed.get("scaling", OURS.scaling)
-        scaling = OURS.scaling if own == "paper" or "scaling" in self.search else own
+        if "scaling" in self.search:
+            own = OURS.scaling if self.search["scaling"].contains(OURS.scaling) else "normalized"
+        scaling = OURS.scaling if own == "paper" else own
+        start = published
         if scaling == OURS.scaling:
-            known = {name: _ours(name) for name in self.search if name != "scaling"}
-            start = {name: value for name, value in known.items() if self.search[name].contains(value)}
-        else:
-            start = published
+            known = {name: _ours(name) for name in (*names, *self.search)}
+            start = {k: v for k, v in known.items() if k in names or self.search[k].contains(v)}
         ours = self.hyperparameters({**central, **start, "scaling": scaling})
         return [DefaultTrial("paper_default", paper), DefaultTrial("default", ours)]
 

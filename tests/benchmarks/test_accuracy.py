@@ -37,7 +37,12 @@ def write_problem(folder: Path, spread: float = 1.0) -> Path:
         "dataset": {"name": "tensors", "path": "data.safetensors"},
         "encoder": {"pretraining": "none", "dim": 8, "width": 4, "image_size": 8},
         "dpc": 3,
-        "hyperparameters": {"num_frequencies": 8, "frequency_pool": 16, "learning_rate": 100.0},
+        "hyperparameters": {
+            "num_frequencies": 8,
+            "frequency_pool": 16,
+            "scaling": "normalized",
+            "learning_rate": 100.0,
+        },
     }
     (folder / "mine.yaml").write_text(yaml.safe_dump(settings))
     return folder / "mine.yaml"

@@ -16,6 +16,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from condense.config.models import Hyperparameters
 from search.ledger.ledger import Ledger
 from search.space.files import load_space
 from search.space.model import Space
@@ -35,7 +36,7 @@ def make_space(sampler: str = "tpe", trials: int = 12, *overrides: str) -> Space
     searched += "num_frequencies: {low: 64, high: 512, log: true}}"
     own = [
         f"search={searched}",
-        "fixed.lambda_joint=10",
+        "fixed.lambda_joint=0.03",  # as in the default, which is then of the space
         f"trials={trials}",
         "seeds=2",
         f"sampler={{name: {sampler}, startup_trials: 4}}",
@@ -251,10 +252,10 @@ def test_a_trial_whose_process_dies_is_handed_out_again_a_few_times(tmp_path: Pa
 
 @pytest.mark.usefixtures("no_fsync")
 def test_default_outside_the_ranges_is_run_as_well(tmp_path: Path) -> None:
-    space = make_space("tpe", 8, "search.lambda_cross.high=5")
+    space = make_space("tpe", 8, "search.lambda_cross.low=0.5")
     run(space, tmp_path / "s")
     records, trials = Ledger(tmp_path / "s").trials(), open_study(tmp_path / "s").trials
-    assert records[1].params["lambda_cross"] == 10
+    assert records[1].params["lambda_cross"] == Hyperparameters().lambda_cross
     assert [trial.user_attrs.get("outside", False) for trial in trials] == [True, True] + [False] * 6
 
 
