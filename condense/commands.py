@@ -117,10 +117,10 @@ def evaluate(
     networks = bool(convnet_seeds) and task.dataset.num_classes > 1
     if convnet_seeds:
         check_shapes(task.dataset.specs)
-    if networks:
-        print(_length(protocol, len(labels), len(task.condense.labels), task.device), file=sys.stderr)
     condensed, soft_labels = MemorySplit(inputs, labels), read_soft_labels(directory)
     teacher = None if soft_labels is None else _recorded_teacher(directory, record)
+    if networks:
+        print(_length(protocol, len(labels), len(task.condense.labels), task.device), file=sys.stderr)
     soft = None
     if soft_labels is not None and teacher is not None:
         soft = recorded_teacher(task, store, teacher, [(condensed, soft_labels)])
