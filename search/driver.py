@@ -28,7 +28,7 @@ from search.cluster.ray_session import RaySession, check_address, prepare_enviro
 from search.interruption import GO_ON, Stopped, announce_if_killed, caused_by_full_disk, stop_on_full_disk
 from search.ledger.ledger import Ledger
 from search.ledger.run_folder import absolute_folder
-from search.preflight import check_data, check_learning_rates, check_output, missing_parts, shown
+from search.preflight import check_data, check_formations, check_learning_rates, check_output, missing_parts, shown
 from search.space.files import load_space, space_of
 from search.space.model import Space, replica_seeds
 from search.space.recorded import completed
@@ -176,6 +176,7 @@ class Search:
         preparation = Preparation(pool, Client(pool, "preparation", *own), self.say, space.resources.gpus_per_trial > 0)
         tasks = [preparation.describe(task) for task in configs]
         check_learning_rates(space, tasks)
+        check_formations(space, tasks, [task.pop("limits") for task in tasks])
         for task in tasks:
             count = len(task["class_names"])
             self.say(

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from condense.config.models import TransformersEncoder
+from condense.config.models import EncoderConfig, TransformersEncoder
 from condense.export.folder import check_replaceable
 from condense.system.errors import UserError
 from search.ledger.atomic_files import read_json
@@ -36,22 +36,28 @@ def missing_parts(space: Space) -> list[str]:
     """Files and packages that the search needs and this machine lacks, each with the key that needs it or how to get it."""
     found: dict[str, None] = {}
     for i, task in enumerate(space.tasks):
-        encoder = task.encoder
-        for key, path in (
-            ("dataset.path", getattr(task.dataset, "path", None)),
-            ("encoder.checkpoint", getattr(encoder, "checkpoint", None)),
-            ("encoder.path", getattr(encoder, "path", None)),
-        ):
-            if path is not None and not path.exists():
-                hint = f": python -m condense download imagebind --to {shown(path)}" if "checkpoint" in key else ""
-                found[f"{shown(path)} (tasks.{i}.{key}){hint}"] = None
-        needed = {"imagebind": ("imagebind", "einops", "ftfy", "regex"), "transformers": ("transformers",)}
-        for package in needed.get(encoder.name, ()):
-            if importlib.util.find_spec(package) is None:
-                found[f"the package {package} (tasks.{i}.encoder): make installs it, README.md says how else"] = None
-        if isinstance(encoder, TransformersEncoder) and not encoder.download and not Path(encoder.model).is_dir():
-            found |= dict.fromkeys(missing_model(encoder, f"tasks.{i}"))
+        if (path := getattr(task.dataset, "path", None)) is not None and not path.exists():
+            found[f"{shown(path)} (tasks.{i}.dataset.path)"] = None
+        bank = {f"tasks.{i}.encoders.{n}": each for n, each in enumerate(task.encoders)}
+        for key, encoder in {f"tasks.{i}.encoder": task.encoder, **bank}.items():
+            found |= dict.fromkeys(_missing_of(encoder, key))
     return list(found)
+
+
+def _missing_of(encoder: EncoderConfig, key: str) -> list[str]:
+    found = []
+    for name in ("checkpoint", "path"):
+        path = getattr(encoder, name, None)
+        if path is not None and not path.exists():
+            hint = f": python -m condense download imagebind --to {shown(path)}" if name == "checkpoint" else ""
+            found.append(f"{shown(path)} ({key}.{name}){hint}")
+    needed = {"imagebind": ("imagebind", "einops", "ftfy", "regex"), "transformers": ("transformers",)}
+    for package in needed.get(encoder.name, ()):
+        if importlib.util.find_spec(package) is None:
+            found.append(f"the package {package} ({key}): make installs it, README.md says how else")
+    if isinstance(encoder, TransformersEncoder) and not encoder.download and not Path(encoder.model).is_dir():
+        found += missing_model(encoder, key)
+    return found
 
 
 def missing_model(encoder: TransformersEncoder, key: str) -> list[str]:
@@ -63,7 +69,7 @@ def missing_model(encoder: TransformersEncoder, key: str) -> list[str]:
     try:
         model_folder(encoder)
     except UserError as error:
-        return [f"{error} ({key}.encoder.model)"]
+        return [f"{error} ({key}.model)"]
     return []
 
 
@@ -72,6 +78,23 @@ def check_data(space: Space) -> None:
     missing = missing_parts(space)
     if missing:
         raise UserError(f"missing: {'; '.join(missing)}")
+
+
+def check_formations(space: Space, tasks: list[dict[str, Any]], limits: list[dict[str, Any]]) -> None:
+    """Raises UserError if a class has too few items for the largest formation: better now than in every trial."""
+    dimension = space.search.get("formation")
+    group = "fixed" if dimension is None else "search"
+    values = [space.fixed.get("formation", 1)] if dimension is None else dimension.choices or [dimension.high]
+    largest = int(max(values))
+    for i, (task, limit) in enumerate(zip(tasks, limits, strict=True)):
+        needed = task["dpc"] * limit["items_in_each"][largest]
+        if largest > 1 and len(task["class_names"]) == 1:
+            raise UserError(f"{group}.formation: tasks.{i} has no classes: formation would part its pairs: set it to 1")
+        if largest > 1 and needed > limit["smallest_class"]:
+            raise UserError(
+                f"{group}.formation: {largest} starts from {needed} items per class at dpc {task['dpc']}, "
+                f"but a class of tasks.{i} has {limit['smallest_class']}"
+            )
 
 
 def check_learning_rates(space: Space, tasks: list[dict[str, Any]]) -> None:

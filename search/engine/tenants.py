@@ -31,6 +31,7 @@ from condense.evaluation.replica_scores import full_score, held_out_scores, synt
 from condense.evaluation.retrieval import alignment_warnings
 from condense.evaluation.secondary_scores import full_secondary, secondary_scores
 from condense.export.export import draw_overview, export
+from condense.inputs.formation import items_in_each
 from condense.inputs.media import preview
 from condense.method.condensation import Condensation
 from condense.storage.store import Store
@@ -236,6 +237,10 @@ class Tenants:
             "dpc": parsed.dpc,
             "modalities": list(task.modalities),
             "class_names": list(task.dataset.class_names),
+            "limits": {
+                "smallest_class": int(torch.bincount(task.dataset.condense.labels).min()),
+                "items_in_each": {f: items_in_each(task.dataset.specs, f) for f in range(1, 5)},  # by `formation`
+            },
             "items": {"condense": len(task.condense.labels), "validation": len(task.validation.labels)},
             "metric": parsed.metric,
             "full_score": self._full[key, parsed.metric],

@@ -24,7 +24,7 @@ from search_process import RUN, SearchProcess, report
 from condense.system.errors import UserError
 from search.command import main
 from search.ledger.ledger import Ledger
-from search.preflight import check_learning_rates
+from search.preflight import check_formations, check_learning_rates
 from search.space.files import load_space
 from search.space.model import Space
 
@@ -203,6 +203,25 @@ def test_a_learning_rate_of_a_modality_that_is_not_there() -> None:
     with pytest.raises(UserError, match=r"search\.learning_rate has no effect: each modality"):
         check_learning_rates(fixed, [{"modalities": ["text"]}])
     check_learning_rates(fixed, [{"modalities": ["text", "vision"]}])
+
+
+def test_a_formation_that_no_class_is_large_enough_for_is_refused_before_the_trials() -> None:
+    task, limit = (
+        {"dpc": 5, "class_names": ["a", "b"]},
+        {"smallest_class": 20, "items_in_each": {1: 1, 2: 4, 3: 9, 4: 16}},
+    )
+    space = load_space("quickstart", ["search.formation={choices: [1, 2]}"])
+    check_formations(space, [task], [limit])
+    with pytest.raises(
+        UserError, match=r"search\.formation: 2 starts from 20 items per class at dpc 5, but a class of tasks\.0"
+    ):
+        check_formations(space, [task], [{**limit, "smallest_class": 19}])
+    fixed = load_space("quickstart", ["fixed.formation=3"])
+    with pytest.raises(UserError, match=r"fixed\.formation: 3 starts from 45 items"):
+        check_formations(fixed, [task], [limit])
+    with pytest.raises(UserError, match="has no classes"):
+        check_formations(space, [{**task, "class_names": ["all"]}], [limit])
+    check_formations(load_space("quickstart", []), [{**task, "class_names": ["all"]}], [{**limit, "smallest_class": 5}])
 
 
 def test_a_folder_of_the_users_is_seen_before_the_work(space: Path, refused: Callable[..., str]) -> None:
