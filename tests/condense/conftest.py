@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,15 @@ from condense.data.spoken_digits import load_spoken_digits
 from condense.embeddings.task import Task
 from condense.encoders.tiny import tiny_specs
 from condense.storage.store import Store
+
+
+@pytest.fixture
+def hang_up_is_heard() -> Iterator[None]:
+    """Whatever started the tests (`nohup`, some CI runners) may ignore SIGHUP, and a process keeps to that."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
 
 torch.set_num_threads(1)  # tensors are tiny here: threads would only wait for each other, and for other processes
 

@@ -28,6 +28,8 @@ from condense.export.export import read_export
 from condense.export.unfinished import FILE
 from condense.method.condensation import Condensation
 
+pytestmark = pytest.mark.usefixtures("hang_up_is_heard")
+
 STEPS = 23  # three between two reports, two before the last
 ADAM = {**HYPERPARAMETERS, "optimizer": "adam", "learning_rate": 0.1}
 

@@ -10,6 +10,8 @@ import pytest
 
 from condense.system.interruption import SIGNALS, Interruption
 
+pytestmark = pytest.mark.usefixtures("hang_up_is_heard")
+
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_waits_for_the_next_look_and_the_second_does_not(number: signal.Signals) -> None:
