@@ -104,7 +104,12 @@ class ConfirmationStages:
         per_task = []
         for task in self.plan.tasks:
             self.client.renew_if_dead()
-            per_task.append(ray.get(self.client.engine.baselines.remote(task, self.reporting_seeds)))
+            try:
+                found = ray.get(self.client.engine.baselines.remote(task, self.reporting_seeds))
+            except ray.exceptions.RayActorError:  # it ended between the question whether it lives and this one
+                self.client.renew()
+                found = ray.get(self.client.engine.baselines.remote(task, self.reporting_seeds))
+            per_task.append(found)
         merged = {
             method: [fmean(values) for values in zip(*(result[method] for result in per_task), strict=True)]
             for method in per_task[0]
