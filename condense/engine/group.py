@@ -71,11 +71,10 @@ class Group:
         Returns (Q, 4), detached: uni, cross, joint as they are, and the normalised weighted total.
         """
         frequencies, phi_real = {}, {}
-        objective, known = self.objective, self.phi_real
-        if self.replicas[0].seen_as:
+        objective, views = self.objective, None
+        if self.replicas[0].views:
             views = [0 if plain else r.view for r in self.replicas]
             objective = replace(objective, real=self._real(views))
-            known = {m: torch.stack([of[:, i, v] for i, v in enumerate(views)], 1) for m, of in known.items()}
         if self.frequencies:
             chosen = on_device(
                 torch.stack([r.next_frequencies() for r in self.replicas]), self.weights.device
@@ -85,8 +84,13 @@ class Group:
                 q, size, dim = pool.shape
                 rows = chosen + size * torch.arange(q, device=chosen.device)[:, None]
                 frequencies[m] = pool.view(-1, dim).index_select(0, rows.view(-1)).view(q, -1, dim)
-                index = chosen[None, :, None, :].expand(2, -1, classes, -1)
-                phi_real[m] = known[m].gather(3, index)
+                known = self.phi_real[m]
+                if views is None:
+                    index = chosen[None, :, None, :].expand(2, -1, classes, -1)
+                    phi_real[m] = known.gather(3, index)
+                else:
+                    own = [known[:, i, view].index_select(2, chosen[i]) for i, view in enumerate(views)]
+                    phi_real[m] = torch.stack(own, 1)
         terms = objective.terms(synthetic, frequencies, phi_real)
         if self.replicas[0].step == 0:
             self._set_normalizer(terms, list(synthetic.values()))
@@ -96,7 +100,7 @@ class Group:
 
     def _real(self, views: Sequence[int]) -> RealStatistics:
         """Statistics of each replica's view: as those of a task, with a dimension Q before C."""
-        seen = [r.seen_as[v].statistics for r, v in zip(self.replicas, views, strict=True)]
+        seen = [r.views[v].statistics for r, v in zip(self.replicas, views, strict=True)]
         return RealStatistics(
             {m: torch.stack([of.mean[m] for of in seen]) for m in seen[0].mean},
             {pair: torch.stack([of.product[pair] for of in seen]) for pair in seen[0].product},

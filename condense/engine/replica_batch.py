@@ -47,7 +47,7 @@ class ReplicaBatch:
         self.encoder = ordered[0].task.encoder
         self.device = ordered[0].task.device
         self.torn = False
-        bank = len(ordered[0].matched_in)
+        bank = len(ordered[0].bank)
         same = [list(group) for _, group in itertools.groupby(ordered, key=Group.kind)]
         self.groups = [] if bank else [Group.of(members) for members in same]
         self.inputs: dict[str, Tensor] = {}
@@ -57,7 +57,7 @@ class ReplicaBatch:
         self.momentum: dict[str, Tensor] = {}
         self.range: dict[str, tuple[Any, Any]] = {}  # numbers, or tensors on the device where places differ
         self.adam: dict[str, Tensor] = {}
-        self.changed = any(r.seen_as or r.items_in_each > 1 for r in ordered)
+        self.changed = any(r.views or r.items_in_each > 1 for r in ordered)
         # modality -> replicas with the places of their stored items and of their embeddings, which may be more
         self.places: dict[str, list[tuple[Condensation, slice, slice]]] = {}
         self.owner: dict[str, Tensor] = {}  # modality -> (N,) int64: which of `replicas` an item belongs to
@@ -68,7 +68,7 @@ class ReplicaBatch:
                 self._lay_out(m, having)
             else:
                 self.inputs[m] = of.inputs[m]
-        self.members = [ReplicaBatch([r.matched_in[i] for r in ordered], self) for i in range(bank)]
+        self.members = [ReplicaBatch([r.bank[i] for r in ordered], self) for i in range(bank)]
 
     def _find_places(self, m: str, members: list[Condensation]) -> None:
         self.places[m], first, there = [], 0, 0
@@ -182,7 +182,7 @@ class ReplicaBatch:
         seen = []
         for replica, at, _ in self._within(m, items):
             own = parts(replica.task.dataset.specs[m], inputs[at], replica.hyperparameters.formation)
-            transformation = replica.seen_as[replica.view].transformation if replica.seen_as else None
+            transformation = replica.views[replica.view].transformation if replica.views else None
             seen.append(own if transformation is None else transformation(m, own))
         return self.encoder.embed(m, torch.cat(seen))
 
@@ -196,7 +196,7 @@ class ReplicaBatch:
     def _starting(self, m: str) -> list[tuple[Condensation, slice, slice]]:
         """The replicas whose gradients are in units that their first step measures, and the places of their items and
         embeddings."""
-        return [place for place in self.places[m] if place[0].step == 0 and place[0].has_own_units]
+        return [place for place in self.places[m] if place[0].step == 0 and place[0].measures_units]
 
     def _pulls(self, cut: Mapping[str, Tensor], outward: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
         return {
@@ -240,7 +240,7 @@ class ReplicaBatch:
                 self._update(m, gradient, rate)
         for replica in self.replicas:
             replica.step += 1
-            for each in replica.matched_in:
+            for each in replica.bank:
                 each.step = replica.step
         self.torn = False
 

@@ -73,9 +73,7 @@ class Diagnostics:
             if replica.step > 0 and replica.divergence is None and len(replica.inputs) > 1 and bool(x.isfinite().all())
         ]
         own = {i: _by_modality(replicas[i], features[i]) for i in sound}
-        with_own_loss = [
-            i for i in sound if not replicas[i].matched_in
-        ]  # with a bank the loss is not of these features
+        with_own_loss = [i for i in sound if not replicas[i].bank]  # with a bank the loss is not of these features
         for members in _alike(with_own_loss, lambda i: Group.kind(replicas[i])):
             for some in _parts(members, AT_ONCE):
                 synthetic = {m: torch.stack([own[i][m] for i in some]) for m in own[some[0]]}

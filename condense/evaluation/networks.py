@@ -49,11 +49,7 @@ class ConvNet(Network):
         self.towers = nn.ModuleDict({modality: _light_tower(shape, widths) for modality, shape in given.items()})
         features = sum(widths[-1] * 4 ** (len(shape) - 1) for shape in given.values())
         self.head = nn.utils.skip_init(nn.Linear, features, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv1d | nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
-        nn.init.normal_(self.head.weight, std=features**-0.5, generator=generator)
-        nn.init.zeros_(self.head.bias)
+        start_for_relu(self, generator)
 
 
 class PublishedConvNet(Network):
@@ -87,6 +83,15 @@ def channels_first(modality: str, shape: Sequence[int]) -> tuple[int, ...]:
     if len(shape) not in (2, 3):
         raise ValueError(f"{modality}: a ConvNet takes items of 2 or 3 dimensions, but got {len(shape)}")
     return shape[::-1] if modality in CHANNELS_LAST else shape
+
+
+def start_for_relu(network: Network, generator: torch.Generator) -> None:
+    """He et al. 2015's start of convolutions (arXiv:1502.01852); the head's is normal, of variance 1 / features."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv1d | nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
+    nn.init.normal_(network.head.weight, std=network.head.in_features**-0.5, generator=generator)
+    nn.init.zeros_(network.head.bias)
 
 
 def start_as_usual(network: nn.Module, generator: torch.Generator) -> None:

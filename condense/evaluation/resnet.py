@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from condense.evaluation.networks import Network, channels_first, further_blocks
+from condense.evaluation.networks import Network, channels_first, further_blocks, start_for_relu
 
 STAGES = (32, 64, 128)  # channels
 
@@ -31,11 +31,7 @@ class ResNet(Network):
         self.towers = nn.ModuleDict({m: _tower(channels_first(m, shape), widths) for m, shape in shapes.items()})
         features = widths[-1] * len(shapes)
         self.head = nn.utils.skip_init(nn.Linear, features, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv1d | nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
-        nn.init.normal_(self.head.weight, std=features**-0.5, generator=generator)
-        nn.init.zeros_(self.head.bias)
+        start_for_relu(self, generator)
 
 
 class _Block(nn.Module):

@@ -57,8 +57,8 @@ class Condensation:
             first step, else empty.
         frequencies: modality -> (P, D), the pool. phi_real: modality -> (2, C, P), the real CF at the pool;
             with views (2, V, C, P).
-        matched_in: with a bank a replica per encoder, which has the same inputs and a loss of its own; this one then has none.
-        seen_as: the V views that steps choose from; empty without augmentation.
+        bank: with a bank a replica per encoder, which has the same inputs and a loss of its own; this one then has none.
+        views: the V views that steps choose from; empty without augmentation.
         divergence: set when a loss was not finite; such a replica takes no more steps.
         history: (4,) per step since `Engine.losses_of` was last asked: uni, cross, joint, total; on the device.
     """
@@ -95,11 +95,11 @@ class Condensation:
         self.metric = "accuracy"  # metric of its items (`TaskConfig.metric`); no step depends on it
         self.frequencies: dict[str, Tensor] = {}
         self.phi_real: dict[str, Tensor] = {}
-        self.matched_in = [
+        self.bank = [
             Condensation(each, dpc, initialization, h, (seed + (i + 1) * SEED_STEP) % 2**63, total_steps, self.inputs)
             for i, each in enumerate(task.bank)
         ]
-        self.seen_as: list[View] = task.views.first(h.views) if h.views and not task.bank else []
+        self.views: list[View] = task.views.first(h.views) if h.views and not task.bank else []
         if h.discrepancy == "cf" and not task.bank:
             pool = max(h.frequency_pool, h.num_frequencies)
             for name in task.modalities:
@@ -108,7 +108,7 @@ class Condensation:
                 )
                 self.frequencies[name] = drawn
                 of_views = []
-                for embedded in [view.embedded for view in self.seen_as] or [task.condense]:
+                for embedded in [view.embedded for view in self.views] or [task.condense]:
                     (real,), labels = embedded.having(name)
                     of_views.append(class_characteristic_function(real, labels, task.dataset.num_classes, drawn))
                 self.phi_real[name] = torch.stack(of_views, 1) if h.views else of_views[0]
@@ -148,15 +148,15 @@ class Condensation:
 
     @property
     def view(self) -> int:
-        """Which of `seen_as` the next step matches under: each once, in an order drawn from the seed, then in another order."""
-        count = len(self.seen_as)
+        """Which of `views` the next step matches under: each once, in an order drawn from the seed, then in another order."""
+        count = len(self.views)
         if count < 2:
             return 0
         lap, place = divmod(self.step, count)
         return _order_of_views(count, self.seed, lap)[place]
 
     @property
-    def has_own_units(self) -> bool:
+    def measures_units(self) -> bool:
         """Whether gradients are in units that the first step measures, instead of those of inputs and encoder."""
         return self.hyperparameters.scaling == "gradient"
 
@@ -198,7 +198,7 @@ class Condensation:
             "square": kept(self.square),
             "step": self.step,
             **self._matching_state(),
-            "bank": [each._matching_state() for each in self.matched_in],
+            "bank": [each._matching_state() for each in self.bank],
             "divergence": None if self.divergence is None else [self.divergence.step, self.divergence.term],
         }
 
@@ -231,7 +231,7 @@ class Condensation:
             for name, tensor in given.items():
                 own[name].copy_(tensor)  # in place: an engine may hold views of it
         self._load_matching_state(state, state["step"])
-        for each, own_state in zip(self.matched_in, state.get("bank", []), strict=True):
+        for each, own_state in zip(self.bank, state.get("bank", []), strict=True):
             each._load_matching_state(own_state, state["step"])
         self.divergence = None if state["divergence"] is None else Divergence(*state["divergence"])
 

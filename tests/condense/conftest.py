@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,12 +11,15 @@ from typing import Any
 import pytest
 import torch
 from small_problem import make_dataset, make_task
+from small_run import write_config
 
+from condense import commands
 from condense.config.models import SpokenDigits, TinyEncoder
 from condense.data.dataset import Dataset
 from condense.data.spoken_digits import load_spoken_digits
 from condense.embeddings.task import Task
 from condense.encoders.tiny import tiny_specs
+from condense.evaluation.comparison import Comparison
 from condense.storage.store import Store
 
 
@@ -67,3 +71,10 @@ def checkpoint(official: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("imagebind") / "small.pth"
     torch.save(official.state_dict(), path)
     return path
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CONDENSE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(commands, "Comparison", functools.partial(Comparison, convnet_steps=3))
+    return write_config(tmp_path)

@@ -52,7 +52,7 @@ def test_a_banks_gradient_is_the_mean_of_its_encoders() -> None:
     whole = Condensation(task, 2, "herding", Hyperparameters(**SMALL), 0, 10)
     done = ReplicaBatch([whole]).gradients()
     parts = []
-    for each in whole.matched_in:
+    for each in whole.bank:
         alone = Condensation(each.task, 2, "herding", each.hyperparameters, each.seed, 10)
         for m, x in whole.inputs.items():
             alone.inputs[m].copy_(x)
@@ -170,7 +170,7 @@ def test_each_step_matches_transformed_items_under_their_own_statistics() -> Non
     for _ in range(8):
         view = r.view
         seen.append(view)
-        transformation = r.seen_as[view].transformation
+        transformation = r.views[view].transformation
         expected = 0.0
         for m in PAIR:
             real = task.dataset.condense.load(range(len(labels)))[m]
