@@ -162,7 +162,9 @@ def _what(report: Report) -> str:
     if is_best(report.confirmation):
         aside = ", the paper's default aside" if paper_is_better(report.confirmation) else ""
         return f"trial {own}, the best of {completed}{aside} ({ended})"
-    told = f"trial {own}, beside {completed} ({ended})" if best is None else f"trial {own} of {completed} ({ended})"
+    told = (
+        f"trial {own}, beside {completed} ({ended})" if best is None else f"trial {own}, one of {completed} ({ended})"
+    )
     return told if best is None else f"{told}; the best score of the search was trial {best}'s"
 
 

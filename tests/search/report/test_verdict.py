@@ -82,7 +82,7 @@ def test_what_is_recommended_is_said_in_a_phrase() -> None:
     other = trials(3, 17)
     assert (
         other
-        == "trial 3 of 34 completed trials (14 stopped early, 0 failed); the best score of the search was trial 17's"
+        == "trial 3, one of 34 completed trials (14 stopped early, 0 failed); the best score of the search was trial 17's"
     )
     model = trials(None, 17)
     assert model == "the plateau's setting, from a model of all trials (34 completed, 14 stopped early, 0 failed)"
