@@ -35,7 +35,6 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from condense.config.models import CondensationConfig, Hyperparameters
-from condense.config.published import mmd
 from condense.data.dataset import MemorySplit
 from condense.embeddings.task import Task, load_task
 from condense.engine.engine import Engine
@@ -47,13 +46,20 @@ from condense.method.condensation import Condensation, initial_inputs
 from condense.storage.store import Store
 
 OURS = Hyperparameters()
-MMD_RATES = (0.03, 0.1, 0.2, 0.5)  # in the units of `scaling: gradient`
+MMD_RATES = (0.03, 0.1, 0.3, 1.0, 3.0)  # in the units of `scaling: gradient`
 FORMATION, VIEWS = 2, 8
 STEPS, CONDENSATIONS, START = 100, 2, "herding"
 FIRST_SEED = 3_000_000_000  # of the condensations: a search's seeds are below 1,000,010,000
 TUNING_SEED = 500_000  # of the ConvNets that tune MMD: other ones than those of the tables
 CORESETS = ("random", "herding", "k_means")
 BASELINES = (*CORESETS, "mmd")
+
+
+def mmd(learning_rate: float) -> Hyperparameters:
+    """MMD in the scaling of ours, so that the same rates suit all numbers of items and formations."""
+    return Hyperparameters(discrepancy="mmd", lambda_cross=0.0, lambda_joint=0.0, learning_rate=learning_rate)
+
+
 METHODS = (*BASELINES, "ours")
 
 

@@ -124,9 +124,7 @@ class Group:
 
 
 def _item_factor(scaling: str, num_classes: int, dpc: int) -> float:
-    if (
-        scaling == "gradient"
-    ):  # all items together are pulled by 1: each alone, and those of a class together, by 1 again
+    if scaling == "gradient":  # the pull of all items together is 1: of those of a class, 1 again
         return math.sqrt(num_classes / dpc)
     return {"paper": 1.0, "relative": float(num_classes)}.get(scaling, float(num_classes * dpc))
 
