@@ -28,7 +28,7 @@ from condense.system.progress import Progress
 
 VALIDATION, TEST = ("nicolas",), ("theo", "yweweler")  # speakers; all others are train
 RECORDING = re.compile(r"(?:.*/)?(([0-9])_([a-z]+)_([0-9]+)\.wav)")
-RECORDINGS = "Free Spoken Digit Dataset, on GitHub as Jakobovski/free-spoken-digit-dataset"
+RECORDINGS = "the Free Spoken Digit Dataset (on GitHub: Jakobovski/free-spoken-digit-dataset)"
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 VALIDATION_IMAGES = 0.25  # share of MNIST's training images
 MOST = {"train": 45_000, "validation": 15_000, "test": 10_000}  # pairs: as many as there are images
@@ -109,9 +109,9 @@ def _by_digit(names: Sequence[str], split: str) -> dict[int, list[str]]:
         digit, speaker, _ = name.split("_")
         if split == ("validation" if speaker in VALIDATION else "test" if speaker in TEST else "train"):
             found[int(digit)].append(name)
-    for digit, some in found.items():
+    for wanted, some in found.items():
         if not some:
-            raise UserError(f"{RECORDINGS}: the archive has no recording of {digit} for {split}")
+            raise UserError(f"{RECORDINGS}: the archive has no recording of {wanted} for {split}")
     return found
 
 
@@ -125,7 +125,9 @@ def _write_sounds(archive: Path, folder: Path) -> list[str]:
             write_file(folder / found[1], content)
     speakers = {name.split("_")[1] for name in names}
     if not {*VALIDATION, *TEST} < speakers:
-        raise UserError(f"{archive}: is not the {RECORDINGS}: has no recordings DIGIT_SPEAKER_INDEX.wav of all six speakers")
+        raise UserError(
+            f"{archive}: is not {RECORDINGS}: has no recordings DIGIT_SPEAKER_INDEX.wav of all six speakers"
+        )
     if len(names) != 3000:
         print(f"note: {archive} has {len(names):,} recordings; the version known here has 3,000", file=sys.stderr)
     return names
@@ -135,7 +137,9 @@ def _images(archive: Path, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarr
     """MNIST's images, their digits, and the order of those that are the split's."""
     stem = "t10k" if split == "test" else "train"
     names = [f"package/data/{stem}-{what}" for what in ("images-idx3-ubyte", "labels-idx1-ubyte")]
-    images, labels = (read_idx(content, f"{archive}: {name}") for name, content in zip(names, read_members(archive, *names)))
+    images, labels = (
+        read_idx(content, f"{archive}: {name}") for name, content in zip(names, read_members(archive, *names))
+    )
     order = np.random.default_rng(0).permutation(len(labels))
     held = round(len(labels) * VALIDATION_IMAGES)
     return images, labels, {"train": order[held:], "validation": order[:held], "test": order}[split]
@@ -188,8 +192,11 @@ RECIPE = Recipe(
     ),
     published=(
         Published(
-            patterns=tuple(f"*{name}*{end}" for name in ("fsdd", "spoken-digit") for end in (".tar.xz", ".tar.gz", ".zip")),
+            patterns=tuple(
+                f"*{name}*{end}" for name in ("fsdd", "spoken-digit") for end in (".tar.xz", ".tar.gz", ".zip")
+            ),
             where=RECORDINGS,
+            known_as="fsdd.tar.xz, or a .zip or .tar.gz of that repository",
         ),
     ),
     write=write,

@@ -4,7 +4,7 @@ Its layout (`ctranslate2/specs/model_spec.py`), little-endian; a string is its l
 then its bytes:
 
     version (uint32), name of the specification (string), its revision (uint32)
-    number of variables (uint32), and of each: name (string), rank (uint8), shape (uint32 each), type (uint8), bytes (uint32), data
+    number of variables (uint32), and of each: name (string), rank (uint8), sizes (uint32), type (uint8), bytes (uint32), data
     number of aliases (uint32), and of each: alias (string), variable (string)
 """
 

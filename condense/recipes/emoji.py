@@ -26,9 +26,23 @@ PICTURES = "package/img/twitter/64/"
 KEYWORDS = 6
 NOT_A_CLASS = "Component"  # five skin tones
 # What makes variants of one concept.
-PEOPLE = frozenset(
-    "man woman men women person people boy girl male female adult child mr mrs mx santa bride and skin tone light medium dark".split()
-)
+PEOPLE = {
+    "man",
+    "woman",
+    "men",
+    "women",
+    "person",
+    "people",
+    "boy",
+    "girl",
+    "male",
+    "female",
+    "adult",
+    "child",
+    "mr",
+    "mrs",
+}
+PEOPLE |= {"mx", "santa", "bride", "and"}
 SAME = {"older": "old", "merman": "mermaid", "merperson": "mermaid"}
 
 

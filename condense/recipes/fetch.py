@@ -28,12 +28,13 @@ KEPT = ".archives"  # the folder's folder of what was fetched
 
 # Stands in for setuptools in pip's process, as the build backend (PEP 517) of a package that names none.
 BACKEND = """
-import email, pathlib
+import email, pathlib, re
 
 class __legacy__:
     def prepare_metadata_for_build_wheel(folder, config_settings=None):
         facts = email.message_from_string(pathlib.Path("PKG-INFO").read_text(encoding="utf-8"))
-        info = pathlib.Path(folder, "package.dist-info")
+        name, version = (re.sub(r"[^\\w.]", "_", facts[key]) for key in ("Name", "Version"))
+        info = pathlib.Path(folder, f"{name}-{version}.dist-info")
         info.mkdir()
         lines = f"Metadata-Version: 2.1\\nName: {facts['Name']}\\nVersion: {facts['Version']}\\n"
         (info / "METADATA").write_text(lines, encoding="utf-8")
@@ -41,31 +42,47 @@ class __legacy__:
 """
 
 
-def get_sources(recipe: Recipe, to: Path, given: Path | None) -> dict[str, Path]:
-    """The path of each archive of `recipe`, by its package's name, and of each other file, by where it is published.
+def find_sources(recipe: Recipe, to: Path, given: Path | None) -> tuple[dict[str, Path], list[Archive]]:
+    """What is there already: the path of each archive, by its package's name, and of each other file, by `where`; and the
+    archives that are to be fetched.
 
-    An archive is taken from the folder `given`, or from `to`, where an earlier run has left it, or fetched into `to`.
+    An archive may be in the folder `given`, or in `to`, where an earlier run has left it.
 
-    Raises UserError, one line, if one cannot be had or has another SHA-256. What only the user can bring is looked for
-    before anything is fetched.
+    Raises UserError, one line, if one has another SHA-256, if a file that only the user can bring is missing, or if the
+    client that is to fetch something is not installed.
     """
     if given is not None and not given.is_dir():
         raise UserError(f"--from {given}: no such folder")
     sources = {file.where: _find(recipe, file, given) for file in recipe.published}
     missing = []
     for archive in recipe.archives:
-        for path in (*([given / archive.file] if given else []), to / KEPT / archive.file):
-            if path.is_file():
-                _check(archive, path)
-                sources[archive.package] = path
-                break
-        else:
+        places = [*([given / archive.file] if given else []), to / KEPT / archive.file]
+        path = next((path for path in places if path.is_file()), None)
+        if path is None:
             missing.append(archive)
+            continue
+        _check(archive, path)
+        sources[archive.package] = path
     for archive in missing:
         _check_client(archive)
-    for archive in missing:
-        sources[archive.package] = _fetch(archive, to / KEPT)
-    return sources
+    return sources, missing
+
+
+def fetch(archive: Archive, to: Path) -> Path:
+    """Fetches an archive into `to`; returns its path there. Raises UserError, one line, if it cannot be had."""
+    kept = to / KEPT
+    kept.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=kept, prefix=".part-") as name:
+        part = Path(name)
+        with _command(archive, part) as (command, environment):
+            _run(archive, command, environment, part)
+        path = part / archive.file
+        if not path.is_file():
+            brought = ", ".join(sorted(file.name for file in part.iterdir())) or "nothing"
+            raise UserError(f"{archive.spelled}: {archive.file} was expected, but its client has brought {brought}")
+        _check(archive, path)
+        os.replace(path, kept / archive.file)
+    return kept / archive.file
 
 
 def _find(recipe: Recipe, file: Published, given: Path | None) -> Path:
@@ -75,9 +92,9 @@ def _find(recipe: Recipe, file: Published, given: Path | None) -> Path:
         if path.is_file() and any(fnmatch.fnmatchcase(path.name.lower(), pattern) for pattern in file.patterns)
     ]
     if not found:
-        where = "" if given is None else f" ({given} has none)"
+        where = "" if given is None else f": {given} has none"
         raise UserError(
-            f"{recipe.name}: needs {file.where}, which no package has: download its archive ({' or '.join(file.patterns)}), "
+            f"{recipe.name}: needs {file.where}, which no package has: download it ({file.known_as}), "
             f"and name its folder with --from FOLDER{where}"
         )
     return found[0]
@@ -109,26 +126,14 @@ def _check_client(archive: Archive) -> None:
         )
 
 
-def _fetch(archive: Archive, to: Path) -> Path:
-    to.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=to, prefix=".part-") as name:
-        part = Path(name)
-        with _command(archive, part) as (command, environment):
-            _run(archive, command, environment, part)
-        path = part / archive.file
-        if not path.is_file():
-            brought = ", ".join(sorted(file.name for file in part.iterdir())) or "nothing"
-            raise UserError(f"{archive.spelled}: {archive.file} was expected, but {command[0]} has brought {brought}")
-        _check(archive, path)
-        os.replace(path, to / archive.file)
-    return to / archive.file
-
-
 @contextlib.contextmanager
 def _command(archive: Archive, to: Path) -> Iterator[tuple[list[str], Mapping[str, str]]]:
     """The client's command, and its environment."""
     if archive.client == "npm":
-        yield ["npm", "pack", archive.spelled, "--ignore-scripts", "--silent", "--pack-destination", str(to)], os.environ
+        yield (
+            ["npm", "pack", archive.spelled, "--ignore-scripts", "--silent", "--pack-destination", str(to)],
+            os.environ,
+        )
         return
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "download", "--quiet"]
     pip += ["--no-deps", "--dest", str(to)]

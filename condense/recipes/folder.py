@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from condense.recipes.fetch import KEPT, get_sources
+from condense.recipes.fetch import KEPT, fetch, find_sources
 from condense.recipes.recipe import Recipe
 from condense.system.errors import UserError
 from condense.system.interruption import Interruption
@@ -32,15 +32,21 @@ def make(recipe: Recipe, to: Path, given: Path | None = None, options: Mapping[s
     made_of = {"recipe": recipe.name, "version": recipe.version, "options": chosen}
     if (before := _finished(to)) is not None:
         if {key: before.get(key) for key in made_of} != made_of:
-            raise UserError(f"{to}: holds {_spelled(before)}, but {_spelled(made_of)} is asked for: choose another folder")
+            raise UserError(
+                f"{to}: holds {_spelled(before)}, but {_spelled(made_of)} is asked for: choose another folder"
+            )
         return [f"{to}: is there already", *before["lines"], f"next: {recipe.next.format(folder=to)}"]
-    if to.exists() and (not to.is_dir() or (any(to.iterdir()) and not (to / KEPT).is_dir())):
+    begun = to / KEPT / "begun"
+    if to.exists() and not (
+        to.is_dir() and (not any(to.iterdir()) or (begun.is_file() and begun.read_text() == recipe.name))
+    ):
         raise UserError(f"{to}: holds something else: choose a new folder")
     print(f"{recipe.name}: {recipe.what}\n  from {recipe.source}; {recipe.size}; {recipe.licence}", file=sys.stderr)
     try:
         with Interruption():
-            sources = get_sources(recipe, to, given)
-            (to / KEPT).mkdir(parents=True, exist_ok=True)
+            sources, missing = find_sources(recipe, to, given)
+            write_file(begun, recipe.name.encode())
+            sources |= {archive.package: fetch(archive, to) for archive in missing}
             lines = recipe.write(sources, to, chosen)
             facts = {
                 **made_of,
@@ -51,6 +57,7 @@ def make(recipe: Recipe, to: Path, given: Path | None = None, options: Mapping[s
                 "lines": lines,
             }
             write_file(to / FINISHED, json.dumps(facts, indent=1).encode())
+            begun.unlink()
             with contextlib.suppress(OSError):  # it holds archives
                 (to / KEPT).rmdir()
     except PermissionError as error:

@@ -5,6 +5,7 @@ Windows of 2.56 s that overlap by half, each within one activity of one experime
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -37,7 +38,9 @@ def write(sources: Mapping[str, Path], folder: Path, options: Mapping[str, Any])
     (content,) = read_members(archive, MEMBER)
     people = read_frames(content, f"{archive}: {MEMBER}")
     try:
-        items = [item for person, frames in people.items() for frame in frames for item in windows(person, frame.columns())]
+        items = [
+            item for person, frames in people.items() for frame in frames for item in windows(person, frame.columns())
+        ]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{archive}: {MEMBER}: is no dict of person -> tables: {error}") from None
     tensors = {}
@@ -71,11 +74,12 @@ def windows(person: int, columns: Mapping[str, np.ndarray]) -> Iterator[dict[str
     """
     split = "test" if person in TEST else "validation" if person in VALIDATION else "train"
     signals = {
-        name: np.stack([columns[f"{short}-{axis}"] for axis in "xyz"]).astype(np.float32) for name, short in SENSORS.items()
+        name: np.stack([columns[f"{short}-{axis}"] for axis in "xyz"]).astype(np.float32)
+        for name, short in SENSORS.items()
     }
     labels = columns["label"]
     changes = [0, *(np.flatnonzero(np.diff(labels)) + 1).tolist(), len(labels)]
-    for start, end in zip(changes, changes[1:]):
+    for start, end in itertools.pairwise(changes):
         if start == end or not 1 <= labels[start] <= len(ACTIVITIES):
             continue
         for first in range(start, end - LENGTH + 1, HOP):

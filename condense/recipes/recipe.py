@@ -38,6 +38,7 @@ class Published:
 
     patterns: tuple[str, ...]  # of its names, as for `fnmatch`, in lower case
     where: str  # what it is, and where it is published
+    known_as: str  # its names, for people
 
 
 @dataclass(frozen=True)

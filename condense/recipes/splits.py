@@ -9,9 +9,7 @@ from collections.abc import Mapping, Sequence
 SHARES = {"train": 0.6, "validation": 0.15, "test": 0.25}
 
 
-def split_groups(
-    groups: Sequence[str], labels: Sequence[str], shares: Mapping[str, float] = SHARES
-) -> dict[str, str]:
+def split_groups(groups: Sequence[str], labels: Sequence[str], shares: Mapping[str, float] = SHARES) -> dict[str, str]:
     """The split of each group. `groups` and `labels`: (n,), of the items.
 
     Class by class, the groups come in the order of their names' SHA-256, and each goes to the split that lacks most of its
@@ -19,7 +17,9 @@ def split_groups(
     """
     size = Counter(groups)
     class_of: dict[str, str] = {}
-    for (group, label), _ in sorted(Counter(zip(groups, labels, strict=True)).items(), key=lambda each: (-each[1], each[0])):
+    for (group, label), _ in sorted(
+        Counter(zip(groups, labels, strict=True)).items(), key=lambda each: (-each[1], each[0])
+    ):
         class_of.setdefault(group, label)
     split_of: dict[str, str] = {}
     for label in sorted(set(class_of.values())):
