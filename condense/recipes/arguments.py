@@ -73,7 +73,7 @@ def _add(
             dest="given",
             help="take archives that are there, under their own names",
         )
-        if recipe is av_mnist.RECIPE:
+        if recipe.name == av_mnist.RECIPE.name:
             _add_av_mnist(one)
 
 

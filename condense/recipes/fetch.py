@@ -151,7 +151,7 @@ def _command(archive: Archive, to: Path) -> Iterator[tuple[list[str], Mapping[st
 
 
 def _run(archive: Archive, command: list[str], environment: Mapping[str, str], folder: Path) -> None:
-    """Runs the client; says every 30 s that it still does. Ends it if this process is interrupted."""
+    """Runs the client; says every 15 s that it still does. Ends it if this process is interrupted."""
     started = said = time.monotonic()
     print(f"fetching {archive.spelled}", file=sys.stderr, flush=True)
     with tempfile.TemporaryFile() as output:
