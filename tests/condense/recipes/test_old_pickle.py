@@ -29,7 +29,7 @@ class Calls:
 
 
 def test_a_table_is_read() -> None:
-    people = read_frames(old_pickle({7: [experiment(7, [(1, 3), (2, 2)])]}), "here")
+    people = read_frames(old_pickle({7: [experiment([(1, 3), (2, 2)])]}), "here")
     columns = people[7][0].columns()
     assert columns["label"].tolist() == [1, 1, 1, 2, 2]
     assert columns["gyro-z"].tolist() == [0.5, 1.5, 2.5, 3.5, 4.5]
@@ -61,9 +61,11 @@ def test_known_names_are_called_with_what_they_are_for_only() -> None:
             read_frames(gzip.compress(code), "here")
 
 
-@pytest.mark.parametrize("damage", [b"no gzip", gzip.compress(b"no pickle"), gzip.compress(pickle.dumps([1] * 99))[:20]])
+@pytest.mark.parametrize(
+    "damage", [b"no gzip", gzip.compress(b"no pickle"), gzip.compress(pickle.dumps([1] * 99))[:20]]
+)
 def test_damage_is_one_line(damage: bytes) -> None:
-    with pytest.raises(UserError, match="^here: ") as raised:
+    with pytest.raises(UserError, match=r"^here: ") as raised:
         read_frames(damage, "here")
     assert "\n" not in str(raised.value)
 
