@@ -1,4 +1,4 @@
-"""The command line: python -m condense run | evaluate | embed | download."""
+"""The command line: python -m condense run | evaluate | embed | download | data | towers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from condense.config.arguments import Parser
+from condense.recipes.arguments import add_recipe_commands, make_recipe
 
 CONFIG_HELP = (
     "YAML of one condensation: dataset, encoder, dpc, steps, seed, hyperparameters (a search's best.yaml is one)"
@@ -88,15 +89,16 @@ def build_parser() -> Parser:
     download = commands.add_parser(
         "download",
         help="fetch an encoder's checkpoint",
-        description="Fetch the official checkpoint of an encoder. Nothing else here fetches anything, but `download: true` of\n"
-        "a transformers encoder. An interrupted download goes on where it ended. ImageBind: 4.8 GB, CC-BY-NC-SA 4.0\n"
-        "(non-commercial).",
+        description="Fetch the official checkpoint of an encoder. Nothing else here fetches anything, but `data`, `towers`,\n"
+        "and `download: true` of a transformers encoder. An interrupted download goes on where it ended. ImageBind: 4.8 GB,\n"
+        "CC-BY-NC-SA 4.0 (non-commercial).",
         epilog="example:\n  python -m condense download imagebind --to checkpoints/imagebind_huge.pth",
         formatter_class=shown,
     )
     download.add_argument("name", choices=["imagebind"], metavar="NAME", help="imagebind")
     download.add_argument("--to", type=Path, required=True, metavar="PATH", help="a file, or a folder that is there")
 
+    add_recipe_commands(commands)
     for command in (run, embed):
         command.add_argument(
             "--set",
@@ -128,6 +130,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from condense.encoders.download import download
 
             print(download(options.name, options.to))
+            return 0
+        if options.command in ("data", "towers"):
+            print("\n".join(make_recipe(options)))
             return 0
         from condense import commands  # here: `--help` needs no torch
 
