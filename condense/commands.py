@@ -17,6 +17,7 @@ from torch import Tensor
 from condense import api
 from condense.config.files import load_config
 from condense.config.models import CondensationConfig, validate
+from condense.data import modalities_of
 from condense.data.dataset import MemorySplit
 from condense.embeddings.embeddings import QUIET
 from condense.embeddings.task import Task, load_task, load_test
@@ -50,10 +51,11 @@ def run(config_path: Path, output: Path, overrides: Sequence[str], device: str |
 def _run(config: CondensationConfig, output: Path, device: torch.device) -> int:
     if device.index is not None:
         torch.cuda.set_device(device)  # else pinned memory takes some of the first GPU, too
+    api.check_learning_rates(config.hyperparameters, modalities_of(config.dataset))
     store = open_store()
     task = api.LoadedTask(config, _load(config, store, device), store)
     shared = task.embedded
-    for text in alignment_warnings(shared.condense):
+    for text in [*shared.dataset.warnings, *alignment_warnings(shared.condense)]:
         print(f"warning: {text}", file=sys.stderr)
     for name in sorted(config.hyperparameters.model_fields_set):
         modality = name.removeprefix("learning_rate_")

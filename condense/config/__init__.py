@@ -3,6 +3,8 @@
 __all__ = [
     "arguments",
     "files",
+    "modalities",
     "models",
     "published",
+    "strict",
 ]

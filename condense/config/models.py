@@ -8,41 +8,22 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
+from condense.config.modalities import MODALITIES as MODALITIES
+from condense.config.modalities import Modalities, is_name
+from condense.config.modalities import Modality as Modality
+from condense.config.strict import Seed
+from condense.config.strict import Strict as Strict
 from condense.system.errors import UserError
 
-MODALITIES = ("vision", "audio", "text", "depth", "thermal", "imu")  # ImageBind's names, in its order
-
-
-class Strict(BaseModel):
-    """Base of every configuration: immutable, no unknown keys, no NaN or infinity."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_switches(cls, values: Any) -> Any:
-        """Refuses YAML's `true`, `yes` and `on` where a number is needed."""
-        for name, value in values.items() if isinstance(values, dict) else ():
-            field = cls.model_fields.get(name)
-            if isinstance(value, bool) and field and {int, float} & {field.annotation, *get_args(field.annotation)}:
-                raise ValueError(f"`{name}` must be a number, but got {value}")
-        return values
-
-
-Seed = Annotated[int, Field(ge=0, lt=2**62)]  # leaves room for small offsets; PyTorch takes 64 bits
+NAMED = (
+    "name -> its kind, of modalities besides ImageBind's six. Left out: as the header of a manifest says "
+    "(`accelerometer:series`), or a safetensors file's metadata"
+)
 
 
 class SpokenDigits(Strict):
@@ -54,13 +35,14 @@ class SpokenDigits(Strict):
 
 
 class ManifestDataset(Strict):
-    """A CSV of files: columns `split`, `label` and one per modality."""
+    """A CSV of files: columns `split`, `label`, one per modality and, if items belong together, `group`."""
 
     name: Literal["manifest"]
     path: Path = Field(description="the CSV; file paths in it are relative to its folder")
     validation_fraction: float = Field(
         0.2, gt=0, lt=1, description="share of train split off if no row is `validation`"
     )
+    modalities: Modalities = Field({}, description=NAMED)
 
 
 class TensorsDataset(Strict):
@@ -69,6 +51,7 @@ class TensorsDataset(Strict):
     name: Literal["tensors"]
     path: Path = Field(description="the file")
     validation_fraction: float = Field(0.2, gt=0, lt=1, description="share of train split off if the file has none")
+    modalities: Modalities = Field({}, description=NAMED)
 
 
 DatasetConfig = Annotated[SpokenDigits | ManifestDataset | TensorsDataset, Field(discriminator="name")]
@@ -166,8 +149,17 @@ EncoderConfig = Annotated[
 Positive = Annotated[float, Field(gt=0)]
 
 
+RATE = "learning_rate_"  # begins the name of a modality's own learning rate
+
+
 class Hyperparameters(Strict):
-    """Everything that a search may vary. Formulas: `condense/method/objective.py`."""
+    """Everything that a search may vary. Formulas: `condense/method/objective.py`.
+
+    `learning_rate_NAME` is that of any other modality. Left out and None are the same.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Positive]
 
     lambda_uni: float = Field(1.0, ge=0, description="weight of the uni-modal term")
     lambda_cross: float = Field(0.1, ge=0, description="weight of the cross-modal term")
@@ -222,9 +214,38 @@ class Hyperparameters(Strict):
     learning_rate_thermal: Positive | None = Field(None, description="for thermal; left out: `learning_rate`")
     learning_rate_imu: Positive | None = Field(None, description="for imu; left out: `learning_rate`")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_other_keys(cls, values: Any) -> Any:
+        """Refuses unknown keys, as `extra="forbid"` would, but for learning rates of modalities."""
+        if not isinstance(values, dict):
+            return values
+        unknown = [name for name in values if not is_hyperparameter(name)]
+        if unknown:
+            errors: list[Any] = [{"type": "extra_forbidden", "loc": (str(n),), "input": values[n]} for n in unknown]
+            raise ValidationError.from_exception_data(cls.__name__, errors)
+        rates = {name: values[name] for name in values if name not in cls.model_fields}
+        for name, value in rates.items():
+            if isinstance(value, bool):
+                raise ValueError(f"`{name}` must be a number, but got {value}")
+        return {name: value for name, value in values.items() if name not in rates or value is not None}
+
     def learning_rate_of(self, modality: str) -> float:
-        own: float | None = getattr(self, f"learning_rate_{modality}")
+        own: float | None = getattr(self, f"{RATE}{modality}", None)
         return self.learning_rate if own is None else own
+
+    @property
+    def own_rates(self) -> dict[str, float]:
+        """modality -> learning rate, of those that have one of their own."""
+        values = {name.removeprefix(RATE): value for name, value in self if name.startswith(RATE)}
+        return {modality: value for modality, value in values.items() if value is not None}
+
+
+def is_hyperparameter(name: Any) -> bool:
+    """Whether `Hyperparameters` takes this name: a field's, or `learning_rate_` and the name of some modality."""
+    return name in Hyperparameters.model_fields or (
+        isinstance(name, str) and name.startswith(RATE) and is_name(name.removeprefix(RATE))
+    )
 
 
 class TaskConfig(Strict):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from condense.config.modalities import Modality
 from condense.config.models import DatasetConfig, ManifestDataset, SpokenDigits
 from condense.system.errors import UserError
 
@@ -16,12 +17,32 @@ if TYPE_CHECKING:
 __all__ = [
     "dataset",
     "decoding",
+    "groups",
     "load_dataset",
     "manifest",
+    "manifest_rows",
+    "modalities_of",
     "speech",
     "spoken_digits",
+    "tensor_parts",
     "tensors",
 ]
+
+
+def modalities_of(config: DatasetConfig) -> dict[str, Modality]:
+    """name -> modality of the dataset that `config` names, in order: ImageBind's six first. No item is read.
+
+    Raises UserError if its files break a rule that can be seen without.
+    """
+    if isinstance(config, SpokenDigits):
+        return {"vision": Modality(kind="image"), "audio": Modality(kind="sound")}
+    if isinstance(config, ManifestDataset):
+        from condense.data.manifest import manifest_modalities
+
+        return manifest_modalities(config)
+    from condense.data.tensor_parts import read_content
+
+    return read_content(config).modalities
 
 
 def load_dataset(config: DatasetConfig, specs: Mapping[str, InputSpec]) -> Dataset:
@@ -47,10 +68,15 @@ def _load(config: DatasetConfig, specs: Mapping[str, InputSpec]) -> Dataset:
         return load_manifest(config, specs)
     from condense.data.tensors import load_tensors
 
-    dataset = load_tensors(config)
+    dataset = load_tensors(config, specs)
     for modality, spec in dataset.specs.items():
         if modality not in specs:
             raise UserError(f"{config.path}: {modality}: the encoder takes only {', '.join(specs)}")
+        if spec.kind != specs[modality].kind:
+            raise UserError(
+                f"{config.path}: {modality}: is of kind {spec.kind}, but the encoder takes "
+                f"{specs[modality].kind or 'another'}"
+            )
         if spec.shape != specs[modality].shape:
             raise UserError(
                 f"{config.path}: {modality}: items must have the encoder's shape {specs[modality].shape}, "

@@ -38,6 +38,12 @@ class Split(Protocol):
         """modality -> (n,) bool: which items have it. Only for modalities that some item lacks, so often empty."""
         ...
 
+    @property
+    def groups(self) -> Tensor | None:
+        """(n,) int64: the group (speaker, subject, scene ...) of each item, the same number in all splits of a dataset; None:
+        the data have none."""
+        ...
+
     def __len__(self) -> int: ...
 
     def load(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
@@ -52,6 +58,7 @@ class MemorySplit:
     inputs: Mapping[str, Tensor]
     labels: Tensor
     present: Mapping[str, Tensor] = field(default_factory=dict)
+    groups: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -93,10 +100,16 @@ class Dataset:
     validation: Split
     _test: Split
     fingerprint: str  # hash of the content and of the way it was split
+    warnings: tuple[str, ...] = ()  # what a user should know of it, a line each
 
     @property
     def modalities(self) -> tuple[str, ...]:
         return tuple(self.specs)
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """modality -> its kind (`condense/config/modalities.py`)."""
+        return {modality: spec.kind for modality, spec in self.specs.items()}
 
     @property
     def num_classes(self) -> int:

@@ -1,19 +1,18 @@
-"""A user's own files, listed in a CSV: columns `split`, `label` and one per modality.
+"""A user's own files, listed in a CSV: columns `split`, `label`, one per modality and perhaps `group`.
 
-Cells of a modality are file paths relative to the CSV's folder, except for `text`, where they are the text itself. An
+Cells of a modality are file paths relative to the CSV's folder, except for text, where they are the text itself. An
 item lacks the modalities whose cells are empty; it must have one.
 Files are decoded on demand, but each is read once, for its hash, when the dataset is loaded.
 """
 
 from __future__ import annotations
 
-import csv
 import functools
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,25 +21,19 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from condense.config.models import MODALITIES, ManifestDataset
+from condense.config.modalities import Modality, in_order
+from condense.config.models import ManifestDataset
 from condense.data.dataset import Dataset, stratified_holdout
+from condense.data.groups import group_numbers, grouped_holdout, shared_groups
+from condense.data.manifest_rows import Row, read_rows
 from condense.inputs.media import check_file, is_resampled, read_item
+from condense.inputs.series import SeriesSpec, measured_shape
 from condense.inputs.spec import InputSpec
 from condense.system.errors import UserError
 from condense.system.process import cores
 
-SPLITS = ("train", "validation", "test")
+CHUNK = 256  # recordings of a series read at a time
 RESAMPLING = 2  # version of how sounds are brought to the encoder's rate
-
-
-@dataclass(frozen=True)
-class Row:
-    """One item: a row of the CSV."""
-
-    line: int  # its first line in the file, counted from 1
-    split: str
-    label: str
-    cells: tuple[str, ...]  # one per modality; empty where the item lacks it
 
 
 @dataclass(frozen=True)
@@ -52,6 +45,7 @@ class ManifestSplit:
     specs: Mapping[str, InputSpec]  # in the order of each row's cells
     rows: tuple[Row, ...]
     labels: Tensor  # (n,) int64
+    groups: Tensor | None = None  # (n,) int64
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -93,98 +87,125 @@ def load_manifest(config: ManifestDataset, specs: Mapping[str, InputSpec]) -> Da
 
     Without `validation` rows, a share of each label's `train` rows is held out by the hash of their content: the same
     items on every machine and in any row order. Items count as the same if all their cells have the same content; rows
-    that share a part (several captions of one clip) are different items, so give `validation` rows where that matters.
+    that share a part (several captions of one clip) are different items, so give them a `group`. With groups, whole groups
+    are held out (`condense/data/groups.py`).
 
-    The fingerprint covers splits, labels, texts, file contents and missing modalities in row order, not file names; and
-    `RESAMPLING`, if any sound is resampled. It costs one read of all files.
+    The fingerprint covers splits, labels, texts, file contents and missing modalities in row order, not file names; the
+    groups if validation was split off by them; and `RESAMPLING`, if any sound is resampled. It costs one read of all files.
+    Series are measured on the condense split (`SeriesSpec.fitted`), which costs another of those.
 
     Raises UserError, one line naming CSV, row and file, for any error in the CSV, for files that are missing,
     empty or unreadable, for labels with too few items, and for an item that is in two splits.
     """
     path = config.path
-    modalities, rows = read_rows(path)
-    for modality in modalities:
-        if modality not in specs:
-            raise UserError(f"{path}: column `{modality}`: the encoder takes only {', '.join(specs)}")
-    chosen = {modality: specs[modality] for modality in MODALITIES if modality in modalities}
-    rows = [Row(row.line, row.split, row.label, tuple(row.cells[modalities.index(m)] for m in chosen)) for row in rows]
+    modalities, rows = read_rows(path, config.modalities)
+    for name, modality in modalities.items():
+        if name not in specs:
+            raise UserError(f"{path}: column `{name}`: the encoder takes only {', '.join(specs)}")
+        if specs[name].kind != modality.kind:
+            raise UserError(
+                f"{path}: column `{name}` is of kind {modality.kind}, but the encoder takes {specs[name].kind or 'another'}"
+            )
+    chosen = {name: specs[name] for name in in_order(modalities)}
+    places = [list(modalities).index(name) for name in chosen]
+    rows = [Row(row.line, row.split, row.label, tuple(row.cells[i] for i in places), row.group) for row in rows]
     class_names = _check_labels(path, rows)
     class_of = {name: index for index, name in enumerate(class_names)}
-    digests = _digest_items(path, rows, tuple(chosen))
+    digests = _digest_items(path, rows, chosen)
     _check_leakage(path, rows, digests)
 
     train = [index for index, row in enumerate(rows) if row.split == "train"]
     validation = [index for index, row in enumerate(rows) if row.split == "validation"]
     test = [index for index, row in enumerate(rows) if row.split == "test"]
-    split_by = "rows"
+    split_by, how = "rows", list[object]()
+    groups = [row.group for row in rows if row.group is not None]  # of all rows, or of none
     if not validation:
-        _check_enough_to_hold_out(path, [rows[i] for i in train], [digests[i] for i in train])
-        held = hold_out([rows[i].label for i in train], [digests[i] for i in train], config.validation_fraction)
+        of_train = [rows[i].label for i in train], [digests[i] for i in train]
+        if groups:
+            held = _hold_out_groups(path, of_train[0], [groups[i] for i in train], config.validation_fraction)
+            split_by, how = f"grouped {config.validation_fraction}", [[groups[i] for i in train]]
+        else:
+            _check_enough_to_hold_out(path, [rows[i] for i in train], of_train[1])
+            held = hold_out(*of_train, config.validation_fraction)
+            split_by = f"stratified {config.validation_fraction}"
         validation = [index for index, is_held in zip(train, held, strict=True) if is_held]
         train = [index for index, is_held in zip(train, held, strict=True) if not is_held]
-        split_by = f"stratified {config.validation_fraction}"
+    indices = {"train": train, "validation": validation, "test": test}
+    numbers = group_numbers({split: [groups[i] for i in own] for split, own in indices.items()}) if groups else {}
+    fitted = _fit_series(path, [rows[index] for index in train], chosen)
 
-    def split_of(indices: list[int]) -> ManifestSplit:
-        labels = torch.tensor([class_of[rows[index].label] for index in indices], dtype=torch.int64)
-        return ManifestSplit(path, chosen, tuple(rows[index] for index in indices), labels)
+    def split_of(name: str) -> ManifestSplit:
+        own = tuple(rows[index] for index in indices[name])
+        labels = torch.tensor([class_of[row.label] for row in own], dtype=torch.int64)
+        return ManifestSplit(path, fitted, own, labels, numbers.get(name))
 
     content = [(row.split, row.label, digest) for row, digest in zip(rows, digests, strict=True)]
-    how = [f"resampling {RESAMPLING}"] if _any_resampled(path, rows, chosen) else []
+    if _any_resampled(path, rows, chosen):
+        how.append(f"resampling {RESAMPLING}")
     fingerprint = hashlib.sha256(json.dumps(["manifest", list(chosen), split_by, content, *how]).encode()).hexdigest()
-    return Dataset(path.name, chosen, class_names, split_of(train), split_of(validation), split_of(test), fingerprint)
+    splits = split_of("train"), split_of("validation"), split_of("test")
+    return Dataset(path.name, fitted, class_names, *splits, fingerprint, shared_groups(str(path), numbers))
 
 
-def read_rows(path: Path) -> tuple[list[str], list[Row]]:
-    """The modality columns in the CSV's order, and its rows. Raises UserError if the CSV itself breaks a rule."""
-    records: list[tuple[int, list[str]]] = []
-    line = 1
+def manifest_modalities(config: ManifestDataset) -> dict[str, Modality]:
+    """name -> modality, in order. A series whose shape is not configured has that of the first file of its column.
+
+    Raises UserError if the CSV breaks a rule, or this file cannot be read.
+    """
+    path = config.path
+    modalities, rows = read_rows(path, config.modalities)
+    for place, (name, modality) in enumerate(list(modalities.items())):
+        if modality.kind != "series" or name == "imu" or None not in (modality.channels, modality.length):
+            continue
+        first = next((row for row in rows if row.cells[place]), None)
+        if first is None:
+            raise UserError(f"{path}: column `{name}` is empty in all rows")
+        cell = first.cells[place]
+        try:
+            check_file(path.parent / cell, cell)
+            channels, length = measured_shape(path.parent / cell)
+        except UserError as error:
+            raise UserError(f"{_at(path, first, name)}: {cell}: {str(error).removeprefix(f'{cell}: ')}") from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{_at(path, first, name)}: {cell}: cannot be read as NPY: {error}") from None
+        modalities[name] = modality.model_copy(
+            update={"channels": modality.channels or channels, "length": modality.length or length}
+        )
+    return {name: modalities[name] for name in in_order(modalities)}
+
+
+def _fit_series(path: Path, rows: Sequence[Row], specs: Mapping[str, InputSpec]) -> dict[str, InputSpec]:
+    """`specs` with what series are measured to be in `rows`."""
+
+    def recordings(spec: SeriesSpec, place: int) -> Iterator[Tensor]:
+        def read(row: Row) -> Tensor:
+            cell = row.cells[place]
+            try:
+                recording = spec.recording(path.parent / cell)
+            except UserError as error:
+                raise UserError(f"{_at(path, row, spec.modality)}: {cell}: {error}") from None
+            except (OSError, ValueError) as error:
+                raise UserError(f"{_at(path, row, spec.modality)}: {cell}: cannot be read as NPY: {error}") from None
+            if not torch.isfinite(recording).all():
+                raise UserError(f"{_at(path, row, spec.modality)}: {cell}: holds NaN or infinity")
+            return recording
+
+        there = [row for row in rows if row.cells[place]]
+        with ThreadPoolExecutor(min(8, cores())) as pool:
+            for first in range(0, len(there), CHUNK):  # no more of them in memory
+                yield from pool.map(read, there[first : first + CHUNK])
+
+    return {
+        name: spec.fitted(recordings(spec, place)) if isinstance(spec, SeriesSpec) else spec
+        for place, (name, spec) in enumerate(specs.items())
+    }
+
+
+def _hold_out_groups(path: Path, labels: Sequence[str], groups: Sequence[str], fraction: float) -> list[bool]:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
-            for values in reader:
-                if any(value.strip() for value in values):  # spreadsheets leave lines of only commas
-                    records.append((line, values))
-                line = reader.line_num + 1
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: is not UTF-8 text") from None
-    except csv.Error as error:
-        raise UserError(f"{path}: row {line}: is not valid CSV: {error}") from None
-    if not records:
-        raise UserError(f"{path}: is empty: a header with `split`, `label` and modalities is needed")
-
-    header = [name.strip() for name in records[0][1]]
-    for name in header:
-        if name not in ("split", "label", *MODALITIES):
-            raise UserError(f"{path}: unknown column `{name}`: must be split, label, {', '.join(MODALITIES)}")
-        if header.count(name) > 1:
-            raise UserError(f"{path}: column `{name}` is there twice")
-    for name in ("split", "label"):
-        if name not in header:
-            raise UserError(f"{path}: column `{name}` is missing")
-    modalities = [name for name in header if name in MODALITIES]
-    if not modalities:
-        raise UserError(f"{path}: has no modality: a column of {', '.join(MODALITIES)} is needed")
-
-    rows = []
-    for line, values in records[1:]:
-        if len(values) != len(header):
-            raise UserError(f"{path}: row {line}: has {len(values)} values, but the header has {len(header)}")
-        cells = dict(zip(header, values, strict=True))
-        split, label = cells["split"].strip(), cells["label"].strip()
-        if split not in SPLITS:
-            raise UserError(f"{path}: row {line}: `split` must be train, validation or test, but got {split!r}")
-        if not label:
-            raise UserError(f"{path}: row {line}: `label` is empty")
-        # Text keeps its spaces; a text of only spaces counts as missing.
-        values = [cells[name] if name == "text" and cells[name].strip() else cells[name].strip() for name in modalities]
-        if not any(values):
-            columns = ", ".join(f"`{name}`" for name in modalities)
-            some = "is empty" if len(modalities) == 1 else "all are empty: an item needs at least one modality"
-            raise UserError(f"{path}: row {line}, column{'s' * (len(modalities) > 1)} {columns}: {some}")
-        rows.append(Row(line, split, label, tuple(values)))
-    return modalities, rows
+        return grouped_holdout(labels, groups, fraction)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def sort_labels(labels: Iterable[str]) -> tuple[str, ...]:
@@ -245,12 +266,12 @@ def _check_leakage(path: Path, rows: list[Row], digests: list[str]) -> None:
             )
 
 
-def _digest_items(path: Path, rows: list[Row], modalities: Sequence[str]) -> list[str]:
+def _digest_items(path: Path, rows: list[Row], specs: Mapping[str, InputSpec]) -> list[str]:
     """A hash of each row's texts and file contents, None for missing ones. Checks that all files exist before reading one."""
     places: dict[str, tuple[Row, str]] = {}  # file cell -> its first occurrence; each file is hashed once
     for row in rows:
-        for modality, cell in zip(modalities, row.cells, strict=True):
-            if cell and modality != "text":
+        for (modality, spec), cell in zip(specs.items(), row.cells, strict=True):
+            if cell and spec.kind != "text":
                 places.setdefault(cell, (row, modality))
 
     def check(cell: str) -> None:
@@ -272,8 +293,8 @@ def _digest_items(path: Path, rows: list[Row], modalities: Sequence[str]) -> lis
         hashlib.sha256(
             json.dumps(
                 [
-                    (cell if modality == "text" else of_file[cell]) if cell else None
-                    for modality, cell in zip(modalities, row.cells, strict=True)
+                    (cell if spec.kind == "text" else of_file[cell]) if cell else None
+                    for spec, cell in zip(specs.values(), row.cells, strict=True)
                 ]
             ).encode()
         ).hexdigest()

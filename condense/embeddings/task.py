@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 
 from condense.config.models import TaskConfig
-from condense.data import load_dataset
+from condense.data import load_dataset, modalities_of
 from condense.data.dataset import Dataset
 from condense.embeddings.embeddings import QUIET, Embedded, load_embedded
 from condense.embeddings.encoding import OnPass
@@ -45,7 +45,7 @@ def load_task(config: TaskConfig, store: Store, device: torch.device, quiet: flo
 
 def load_parts(config: TaskConfig, store: Store, device: torch.device) -> tuple[Dataset, Encoder]:
     """The first half of `load_task`: dataset and encoder. Raises the same."""
-    dataset = load_dataset(config.dataset, encoder_specs(config.encoder))
+    dataset = load_dataset(config.dataset, encoder_specs(config.encoder, modalities_of(config.dataset)))
     dataset.check_class_sizes(config.dpc)
     check_metric(config, dataset)
     encoder = build_encoder(config.encoder, dataset, store)
@@ -58,10 +58,10 @@ def load_bank(config: TaskConfig, dataset: Dataset, store: Store, device: torch.
     """The encoders that the items are matched in, besides `encoder`. Raises UserError if one takes other inputs than that."""
     bank = []
     for i, of in enumerate(config.encoders):
-        specs = encoder_specs(of)
+        specs = encoder_specs(of, modalities_of(config.dataset))
         for modality, spec in dataset.specs.items():
-            own = specs[modality].describe() if modality in specs else None
-            if own != spec.describe():
+            own = specs[modality].template().describe() if modality in specs else None
+            if own != spec.template().describe():
                 shape = "does not take it" if own is None else f"takes {specs[modality].shape}"
                 if own is not None and specs[modality].shape == spec.shape:
                     shape = "takes other values"

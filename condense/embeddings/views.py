@@ -45,6 +45,10 @@ class TransformedSplit:
     def present(self) -> Mapping[str, Tensor]:
         return self.split.present
 
+    @property
+    def groups(self) -> Tensor | None:
+        return self.split.groups
+
     def __len__(self) -> int:
         return len(self.split)
 

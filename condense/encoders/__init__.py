@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from condense.config.modalities import MODALITIES, Modality
 from condense.config.models import EncoderConfig, ImageBindEncoder, PythonEncoder, TransformersEncoder
 from condense.data.dataset import Dataset
 from condense.encoders.protocol import Encoder
 from condense.inputs.spec import InputSpec
 from condense.storage.store import Store
+from condense.system.errors import UserError
 
 __all__ = [
     "build_encoder",
@@ -25,8 +27,18 @@ __all__ = [
 ]
 
 
-def encoder_specs(config: EncoderConfig) -> Mapping[str, InputSpec]:
-    """The input of the configured encoder for each modality that it supports. Raises UserError if its weights are missing."""
+def encoder_specs(config: EncoderConfig, modalities: Mapping[str, Modality] | None = None) -> Mapping[str, InputSpec]:
+    """The input of the configured encoder for each modality that it supports.
+
+    `modalities`: the dataset's (`condense.data.modalities_of`), needed for those that are not ImageBind's six.
+    Raises UserError if the encoder's weights are missing, or if it takes the six only and the data have others.
+    """
+    others = [name for name in modalities or {} if name not in MODALITIES]
+    if others and isinstance(config, ImageBindEncoder | TransformersEncoder):
+        raise UserError(
+            f"encoder {config.name}: takes ImageBind's names only ({', '.join(MODALITIES)}), but the data have {others[0]}: "
+            "rename it, or use tiny or python"
+        )
     if isinstance(config, ImageBindEncoder):
         from condense.encoders.imagebind import imagebind_specs
 
@@ -41,7 +53,7 @@ def encoder_specs(config: EncoderConfig) -> Mapping[str, InputSpec]:
         return python_specs(config)
     from condense.encoders.tiny import tiny_specs
 
-    return tiny_specs(config)
+    return tiny_specs(config, modalities)
 
 
 def build_encoder(config: EncoderConfig, dataset: Dataset, store: Store | None = None) -> Encoder:

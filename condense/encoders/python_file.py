@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from condense.config.models import MODALITIES, PythonEncoder
+from condense.config.modalities import KINDS, NAME_RULE, is_name
+from condense.config.models import PythonEncoder
 from condense.data.dataset import Dataset
 from condense.data.manifest import digest_file
 from condense.encoders.protocol import Encoder
@@ -28,8 +29,13 @@ def python_specs(config: PythonEncoder) -> dict[str, InputSpec]:
     if not isinstance(found, Mapping) or not all(isinstance(spec, InputSpec) for spec in found.values()):
         raise UserError(f"{config.path}: specs(options) must return modality -> InputSpec, but returned {found!r:.80}")
     for name, spec in found.items():
-        if name not in MODALITIES or spec.modality != name:
-            raise UserError(f"{config.path}: specs(options): {name!r}: must be one of {', '.join(MODALITIES)}")
+        at = f"{config.path}: specs(options): {name!r}"
+        if not isinstance(name, str) or not is_name(name):
+            raise UserError(f"{at}: a modality's name {NAME_RULE}")
+        if spec.modality != name:
+            raise UserError(f"{at}: its InputSpec is of the modality {spec.modality!r}: both must be the same")
+        if spec.kind not in KINDS:
+            raise UserError(f"{at}: its InputSpec needs a `kind`, one of {', '.join(KINDS)}, but has {spec.kind!r}")
         if not type(spec).__module__.startswith("condense."):
             type(spec).source_digest = _digest(config)  # the class belongs to this import of the file
     return dict(found)

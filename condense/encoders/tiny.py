@@ -6,6 +6,7 @@ without labels, on items where both partners are present; or left random. Frozen
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
 import math
@@ -15,9 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from condense.config.modalities import MODALITIES, Modality, submodule_name
 from condense.config.models import TinyEncoder
 from condense.data.dataset import Dataset, held
 from condense.encoders.first_conv import FirstConv2d
+from condense.inputs.series import SeriesSpec
 from condense.inputs.spec import ArraySpec, ImageSpec, InputSpec, LogMelSpec, TextSpec
 from condense.storage.store import Store, checksum, hash_of
 from condense.system.precision import full_float32
@@ -32,11 +35,14 @@ SHIFT = 0.1  # of a side, circular, along every axis but audio's frequency
 NOISE = 0.1  # standard deviation
 
 
-def tiny_specs(config: TinyEncoder) -> dict[str, InputSpec]:
-    """The input of `tiny` for each of the six modalities."""
+def tiny_specs(config: TinyEncoder, modalities: Mapping[str, Modality] | None = None) -> dict[str, InputSpec]:
+    """The input of `tiny` for each of ImageBind's six modalities, and for those of `modalities` besides: by their kinds.
+
+    Raises ValueError for a series of unknown shape.
+    """
     side, channels = config.image_size, config.image_channels
     half = (0.5,) * channels
-    return {
+    specs: dict[str, InputSpec] = {
         "vision": ImageSpec.of("vision", channels, side, half, half),
         "audio": LogMelSpec.of(32, 32),
         "text": TextSpec.of(64, 16),
@@ -44,6 +50,17 @@ def tiny_specs(config: TinyEncoder) -> dict[str, InputSpec]:
         "thermal": ImageSpec.of("thermal", 1, side, (0.5,), (0.5,)),
         "imu": ArraySpec("imu", (6, 128), -10.0, 10.0),
     }
+    of_kind = {spec.kind: spec for spec in specs.values()}
+    for name, modality in (modalities or {}).items():
+        if name in MODALITIES:
+            continue
+        if modality.kind == "series":
+            if modality.channels is None or modality.length is None:
+                raise ValueError(f"{name}: a series needs its channels and length")
+            specs[name] = SeriesSpec.of(name, modality.channels, modality.length, modality.rate)
+        else:
+            specs[name] = dataclasses.replace(of_kind[modality.kind], modality=name)
+    return specs
 
 
 class Tower(nn.Module):
@@ -87,11 +104,15 @@ class TinyTowers(nn.Module):
         self.output_scale = dict.fromkeys(specs, 1.0)
         self.fingerprint = ""
         self.precision: torch.dtype | None = None  # of the towers, if it is not the inputs'
-        self.towers = nn.ModuleDict({name: Tower(spec, config.width, config.dim) for name, spec in specs.items()})
+        self.towers = nn.ModuleDict(
+            {submodule_name(name): Tower(spec, config.width, config.dim) for name, spec in specs.items()}
+        )
         initialize(self.towers, torch.Generator().manual_seed(config.seed))
 
     def embed(self, modality: str, inputs: Tensor) -> Tensor:
-        output: Tensor = self.towers[modality](inputs if self.precision is None else inputs.to(self.precision))
+        output: Tensor = self.towers[submodule_name(modality)](
+            inputs if self.precision is None else inputs.to(self.precision)
+        )
         return output
 
 

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from condense.inputs.spec import IMAGES
-
-PLAIN = ("text",)  # never changed
+from condense.config.modalities import PICTURES, kind_of
 
 # DSA's published sizes (arXiv:2102.08259, appendix; `ParamDiffAug` of github.com/VICO-UoE/DatasetCondensation).
 SATURATION, BRIGHTNESS, CONTRAST = 2.0, 1.0, 0.5
@@ -46,19 +44,23 @@ Change = Callable[[Tensor, Draw, float], Tensor]  # (B, channels, *sides), draw,
 def augment(
     batch: Mapping[str, Tensor],  # modality -> (B, *shape)
     generator: torch.Generator,  # on the CPU
+    kinds: Mapping[str, str] | None = None,  # modality -> kind; not needed of ImageBind's six
 ) -> dict[str, Tensor]:
     """Mild augmentation, drawn anew for every item of a batch.
 
     Images: moved by up to 1/10 of the side, scaled by 0.9 .. 1.1, turned by up to 10 degrees. Spectrograms: moved by
     up to 1/8 in time and 1/20 in frequency. Edges are repeated. The clips of an item move together. Other modalities
     are unchanged.
+
+    Raises KeyError for a modality without a kind, here and below.
     """
     moved = {}
     for modality, given in batch.items():
         x = given.flatten(1, 2) if given.dim() == 5 else given
-        if modality in IMAGES and x.dim() == 4:
+        kind = kind_of(modality, kinds)
+        if kind in PICTURES and x.dim() == 4:
             x = _affine(x, generator, turn=math.radians(10), scale=0.1, shift=(0.1, 0.1))
-        elif modality == "audio" and x.dim() == 4:
+        elif kind == "sound" and x.dim() == 4:
             x = _affine(x, generator, turn=0.0, scale=0.0, shift=(0.125, 0.05))
         moved[modality] = x.reshape(given.shape)
     return moved
@@ -67,15 +69,16 @@ def augment(
 def augment_dsa(
     batch: Mapping[str, Tensor],  # modality -> (B, *shape)
     generator: torch.Generator,  # on the CPU
+    kinds: Mapping[str, str] | None = None,  # modality -> kind; not needed of ImageBind's six
     *,
     flip: bool = False,
     strength: float = 1.0,
 ) -> dict[str, Tensor]:
     """DSA's augmentation (Zhao & Bilen 2021, arXiv:2102.08259): one change per batch and modality, drawn; its sizes per item.
 
-    - vision: colour (brightness, saturation, contrast), crop, cutout, scale, rotation, and mirroring if `flip`
+    - images: colour (brightness, saturation, contrast), crop, cutout, scale, rotation, and mirroring if `flip`
     - depth and thermal: the same without colour, where values are distances and temperatures
-    - spectrograms (audio of 3 dimensions): moved in time with their edges repeated, or a range of time or of frequency
+    - spectrograms (sound of 3 dimensions): moved in time with their edges repeated, or a range of time or of frequency
       masked (Park et al. 2019, arXiv:1904.08779)
     - other modalities of one side: noise added, or channels scaled (Um et al. 2017, arXiv:1706.00527)
     - text: unchanged
@@ -86,7 +89,7 @@ def augment_dsa(
     changed = {}
     for modality, given in batch.items():
         x = given.flatten(1, 2) if given.dim() == 5 else given
-        changes = changes_for(modality, x.dim() - 2, flip)
+        changes = changes_for(kind_of(modality, kinds), x.dim() - 2, flip)
         if changes:
             change = changes[int(torch.randint(len(changes), (), generator=generator))]
             there = x.flatten(1).any(1).view(-1, *[1] * (x.dim() - 1))
@@ -95,16 +98,16 @@ def augment_dsa(
     return changed
 
 
-def changes_for(modality: str, sides: int, flip: bool) -> tuple[Change, ...]:
-    """What `augment_dsa` draws from, for items of 1 or 2 sides."""
-    if modality in PLAIN:
+def changes_for(kind: str, sides: int, flip: bool) -> tuple[Change, ...]:
+    """What `augment_dsa` draws from, for items of a kind with 1 or 2 sides."""
+    if kind == "text":
         return ()
     if sides == 1:
         return (jitter, gain)
-    if modality in IMAGES:
+    if kind in PICTURES:
         mirrored: tuple[Change, ...] = (mirror,) if flip else ()
-        return (*((colour,) if modality == "vision" else ()), crop, cutout, *mirrored, scale, rotate)
-    return (shift_time, mask_time, mask_frequency) if modality == "audio" else ()
+        return (*((colour,) if kind == "image" else ()), crop, cutout, *mirrored, scale, rotate)
+    return (shift_time, mask_time, mask_frequency) if kind == "sound" else ()
 
 
 def colour(x: Tensor, draw: Draw, strength: float) -> Tensor:

@@ -128,13 +128,13 @@ class Comparison:
         augmentation: bool = True,
     ) -> list[float]:
         """Test accuracy of a network for each (items, seed), 0 .. 1; NaN for items that are not finite."""
-        classes, device = self.task.dataset.num_classes, self.task.device
+        classes, kinds, device = self.task.dataset.num_classes, self.task.dataset.kinds, self.task.device
         targets = [None] * len(trainings) if targets is None else targets
 
         def train(training: tuple[tuple[Split, int], Tensor | None]) -> Network:
             (items, seed), soft = training
             return train_from_scratch(
-                items, classes, seed, device, soft, protocol=self.protocol, augmentation=augmentation
+                items, classes, seed, device, soft, protocol=self.protocol, augmentation=augmentation, kinds=kinds
             )
 
         finite = [not isinstance(items, MemorySplit) or is_finite(items) for items, _ in trainings]

@@ -23,7 +23,7 @@ from condense.data.dataset import Split
 from condense.evaluation.augmentation import augment, augment_dsa
 from condense.evaluation.linear_probe import checked_targets
 from condense.evaluation.network_protocol import FAST, NetworkProtocol
-from condense.evaluation.networks import ConvNet, Network, PublishedConvNet
+from condense.evaluation.networks import ConvNet, Kinds, Network, PublishedConvNet, Shapes
 from condense.evaluation.resnet import ResNet
 from condense.inputs.spec import InputSpec
 from condense.system.errors import UserError
@@ -33,14 +33,14 @@ MOMENTUM = 0.9  # of the optimizer `sgd`
 
 
 def build_network(
-    protocol: NetworkProtocol, shapes: Mapping[str, Sequence[int]], num_classes: int, generator: torch.Generator
+    protocol: NetworkProtocol, shapes: Shapes, num_classes: int, generator: torch.Generator, kinds: Kinds = None
 ) -> Network:
     """The protocol's network for items of `shapes` (modality -> shape without a batch), untrained, on the CPU."""
     if protocol.architecture == "resnet":
-        return ResNet(shapes, num_classes, generator)
+        return ResNet(shapes, num_classes, generator, kinds=kinds)
     if protocol.convnet == "published":
-        return PublishedConvNet(shapes, num_classes, generator, protocol.widths)
-    return ConvNet(shapes, num_classes, generator, protocol.widths)
+        return PublishedConvNet(shapes, num_classes, generator, protocol.widths, kinds)
+    return ConvNet(shapes, num_classes, generator, protocol.widths, kinds)
 
 
 @full_float32()
@@ -55,6 +55,7 @@ def train_from_scratch(
     steps: int | None = None,  # None: the protocol's
     batch_size: int | None = None,
     augmentation: bool = True,
+    kinds: Kinds = None,
 ) -> Network:
     """A protocol's network, trained on batches of min(N, batch_size), in eval mode.
 
@@ -70,7 +71,7 @@ def train_from_scratch(
         targets = checked_targets(targets, (len(items), num_classes)).to(device)
     generator = torch.Generator().manual_seed(seed)
     shapes = {m: x.shape[1:] for m, x in items.load(range(1)).items()}
-    model = build_network(protocol, shapes, num_classes, generator).to(device)
+    model = build_network(protocol, shapes, num_classes, generator, kinds).to(device)
     optimizer, schedule = _optimizer(model, protocol, len(items))
     model.train()
     batches = _batches(len(items), protocol.batch_size, generator, rest=protocol.whole_epochs)
@@ -78,7 +79,7 @@ def train_from_scratch(
         indices = next(batches)
         batch, labels = _read(items, indices, device)
         if augmentation:
-            batch = _augmented(batch, protocol, generator)
+            batch = _augmented(batch, protocol, generator, kinds)
         wanted = labels if targets is None else targets[indices.to(device)]
         loss = nn.functional.cross_entropy(model(batch), wanted)
         optimizer.zero_grad()
@@ -113,10 +114,12 @@ def _optimizer(
     return optimizer, lower
 
 
-def _augmented(batch: dict[str, Tensor], protocol: NetworkProtocol, generator: torch.Generator) -> dict[str, Tensor]:
+def _augmented(
+    batch: dict[str, Tensor], protocol: NetworkProtocol, generator: torch.Generator, kinds: Kinds
+) -> dict[str, Tensor]:
     if protocol.augmentation == "dsa":
-        return augment_dsa(batch, generator, flip=protocol.flip)
-    return augment(batch, generator) if protocol.augmentation == "mild" else batch
+        return augment_dsa(batch, generator, kinds, flip=protocol.flip)
+    return augment(batch, generator, kinds) if protocol.augmentation == "mild" else batch
 
 
 @full_float32()

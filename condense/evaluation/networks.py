@@ -14,7 +14,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-CHANNELS_LAST = ("text",)  # (length, channels); every other 1-d modality is (channels, length)
+from condense.config.modalities import kind_of, submodule_name
+
+Shapes = Mapping[str, Sequence[int]]  # modality -> (channels, height, width), two sizes if it is 1-d, or clips
+Kinds = Mapping[str, str] | None  # modality -> kind; not needed of ImageBind's six
 LIGHT = (16, 32, 32)  # channels of the three blocks of `ConvNet`
 PUBLISHED = (128, 128, 128)
 
@@ -25,12 +28,17 @@ class Network(nn.Module):
     towers: nn.ModuleDict  # modality -> (B, channels, *sides) to features of any shape
     head: nn.Linear  # of the concatenated features
 
+    def __init__(self, shapes: Shapes, kinds: Kinds = None) -> None:
+        super().__init__()
+        self.channels_last = {modality: is_channels_last(modality, kinds) for modality in shapes}
+
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         features = []
-        for modality, tower in self.towers.items():
+        for modality, is_last in self.channels_last.items():
             x = inputs[modality]
             x = x.flatten(1, 2) if x.dim() == 5 else x
-            features.append(tower(x.transpose(1, 2) if modality in CHANNELS_LAST else x).flatten(1))
+            tower = self.towers[submodule_name(modality)]
+            features.append(tower(x.transpose(1, 2) if is_last else x).flatten(1))
         return self.head(torch.cat(features, 1))
 
 
@@ -39,14 +47,15 @@ class ConvNet(Network):
 
     def __init__(
         self,
-        shapes: Mapping[str, Sequence[int]],  # modality -> (channels, height, width), two sizes if it is 1-d, or clips
+        shapes: Shapes,
         num_classes: int,
         generator: torch.Generator,
         widths: Sequence[int] = LIGHT,
+        kinds: Kinds = None,
     ) -> None:
-        super().__init__()
-        given = {modality: channels_first(modality, shape) for modality, shape in shapes.items()}
-        self.towers = nn.ModuleDict({modality: _light_tower(shape, widths) for modality, shape in given.items()})
+        super().__init__(shapes, kinds)
+        given = {modality: channels_first(modality, shape, kinds) for modality, shape in shapes.items()}
+        self.towers = nn.ModuleDict({submodule_name(m): _light_tower(shape, widths) for m, shape in given.items()})
         features = sum(widths[-1] * 4 ** (len(shape) - 1) for shape in given.values())
         self.head = nn.utils.skip_init(nn.Linear, features, num_classes)
         start_for_relu(self, generator)
@@ -63,26 +72,32 @@ class PublishedConvNet(Network):
 
     def __init__(
         self,
-        shapes: Mapping[str, Sequence[int]],  # as for `ConvNet`
+        shapes: Shapes,
         num_classes: int,
         generator: torch.Generator,
         widths: Sequence[int] = PUBLISHED,
+        kinds: Kinds = None,
     ) -> None:
-        super().__init__()
+        super().__init__(shapes, kinds)
         self.towers, features = nn.ModuleDict(), 0
-        for modality, shape in shapes.items():
-            self.towers[modality], found = _published_tower(channels_first(modality, shape), widths)
+        for m, shape in shapes.items():
+            self.towers[submodule_name(m)], found = _published_tower(channels_first(m, shape, kinds), widths)
             features += found
         self.head = nn.utils.skip_init(nn.Linear, features, num_classes)
         start_as_usual(self, generator)
 
 
-def channels_first(modality: str, shape: Sequence[int]) -> tuple[int, ...]:
+def is_channels_last(modality: str, kinds: Kinds = None) -> bool:
+    """Text is (length, channels); every other 1-d modality is (channels, length)."""
+    return kind_of(modality, kinds) == "text"
+
+
+def channels_first(modality: str, shape: Sequence[int], kinds: Kinds = None) -> tuple[int, ...]:
     """(channels, *sides) of an item; clips count as channels. Raises ValueError if that leaves neither 1 nor 2 sides."""
     shape = (shape[0] * shape[1], *shape[2:]) if len(shape) == 4 else tuple(shape)
     if len(shape) not in (2, 3):
         raise ValueError(f"{modality}: a ConvNet takes items of 2 or 3 dimensions, but got {len(shape)}")
-    return shape[::-1] if modality in CHANNELS_LAST else shape
+    return shape[::-1] if is_channels_last(modality, kinds) else shape
 
 
 def start_for_relu(network: Network, generator: torch.Generator) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from condense.evaluation.networks import Network, channels_first, further_blocks, start_for_relu
+from condense.config.modalities import submodule_name
+from condense.evaluation.networks import Kinds, Network, Shapes, channels_first, further_blocks, start_for_relu
 
 STAGES = (32, 64, 128)  # channels
 
@@ -22,13 +23,15 @@ class ResNet(Network):
 
     def __init__(
         self,
-        shapes: Mapping[str, Sequence[int]],  # modality -> (channels, height, width), two sizes if it is 1-d, or clips
+        shapes: Shapes,
         num_classes: int,
         generator: torch.Generator,
         widths: Sequence[int] = STAGES,
+        kinds: Kinds = None,
     ) -> None:
-        super().__init__()
-        self.towers = nn.ModuleDict({m: _tower(channels_first(m, shape), widths) for m, shape in shapes.items()})
+        super().__init__(shapes, kinds)
+        given = {modality: channels_first(modality, shape, kinds) for modality, shape in shapes.items()}
+        self.towers = nn.ModuleDict({submodule_name(m): _tower(shape, widths) for m, shape in given.items()})
         features = widths[-1] * len(shapes)
         self.head = nn.utils.skip_init(nn.Linear, features, num_classes)
         start_for_relu(self, generator)

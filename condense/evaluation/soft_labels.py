@@ -202,12 +202,11 @@ def _convnet(task: Task, store: Store | None, steps: int, seed: int) -> Network:
 
     def make() -> dict[str, Tensor]:
         items = held(dataset.condense, dataset.specs, task.device)
-        return train_from_scratch(items, classes, seed, task.device, steps=steps).state_dict()
+        return train_from_scratch(items, classes, seed, task.device, steps=steps, kinds=dataset.kinds).state_dict()
 
     state = make() if store is None else store.get_or_make("convnet_teacher", key, make)
     shapes = {m: spec.shape for m, spec in dataset.specs.items()}
-    model = build_network(network_protocol(steps=steps), shapes, classes, torch.Generator().manual_seed(seed)).to(
-        task.device
-    )
+    generator = torch.Generator().manual_seed(seed)
+    model = build_network(network_protocol(steps=steps), shapes, classes, generator, dataset.kinds).to(task.device)
     model.load_state_dict(state)
     return model.eval()

@@ -5,6 +5,8 @@ __all__ = [
     "imagebind",
     "kaldi",
     "media",
+    "series",
+    "series_plot",
     "spec",
     "tokens",
     "transformations",

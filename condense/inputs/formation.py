@@ -16,14 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from condense.inputs.spec import IMAGES, InputSpec, WrittenSpec
+from condense.config.modalities import PICTURES
+from condense.inputs.spec import InputSpec, WrittenSpec
 
 
 def grid_of(spec: InputSpec, factor: int) -> tuple[int, int]:
     """Rows and columns of parts in a stored item of this modality."""
     if isinstance(spec, WrittenSpec) or len(spec.shape) not in (2, 3, 4):
         return 1, 1
-    return (factor, factor) if spec.modality in IMAGES and len(spec.shape) == 3 else (1, factor)
+    return (factor, factor) if spec.kind in PICTURES and len(spec.shape) == 3 else (1, factor)
 
 
 def parts_of(spec: InputSpec, factor: int) -> int:

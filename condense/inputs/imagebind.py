@@ -66,7 +66,7 @@ class FbankSpec(FileSpec, WaveSpec):
     it is repeated, which leaves an average over clips as it is. Of several channels the first is taken.
     """
 
-    kind: ClassVar[str] = "WAV or FLAC"
+    file_types: ClassVar[str] = "WAV or FLAC"
     sample_rate: int = kaldi.SAMPLE_RATE  # Hz
 
     @staticmethod
@@ -140,7 +140,7 @@ def _standardized_fbank(wave: Tensor) -> Tensor:
 class MapSpec(FileSpec):
     """Base of one-channel camera images. shape = (1, side, side)."""
 
-    kind: ClassVar[str] = "PNG, JPEG or NPY"
+    file_types: ClassVar[str] = "PNG, JPEG or NPY"
 
     def read(self, path: Path) -> Tensor:
         with path.open("rb") as file:
@@ -177,7 +177,8 @@ class MapSpec(FileSpec):
 class DepthSpec(MapSpec):
     """Disparity, scaled; see the top of this file."""
 
-    kind: ClassVar[str] = "16-bit PNG (millimetres) or NPY (disparity)"
+    usual_kind: ClassVar[str] = "depth"
+    file_types: ClassVar[str] = "16-bit PNG (millimetres) or NPY (disparity)"
 
     @staticmethod
     def of(side: int) -> DepthSpec:
@@ -206,6 +207,8 @@ class DepthSpec(MapSpec):
 class ThermalSpec(MapSpec):
     """Brightness in [0, 1]."""
 
+    usual_kind: ClassVar[str] = "thermal"
+
     @staticmethod
     def of(side: int) -> ThermalSpec:
         return ThermalSpec("thermal", (1, side, side), 0.0, 1.0)
@@ -228,7 +231,8 @@ class ThermalSpec(MapSpec):
 class RecordingSpec(FileSpec):
     """Readings of several sensors over time. shape = (sensors, readings)."""
 
-    kind: ClassVar[str] = "NPY"
+    usual_kind: ClassVar[str] = "series"
+    file_types: ClassVar[str] = "NPY"
 
     def read(self, path: Path) -> Tensor:
         array = read_numbers(path)

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from condense.inputs.series_plot import plot
 from condense.inputs.spec import ArraySpec, FileSpec, ImageSpec, InputSpec, LogMelSpec, WrittenSpec, mel_filters
 from condense.inputs.waves import griffin_lim, power_of_mel, read_wave, resample
 from condense.system.errors import UserError
@@ -49,13 +50,13 @@ def read_item(spec: InputSpec, value: str, folder: Path) -> Tensor:
     if isinstance(spec, WrittenSpec):
         return _encode_text(spec, value)
     if isinstance(spec, FileSpec):
-        kind = spec.kind
+        file_types = spec.file_types
     elif isinstance(spec, ImageSpec):
-        kind = "PNG or JPEG"
+        file_types = "PNG or JPEG"
     elif isinstance(spec, LogMelSpec):
-        kind = "WAV or FLAC"
+        file_types = "WAV or FLAC"
     elif isinstance(spec, ArraySpec):
-        kind = "NPY"
+        file_types = "NPY"
     else:
         raise TypeError(f"no file can be read as a {type(spec).__name__}")
     path = folder / value
@@ -72,10 +73,10 @@ def read_item(spec: InputSpec, value: str, folder: Path) -> Tensor:
     except UserError as error:
         raise UserError(f"{value}: {error}") from None
     except UnidentifiedImageError:
-        raise UserError(f"{value}: is not a {kind} file") from None
+        raise UserError(f"{value}: is not a {file_types} file") from None
     except Exception as error:
         reason = getattr(error, "error_string", None) or str(error) or type(error).__name__
-        raise UserError(f"{value}: cannot be read as {kind}: {' '.join(reason.split())}") from None
+        raise UserError(f"{value}: cannot be read as {file_types}: {' '.join(reason.split())}") from None
     if not torch.isfinite(item).all():
         raise UserError(f"{value}: holds NaN or infinity")
     return item
@@ -161,15 +162,16 @@ def preview(spec: InputSpec, item: Tensor) -> dict[str, bytes]:
     """File suffix -> content of the files that show `item` (*spec.shape) to a person.
 
     Images: `.png`. Log-mel spectrograms: `.png` and `.wav` (`to_wave`, its peak at 0.9). Text: `.txt`. Arrays: `.png`
-    if (1 or 3, H, W), else `.csv` (a line per index of all dimensions but the last), or `.npy` if that would be long.
-    A `FileSpec` says itself.
+    if (1 or 3, H, W), else `.csv` (a line per index of all dimensions but the last), or `.npy` if that would be long. A series
+    also has a plot, `.png`. A `FileSpec` says itself.
     """
     if isinstance(spec, WrittenSpec):
         return {".txt": decode_text(spec, item).encode()}
     own = spec.preview(item.detach().float().cpu()) if isinstance(spec, FileSpec) else {}
     image = picture(spec, item)
     if image is None:
-        return own or _preview_numbers(item)
+        drawn = {".png": plot(item, None)} if spec.kind == "series" and item.ndim == 2 else {}
+        return own or {**drawn, **numbers_file(item)}
     buffer = io.BytesIO()
     enlarge(image, PREVIEW_SIDE).save(buffer, "PNG")
     files = {".png": buffer.getvalue()}
@@ -220,7 +222,8 @@ def enlarge(image: Image.Image, side: int) -> Image.Image:
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
-def _preview_numbers(item: Tensor) -> dict[str, bytes]:
+def numbers_file(item: Tensor) -> dict[str, bytes]:
+    """`.csv` -> a line per index of all dimensions but the last; or `.npy` -> the array, if that would be long."""
     array = item.detach().float().cpu().numpy()
     if array.size > CSV_NUMBERS:
         buffer = io.BytesIO()

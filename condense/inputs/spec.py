@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,31 +18,47 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from condense.config.modalities import KIND_OF
 from condense.system.errors import UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-IMAGES = ("vision", "depth", "thermal")  # modalities whose items of three dimensions are (channels, height, width)
 BILINEAR, BICUBIC = 2, 3  # Pillow's numbers of its resampling filters
 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """Base: an array of `shape` with values in [`low`, `high`] (in the encoder's own units), or narrower: `bounds`."""
+    """Base: an array of `shape` with values in [`low`, `high`] (in the encoder's own units), or narrower: `bounds`.
+
+    `kind` is the modality's (`condense/config/modalities.py`): how items are moved, cut and shown goes by it, never by the
+    modality's name. ImageBind's six have theirs; of others it is `usual_kind` of the class unless it is given.
+    """
 
     modality: str
     shape: tuple[int, ...]
     low: float
     high: float
+    kind: str = field(default="", kw_only=True)
+    usual_kind: ClassVar[str] = ""
     source_digest: ClassVar[str] = (
         ""  # digest of the user's file that defines the class, since its code affects what is read
     )
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", KIND_OF.get(self.modality) or self.kind or self.usual_kind)
+
     def describe(self) -> dict[str, Any]:
         """JSON-able; part of the fingerprint of everything cached from data read with this spec."""
         own = {"source": self.source_digest} if self.source_digest else {}
-        return {"kind": type(self).__name__, **asdict(self), **own}
+        fields = asdict(self)
+        kind = fields.pop("kind")  # of ImageBind's modalities it goes without saying
+        named = {} if self.modality in KIND_OF else {"modality_kind": kind}
+        return {"kind": type(self).__name__, **fields, **named, **own}
+
+    def template(self) -> InputSpec:
+        """What the encoder asks for, before anything was measured on a dataset: this, for all but `SeriesSpec`."""
+        return self
 
     def bounds(self) -> tuple[Tensor, Tensor]:
         """The smallest and the largest value at each place, float32: `low` and `high`, () each, the same everywhere.
@@ -56,7 +72,7 @@ class InputSpec:
 class FileSpec(InputSpec, ABC):
     """Base of inputs with their own methods for reading and showing; `condense/inputs/media.py` does the rest."""
 
-    kind: ClassVar[str]  # file types that it reads, for messages: "WAV or FLAC"
+    file_types: ClassVar[str] = "the encoder's format"  # for messages, such as "WAV or FLAC"
 
     @abstractmethod
     def read(self, path: Path) -> Tensor:
@@ -74,6 +90,7 @@ class FileSpec(InputSpec, ABC):
 class WaveSpec(InputSpec, ABC):
     """Base of inputs that are made from a mono clip of sound."""
 
+    usual_kind: ClassVar[str] = "sound"
     sample_rate: int  # Hz
 
     @property
@@ -89,6 +106,8 @@ class WaveSpec(InputSpec, ABC):
 class WrittenSpec(InputSpec, ABC):
     """Base of inputs that are text in a continuous space."""
 
+    usual_kind: ClassVar[str] = "text"
+
     @abstractmethod
     def encode(self, text: str) -> Tensor:
         """(*shape) float32. Raises UserError for an unsupported text."""
@@ -100,13 +119,14 @@ class WrittenSpec(InputSpec, ABC):
 
 @dataclass(frozen=True)
 class ArraySpec(InputSpec):
-    """Raw numbers: NPY files of depth, thermal or IMU readings, or prepared tensors."""
+    """Raw numbers: NPY files of depth, thermal or IMU readings, or prepared tensors. Other modalities' `kind` must be given."""
 
 
 @dataclass(frozen=True)
 class ImageSpec(InputSpec):
     """An image: short side resized (bicubic), centre crop, (pixel / 255 - mean) / std. shape = (channels, side, side)."""
 
+    usual_kind: ClassVar[str] = "image"
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.5,)
 

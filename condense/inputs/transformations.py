@@ -4,12 +4,12 @@ Siamese augmentation (DSA, Zhao & Bilen 2021, arXiv:2102.08259) draws one transf
 are drawn once, so that real items are embedded once under each of them.
 
 A transformation is differentiable, and an item's result does not depend on the others of its batch. What it does follows from
-the modality's `InputSpec`:
+the modality's `InputSpec` and its kind:
 
-- images (vision, depth, thermal): moved, scaled, turned, a window cut out; vision also brightness, contrast, saturation; mirrored
-  where the data allows it
+- images, depth and thermal: moved, scaled, turned, a window cut out; images also brightness, contrast, saturation; mirrored where
+  the data allows it
 - spectrograms: moved in time and frequency, a range of time and one of frequency masked
-- sensors, (channels, length): noise, gain, time warp
+- series, (channels, length): noise, gain, time warp
 - text in a continuous space: some tokens replaced by those before them; start, end and padding stay
 - other shapes: as they are
 
@@ -27,7 +27,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from condense.inputs.spec import IMAGES, InputSpec, TextSpec, WrittenSpec
+from condense.config.modalities import PICTURES
+from condense.inputs.spec import InputSpec, TextSpec, WrittenSpec
 from condense.inputs.tokens import TokenSpec, end_positions
 
 VERSION = 1  # of what a transformation does; part of the keys of embeddings
@@ -54,9 +55,9 @@ class Transformation:
         draw = torch.rand(16, generator=generator).tolist()
         if isinstance(spec, WrittenSpec):
             return _drop_tokens(spec, x, generator)
-        if modality in IMAGES and x.ndim == 4:
-            changed = _image(x, spec, draw, modality == "vision", self.mirror)
-        elif modality == "audio" and x.ndim in (4, 5):
+        if spec.kind in PICTURES and x.ndim == 4:
+            changed = _image(x, spec, draw, spec.kind == "image", self.mirror)
+        elif spec.kind == "sound" and x.ndim in (4, 5):
             changed = _spectrogram(x.flatten(1, 2) if x.ndim == 5 else x, draw).view_as(x)
         elif x.ndim == 3:
             changed = _sensors(x, draw, generator)

@@ -191,7 +191,7 @@ class ClapSpec(FileSpec, WaveSpec):
     Power of a Hann-windowed short-time Fourier transform (centred, mirrored at the ends), mel filters, 10 log10.
     """
 
-    kind: ClassVar[str] = "WAV or FLAC"
+    file_types: ClassVar[str] = "WAV or FLAC"
     sample_rate: int = 48_000  # Hz
     seconds: float = 10.0
     n_fft: int = 1024

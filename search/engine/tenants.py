@@ -244,7 +244,7 @@ class Tenants:
             "items": {"condense": len(task.condense.labels), "validation": len(task.validation.labels)},
             "metric": parsed.metric,
             "full_score": self._full[key, parsed.metric],
-            "warnings": alignment_warnings(task.validation),
+            "warnings": [*task.dataset.warnings, *alignment_warnings(task.validation)],
             "fingerprints": task.fingerprints,
             "device": str(self.device),
         }

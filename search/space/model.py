@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, StrictFloat, ValidationError, field_validator, model_validator
 
-from condense.config.models import Hyperparameters, Strict, TaskConfig
+from condense.config.models import RATE, Hyperparameters, Strict, TaskConfig, is_hyperparameter
 from condense.config.published import PAPER_DEFAULT
 
 # Seeds of one search lie in its own block of this many: the trials' in the first half, the confirmation's in the
@@ -213,7 +213,7 @@ class Space(Strict):
     def _check(self) -> Space:
         for group, names in (("fixed", self.fixed), ("search", self.search)):
             for name in names:
-                if name not in Hyperparameters.model_fields:
+                if not is_hyperparameter(name):
                     hint = nearest(name, Hyperparameters.model_fields)
                     raise ValueError(f"`{group}.{name}` is no hyperparameter{hint}")
         for name, value in self.fixed.items():
@@ -274,7 +274,7 @@ class Space(Strict):
 
     def params_of(self, hyperparameters: Hyperparameters) -> dict[str, Any]:
         """The searched hyperparameters' values in a setting, in the order of `search`."""
-        return {name: getattr(hyperparameters, name) for name in self.search}
+        return {name: getattr(hyperparameters, name, None) for name in self.search}
 
     def contains(self, hyperparameters: Hyperparameters) -> bool:
         """Whether a setting could have been proposed: inside all ranges, and equal to `fixed` and the defaults elsewhere."""
@@ -342,11 +342,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def _ours(name: str) -> Any:
     """This project's value of a hyperparameter."""
-    return (
-        OURS.learning_rate_of(name.removeprefix("learning_rate_"))
-        if name.startswith("learning_rate_")
-        else getattr(OURS, name)
-    )
+    return OURS.learning_rate_of(name.removeprefix(RATE)) if name.startswith(RATE) else getattr(OURS, name)
 
 
 def _centre(name: str, dimension: Dimension) -> Any:
@@ -356,12 +352,12 @@ def _centre(name: str, dimension: Dimension) -> Any:
 
 def is_integer(name: str) -> bool:
     """Whether a hyperparameter takes whole numbers only."""
-    return Hyperparameters.model_fields[name].annotation is int
+    return name in Hyperparameters.model_fields and Hyperparameters.model_fields[name].annotation is int
 
 
 def _is_number(name: str) -> bool:
-    annotation = Hyperparameters.model_fields[name].annotation
-    return not any(isinstance(option, str) for option in get_args(annotation))  # a Literal's options are strings
+    field = Hyperparameters.model_fields.get(name)  # None: a modality's learning rate
+    return field is None or not any(isinstance(option, str) for option in get_args(field.annotation))  # of a Literal
 
 
 def _check_value(key: str, name: str, value: Any) -> None:

@@ -16,6 +16,7 @@ from condense.config.models import (
     Hyperparameters,
     ImageBindEncoder,
     ManifestDataset,
+    Modality,
     PythonEncoder,
     SpokenDigits,
     TaskConfig,
@@ -53,15 +54,26 @@ SECTIONS: list[tuple[str, str, type[BaseModel]]] = [
         "`dataset`: tensors",
         "A safetensors file has `train/vision`, `train/audio`, ... of shape (n, *an item's shape in the encoder*), `train/label` "
         "(n,) of integers, the same with `test/` and, if there is one, `validation/`; `train/present/audio` (n,) of bool says "
-        "which items have a modality that some lack. uint8 and uint16 become 0 .. 1, floats stay as they are.",
+        "which items have a modality that some lack, `train/group` (n,) of int64 which items belong together. uint8 and uint16 "
+        "become 0 .. 1, floats stay as they are.",
         TensorsDataset,
+    ),
+    (
+        "`dataset.modalities`, each",
+        "`accelerometer: {kind: series, rate: 50}`. ImageBind's six have their kinds. See `docs/your-data.md`.",
+        Modality,
     ),
     ("`encoder`: tiny", "", TinyEncoder),
     ("`encoder`: imagebind", "", ImageBindEncoder),
     ("`encoder`: transformers", "", TransformersEncoder),
     ("`encoder`: python", "See `docs/encoders.md`.", PythonEncoder),
     ("`search`, each hyperparameter", "", Dimension),
-    ("Hyperparameters", "Keys of `search` and `fixed`, and of a condensation's `hyperparameters`.", Hyperparameters),
+    (
+        "Hyperparameters",
+        "Keys of `search` and `fixed`, and of a condensation's `hyperparameters`. `learning_rate_NAME` is that of any other "
+        "modality.",
+        Hyperparameters,
+    ),
     ("`robust`", "See `docs/robust.md`, also for `racing` and `confirmation`.", Robust),
     ("`racing`", "", Racing),
     ("`sampler`", "", Sampler),

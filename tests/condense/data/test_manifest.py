@@ -19,7 +19,8 @@ from PIL import Image
 from condense.config.models import ManifestDataset
 from condense.data import load_dataset
 from condense.data.dataset import Dataset
-from condense.data.manifest import ManifestSplit, hold_out, load_manifest, read_rows, sort_labels
+from condense.data.manifest import ManifestSplit, hold_out, load_manifest, sort_labels
+from condense.data.manifest_rows import read_rows
 from condense.inputs.media import read_item
 from condense.inputs.spec import ArraySpec, ImageSpec, InputSpec, LogMelSpec, TextSpec
 from condense.system.errors import UserError
@@ -149,7 +150,7 @@ CELL = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1).filte
 def test_rows_survive_a_csv(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, str, str]]) -> None:
     path = write_csv(tmp_path_factory.getbasetemp() / "any.csv", [("split", "label", "text", "vision"), *rows])
     modalities, read = read_rows(path)
-    assert modalities == ["text", "vision"]
+    assert list(modalities) == ["text", "vision"]
     assert [(row.split, row.label, *row.cells) for row in read] == [
         (split, label.strip(), text, vision.strip()) for split, label, text, vision in rows
     ]
@@ -282,7 +283,8 @@ def message_of(path: Path, specs: dict[str, InputSpec] = SPECS) -> str:
     return text.removeprefix(f"{path}: ")
 
 
-ALLOWED = "split, label, vision, audio, text, depth, thermal, imu"
+KINDS = "image, sound, text, series, depth, thermal"
+ALLOWED = f"split, label, group, vision, audio, text, depth, thermal, imu, or NAME:KIND with a kind of {KINDS}"
 
 
 @pytest.mark.parametrize(
@@ -294,7 +296,10 @@ ALLOWED = "split, label, vision, audio, text, depth, thermal, imu"
         ("split,label,vision,vision\n", "column `vision` is there twice"),
         ("label,text\n", "column `split` is missing"),
         ("split,text\n", "column `label` is missing"),
-        ("split,label\n", "has no modality: a column of vision, audio, text, depth, thermal, imu is needed"),
+        (
+            "split,label\n",
+            "has no modality: a column of vision, audio, text, depth, thermal, imu or NAME:KIND is needed",
+        ),
         ("split,label,imu\ntrain,a,x.npy\n", "column `imu`: the encoder takes only vision, audio, text, depth"),
         ("split,label,text\ntrain,a\n", "row 2: has 2 values, but the header has 3"),
         ("split,label,text\n\ntrain,a,x\ntrain,a,b,c\n", "row 4: has 4 values, but the header has 3"),

@@ -239,7 +239,7 @@ def message_of(path: Path) -> str:
     return text.removeprefix(f"{path}: ")
 
 
-NAMES = "label, vision, audio, text, depth, thermal, imu"
+NAMES = "label, group, vision, audio, text, depth, thermal, imu; `modalities` names others"
 
 
 @pytest.mark.parametrize(

@@ -86,16 +86,16 @@ def test_without_strength_a_batch_stays():
             torch.testing.assert_close(x, batch[m], atol=1e-5, rtol=1e-5)
 
 
-def names(modality: str, sides: int, flip: bool = False) -> tuple[str, ...]:
-    return tuple(each.__name__ for each in changes_for(modality, sides, flip))
+def names(kind: str, sides: int, flip: bool = False) -> tuple[str, ...]:
+    return tuple(each.__name__ for each in changes_for(kind, sides, flip))
 
 
 def test_which_changes_there_are():
-    assert names("vision", 2, flip=True) == IMAGE
-    assert names("vision", 2) == tuple(name for name in IMAGE if name != "mirror")  # digits must not be mirrored
+    assert names("image", 2, flip=True) == IMAGE
+    assert names("image", 2) == tuple(name for name in IMAGE if name != "mirror")  # digits must not be mirrored
     assert names("depth", 2) == names("thermal", 2) == ("crop", "cutout", "scale", "rotate")
-    assert names("audio", 2) == SPECTROGRAM
-    assert names("imu", 1) == names("audio", 1) == SENSOR
+    assert names("sound", 2) == SPECTROGRAM
+    assert names("series", 1) == names("sound", 1) == SENSOR
     assert names("text", 1, flip=True) == ()
 
 

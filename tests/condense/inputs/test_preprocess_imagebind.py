@@ -277,4 +277,4 @@ def test_previews_of_the_others() -> None:
     items = {name: torch.rand(spec.shape, generator=generator) for name, spec in SPECS.items()}
     suffixes = {name: set(preview(SPECS[name], item)) for name, item in items.items()}
     assert suffixes["depth"] == suffixes["thermal"] == {".png"}
-    assert suffixes["imu"] == {".csv"}
+    assert suffixes["imu"] == {".png", ".csv"}
