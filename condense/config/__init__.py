@@ -5,4 +5,6 @@ __all__ = [
     "files",
     "models",
     "published",
+    "strict",
+    "towers",
 ]

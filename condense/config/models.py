@@ -8,12 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -21,28 +20,12 @@ from pydantic import (
     model_validator,
 )
 
+from condense.config.strict import Seed
+from condense.config.strict import Strict as Strict
+from condense.config.towers import AlignedEncoder
 from condense.system.errors import UserError
 
 MODALITIES = ("vision", "audio", "text", "depth", "thermal", "imu")  # ImageBind's names, in its order
-
-
-class Strict(BaseModel):
-    """Base of every configuration: immutable, no unknown keys, no NaN or infinity."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_switches(cls, values: Any) -> Any:
-        """Refuses YAML's `true`, `yes` and `on` where a number is needed."""
-        for name, value in values.items() if isinstance(values, dict) else ():
-            field = cls.model_fields.get(name)
-            if isinstance(value, bool) and field and {int, float} & {field.annotation, *get_args(field.annotation)}:
-                raise ValueError(f"`{name}` must be a number, but got {value}")
-        return values
-
-
-Seed = Annotated[int, Field(ge=0, lt=2**62)]  # leaves room for small offsets; PyTorch takes 64 bits
 
 
 class SpokenDigits(Strict):
@@ -155,11 +138,12 @@ EncoderConfig = Annotated[
     Annotated[TinyEncoder, Tag("tiny")]
     | Annotated[ImageBindEncoder, Tag("imagebind")]
     | Annotated[TransformersEncoder, Tag("transformers")]
+    | Annotated[AlignedEncoder, Tag("aligned")]
     | Annotated[PythonEncoder, Tag("python")],
     Discriminator(
         _encoder_name,
         custom_error_type="encoder_name",
-        custom_error_message="`name` must be one of tiny, imagebind, transformers, python",
+        custom_error_message="`name` must be one of tiny, imagebind, transformers, aligned, python",
     ),
 ]
 
@@ -275,11 +259,13 @@ def explain(error: ValidationError, source: str) -> str:
     """The first error in a configuration, as one line naming file, key, value and rule."""
     problems = error.errors(include_url=False)
     first = problems[0]
-    place = first["loc"]  # after `dataset` and `encoder` pydantic adds the name, which is not a key of the file
+    place = first[
+        "loc"
+    ]  # after `dataset`, `encoder` and a tower pydantic adds the name, which is not a key of the file
     named = {
         i
         for i, part in enumerate(place)
-        if place[i - 1 : i] in (("dataset",), ("encoder",)) or place[i - 2 : i - 1] == ("encoders",)
+        if place[i - 1 : i] in (("dataset",), ("encoder",)) or place[i - 2 : i - 1] in (("encoders",), ("towers",))
     }
     parts = [part for i, part in enumerate(place) if i not in named or i == 0]
     key = ".".join(map(str, parts)) or "the file"

@@ -5,9 +5,11 @@ __all__ = [
     "imagebind",
     "kaldi",
     "media",
+    "single_models",
     "spec",
     "tokens",
     "transformations",
     "transformers",
     "waves",
+    "whisper",
 ]
