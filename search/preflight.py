@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from condense.config.models import EncoderConfig, TransformersEncoder
+from condense.config.towers import AlignedEncoder, TowerConfig, TransformersTower
 from condense.export.folder import check_replaceable
 from condense.system.errors import UserError
 from search.ledger.atomic_files import read_json
@@ -44,7 +45,9 @@ def missing_parts(space: Space) -> list[str]:
     return list(found)
 
 
-def _missing_of(encoder: EncoderConfig, key: str) -> list[str]:
+def _missing_of(encoder: EncoderConfig | TowerConfig, key: str) -> list[str]:
+    if isinstance(encoder, AlignedEncoder):
+        return [each for name, tower in encoder.towers.items() for each in _missing_of(tower, f"{key}.towers.{name}")]
     found = []
     for name in ("checkpoint", "path"):
         path = getattr(encoder, name, None)
@@ -52,15 +55,19 @@ def _missing_of(encoder: EncoderConfig, key: str) -> list[str]:
             hint = f": python -m condense download imagebind --to {shown(path)}" if name == "checkpoint" else ""
             found.append(f"{shown(path)} ({key}.{name}){hint}")
     needed = {"imagebind": ("imagebind", "einops", "ftfy", "regex"), "transformers": ("transformers",)}
-    for package in needed.get(encoder.name, ()):
+    for package in needed.get(str(getattr(encoder, "name", getattr(encoder, "kind", ""))), ()):
         if importlib.util.find_spec(package) is None:
             found.append(f"the package {package} ({key}): make installs it, README.md says how else")
-    if isinstance(encoder, TransformersEncoder) and not encoder.download and not Path(encoder.model).is_dir():
+    if (
+        isinstance(encoder, TransformersEncoder | TransformersTower)
+        and not encoder.download
+        and not Path(encoder.model).is_dir()
+    ):
         found += missing_model(encoder, key)
     return found
 
 
-def missing_model(encoder: TransformersEncoder, key: str) -> list[str]:
+def missing_model(encoder: TransformersEncoder | TransformersTower, key: str) -> list[str]:
     """Lists a transformers model that is not on this machine."""
     if importlib.util.find_spec("transformers") is None:
         return []

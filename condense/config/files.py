@@ -29,6 +29,8 @@ def make_paths_absolute(content: dict[str, Any], folder: Path) -> None:
     """Makes the dataset and encoder paths of a task absolute, in place. A model name counts as a path if the folder exists."""
     bank = content.get("encoders")
     encoders = [content.get("encoder"), *(bank if isinstance(bank, list) else [])]
+    for towers in [e.get("towers") for e in encoders if isinstance(e, dict)]:
+        encoders += towers.values() if isinstance(towers, dict) else []
     nodes = [(content.get("dataset"), "path"), *((e, key) for e in encoders for key in ("checkpoint", "path", "model"))]
     for node, key in nodes:
         if isinstance(node, dict) and isinstance(node.get(key), str):

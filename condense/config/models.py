@@ -18,6 +18,7 @@ from condense.config.modalities import Modalities, is_name
 from condense.config.modalities import Modality as Modality
 from condense.config.strict import Seed
 from condense.config.strict import Strict as Strict
+from condense.config.towers import AlignedEncoder
 from condense.system.errors import UserError
 
 NAMED = (
@@ -138,11 +139,12 @@ EncoderConfig = Annotated[
     Annotated[TinyEncoder, Tag("tiny")]
     | Annotated[ImageBindEncoder, Tag("imagebind")]
     | Annotated[TransformersEncoder, Tag("transformers")]
+    | Annotated[AlignedEncoder, Tag("aligned")]
     | Annotated[PythonEncoder, Tag("python")],
     Discriminator(
         _encoder_name,
         custom_error_type="encoder_name",
-        custom_error_message="`name` must be one of tiny, imagebind, transformers, python",
+        custom_error_message="`name` must be one of tiny, imagebind, transformers, aligned, python",
     ),
 ]
 
@@ -296,11 +298,13 @@ def explain(error: ValidationError, source: str) -> str:
     """The first error in a configuration, as one line naming file, key, value and rule."""
     problems = error.errors(include_url=False)
     first = problems[0]
-    place = first["loc"]  # after `dataset` and `encoder` pydantic adds the name, which is not a key of the file
+    place = first[
+        "loc"
+    ]  # after `dataset`, `encoder` and a tower pydantic adds the name, which is not a key of the file
     named = {
         i
         for i, part in enumerate(place)
-        if place[i - 1 : i] in (("dataset",), ("encoder",)) or place[i - 2 : i - 1] == ("encoders",)
+        if place[i - 1 : i] in (("dataset",), ("encoder",)) or place[i - 2 : i - 1] in (("encoders",), ("towers",))
     }
     parts = [part for i, part in enumerate(place) if i not in named or i == 0]
     key = ".".join(map(str, parts)) or "the file"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from condense.data.dataset import Dataset, Split
 from condense.embeddings.encoding import OnPass, encode
+from condense.encoders.aligned import AlignedTowers
 from condense.encoders.protocol import Encoder
 from condense.storage.store import Store
 
@@ -84,7 +85,10 @@ def load_embedded(
         log.info("embedding %d items of %s (%s)", len(part), dataset.name, split)
         parts = store.parts("embeddings", key)
         name = f"{dataset.name} ({split})"
-        embeddings = encode(encoder, part, device, parts, key, name=name, quiet=quiet, on_pass=on_pass)
+        if isinstance(encoder, AlignedTowers):  # keeps its towers' features, which outlast its heads
+            embeddings = encoder.embed_split(dataset, split, store, device, quiet)
+        else:
+            embeddings = encode(encoder, part, device, parts, key, name=name, quiet=quiet, on_pass=on_pass)
         return {**embeddings, "label": part.labels, **{f"present/{name}": has for name, has in part.present.items()}}
 
     tensors = store.get_or_make("embeddings", key, make)

@@ -48,7 +48,7 @@ def load_parts(config: TaskConfig, store: Store, device: torch.device) -> tuple[
     dataset = load_dataset(config.dataset, encoder_specs(config.encoder, modalities_of(config.dataset)))
     dataset.check_class_sizes(config.dpc)
     check_metric(config, dataset)
-    encoder = build_encoder(config.encoder, dataset, store)
+    encoder = build_encoder(config.encoder, dataset, store, device)
     if isinstance(encoder, torch.nn.Module):
         encoder.to(device)
     return dataset, encoder
@@ -68,7 +68,7 @@ def load_bank(config: TaskConfig, dataset: Dataset, store: Store, device: torch.
                 raise UserError(
                     f"encoders.{i} ({of.name}): must take {modality} as `encoder` does, {spec.shape}, but {shape}"
                 )
-        built = build_encoder(of, dataset, store)
+        built = build_encoder(of, dataset, store, device)
         if isinstance(built, torch.nn.Module):
             built.to(device)
         bank.append(built)

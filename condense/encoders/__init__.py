@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
+
 from condense.config.modalities import MODALITIES, Modality
 from condense.config.models import EncoderConfig, ImageBindEncoder, PythonEncoder, TransformersEncoder
+from condense.config.towers import AlignedEncoder
 from condense.data.dataset import Dataset
 from condense.encoders.protocol import Encoder
 from condense.inputs.spec import InputSpec
@@ -13,7 +16,10 @@ from condense.storage.store import Store
 from condense.system.errors import UserError
 
 __all__ = [
+    "aligned",
+    "alignment",
     "build_encoder",
+    "checks",
     "download",
     "encoder_specs",
     "first_conv",
@@ -23,6 +29,8 @@ __all__ = [
     "protocol",
     "python_file",
     "tiny",
+    "tower_features",
+    "towers",
     "transformers",
 ]
 
@@ -37,7 +45,7 @@ def encoder_specs(config: EncoderConfig, modalities: Mapping[str, Modality] | No
     if others and isinstance(config, ImageBindEncoder | TransformersEncoder):
         raise UserError(
             f"encoder {config.name}: takes ImageBind's names only ({', '.join(MODALITIES)}), but the data have {others[0]}: "
-            "rename it, or use tiny or python"
+            "rename it, or use tiny, aligned or python"
         )
     if isinstance(config, ImageBindEncoder):
         from condense.encoders.imagebind import imagebind_specs
@@ -47,6 +55,10 @@ def encoder_specs(config: EncoderConfig, modalities: Mapping[str, Modality] | No
         from condense.inputs.transformers import transformers_specs
 
         return transformers_specs(config)
+    if isinstance(config, AlignedEncoder):
+        from condense.encoders.aligned import aligned_specs
+
+        return aligned_specs(config, modalities)
     if isinstance(config, PythonEncoder):
         from condense.encoders.python_file import python_specs
 
@@ -56,10 +68,13 @@ def encoder_specs(config: EncoderConfig, modalities: Mapping[str, Modality] | No
     return tiny_specs(config, modalities)
 
 
-def build_encoder(config: EncoderConfig, dataset: Dataset, store: Store | None = None) -> Encoder:
+def build_encoder(
+    config: EncoderConfig, dataset: Dataset, store: Store | None = None, device: torch.device | None = None
+) -> Encoder:
     """The frozen encoder for the modalities of `dataset`. Raises UserError if its package or its weights are missing.
 
-    `store`: keeps encoders that are pretrained here.
+    `store`: keeps encoders that are pretrained here. `device`: where this may take long; by default the CPU. Trained weights
+    are left wherever they are.
     """
     if isinstance(config, ImageBindEncoder):
         from condense.encoders.imagebind import build_imagebind
@@ -69,6 +84,10 @@ def build_encoder(config: EncoderConfig, dataset: Dataset, store: Store | None =
         from condense.encoders.transformers import build_transformers
 
         return build_transformers(config, dataset)
+    if isinstance(config, AlignedEncoder):
+        from condense.encoders.aligned import build_aligned
+
+        return build_aligned(config, dataset, store, device or torch.device("cpu"))
     if isinstance(config, PythonEncoder):
         from condense.encoders.python_file import build_python
 

@@ -172,7 +172,7 @@ def _pretrain(encoder: TinyTowers, config: TinyEncoder, dataset: Dataset) -> dic
         for step in range(steps_per_epoch):
             batch = order[step * BATCH : (step + 1) * BATCH]
             embedded = {
-                name: encoder.embed(name, _augment(x, encoder.specs[name], generator))
+                name: encoder.embed(name, augment(x, encoder.specs[name], generator))
                 for name, x in items.load(batch).items()
             }
             loss = torch.zeros(())
@@ -200,7 +200,7 @@ def _pretrain(encoder: TinyTowers, config: TinyEncoder, dataset: Dataset) -> dic
     return encoder.state_dict()
 
 
-def _augment(items: Tensor, spec: InputSpec, generator: torch.Generator) -> Tensor:
+def augment(items: Tensor, spec: InputSpec, generator: torch.Generator) -> Tensor:
     """(n, *shape), all shifted by the same amount and with noise, so that towers do not match pairs by accidental details."""
     if not isinstance(spec, TextSpec):
         fixed = 2 if isinstance(spec, LogMelSpec) else 1  # channels, and audio's frequencies, stay where they are

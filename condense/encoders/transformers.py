@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,12 +18,11 @@ from condense.data.manifest import digest_file
 from condense.inputs.spec import InputSpec
 from condense.inputs.tokens import TokenSpec, end_positions
 from condense.inputs.transformers import (
-    SETTINGS,
+    check_model_type,
     import_transformers,
+    model_files,
     model_folder,
-    model_type,
     transformers_specs,
-    weight_files,
 )
 from condense.storage.store import hash_of
 from condense.system.errors import UserError
@@ -110,30 +110,37 @@ class GivenEmbeddings(nn.Module):
         return embeddings
 
 
-def build_transformers(config: TransformersEncoder, dataset: Dataset) -> TransformersTowers:
-    """The frozen encoder for the modalities of `dataset`. Raises UserError if the model cannot be loaded."""
-    transformers = import_transformers()
-    folder = model_folder(config)
-    kind, weights = model_type(folder), weight_files(folder)
-    bars = transformers.utils.logging
-    shown = bars.is_progress_bar_enabled()
-    bars.disable_progress_bar()
+def load_pretrained(model_class: Any, folder: Path, **options: Any) -> tuple[Any, dict[str, Any]]:
+    """A saved model in float32, and what the library says of its weights. Raises UserError if it cannot be loaded."""
+    messages = import_transformers().utils.logging
+    shown, level = messages.is_progress_bar_enabled(), messages.get_verbosity()
+    messages.disable_progress_bar()
+    messages.set_verbosity_error()  # of weights that are not needed, such as a decoder's
     try:
-        model, found = transformers.AutoModel.from_pretrained(
-            folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
+        model, found = model_class.from_pretrained(
+            folder, local_files_only=True, dtype=torch.float32, output_loading_info=True, **options
         )
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{folder}: the model cannot be loaded: {reason}") from None
     finally:
+        messages.set_verbosity(level)
         if shown:
-            bars.enable_progress_bar()
+            messages.enable_progress_bar()
+    return model, found
+
+
+def build_transformers(config: TransformersEncoder, dataset: Dataset) -> TransformersTowers:
+    """The frozen encoder for the modalities of `dataset`. Raises UserError if the model cannot be loaded."""
+    transformers = import_transformers()
+    folder = model_folder(config)
+    kind, files = check_model_type(folder), model_files(folder)
+    model, found = load_pretrained(transformers.AutoModel, folder)
     if found["missing_keys"]:  # the library would leave them random
         raise UserError(f"{folder}: the weights lack {', '.join(sorted(found['missing_keys'])[:3])}")
     written = transformers_specs(config)["text"] if "text" in dataset.specs else None
     assert written is None or isinstance(written, TokenSpec)
     encoder = TransformersTowers(model, kind, dataset.specs, getattr(torch, config.precision), written)
-    files = sorted({*weights, *(path for pattern in SETTINGS for path in folder.glob(pattern))})
     encoder.fingerprint = hash_of(
         {
             "version": VERSION,

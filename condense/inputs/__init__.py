@@ -7,9 +7,11 @@ __all__ = [
     "media",
     "series",
     "series_plot",
+    "single_models",
     "spec",
     "tokens",
     "transformations",
     "transformers",
     "waves",
+    "whisper",
 ]

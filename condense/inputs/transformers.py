@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from condense.config.models import TransformersEncoder
+from condense.config.towers import TransformersTower
 from condense.inputs.media import spectrogram_picture, wav_file
 from condense.inputs.spec import FileSpec, ImageSpec, InputSpec, WaveSpec
 from condense.inputs.tokens import TokenSpec
@@ -45,14 +46,14 @@ def transformers_specs(config: TransformersEncoder) -> dict[str, InputSpec]:
     """modality -> input of the model. Raises UserError if the model is missing or of an unknown type."""
     folder = model_folder(config)
     transformers = import_transformers()
-    kind = model_type(folder)
+    kind = check_model_type(folder)
     try:
         specs: dict[str, InputSpec] = {}
         if kind == "clap":
             specs["audio"] = _clap_audio(transformers.ClapFeatureExtractor.from_pretrained(folder))
         else:
             images = transformers.CLIPImageProcessorPil if kind == "clip" else transformers.SiglipImageProcessorPil
-            specs["vision"] = _image(images.from_pretrained(folder))
+            specs["vision"] = processed_image(images.from_pretrained(folder))
         specs["text"] = _text(folder, kind)
     except UserError:
         raise
@@ -62,22 +63,23 @@ def transformers_specs(config: TransformersEncoder) -> dict[str, InputSpec]:
     return specs
 
 
-def import_transformers() -> Any:
+def import_transformers(key: str = "encoder transformers") -> Any:
+    """The library. Raises UserError if it is not installed; `key`: what needs it."""
     try:
         import transformers
     except ImportError as error:
         raise UserError(
-            f"encoder transformers: the package {error.name} is missing: pip install 'condense-search[transformers]'"
+            f"{key}: the package {error.name} is missing: pip install 'condense-search[transformers]'"
         ) from None
     return transformers
 
 
-def model_folder(config: TransformersEncoder) -> Path:
-    """The folder of the model on this machine."""
+def model_folder(config: TransformersEncoder | TransformersTower, key: str = "encoder") -> Path:
+    """The folder of the model on this machine. `key`: where the model is configured, for messages. Raises UserError."""
     folder = Path(config.model)
     if folder.is_dir():
         return folder
-    import_transformers()  # brings huggingface_hub
+    import_transformers(f"{key}.model")  # brings huggingface_hub
     from huggingface_hub import snapshot_download
 
     try:
@@ -90,25 +92,30 @@ def model_folder(config: TransformersEncoder) -> Path:
     except Exception as error:  # the hub's own classes, those of its HTTP client, ValueError for what is no name
         if not config.download:
             raise UserError(
-                f"encoder.model: {config.model}: no such folder, and not in the Hugging Face cache: "
+                f"{key}.model: {config.model}: no such folder, and not in the Hugging Face cache: "
                 "give a folder, or set `download: true`"
             ) from None
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"encoder.model: {config.model}: cannot be downloaded: {reason}") from None
+        raise UserError(f"{key}.model: {config.model}: cannot be downloaded: {reason}") from None
 
 
 def model_type(folder: Path) -> str:
-    """clip, siglip or clap. Raises UserError for any other."""
+    """`model_type` of a saved model. Raises UserError if the folder has no configuration of one."""
     path = folder / "config.json"
     try:
-        kind = json.loads(path.read_text(encoding="utf-8"))["model_type"]
+        return str(json.loads(path.read_text(encoding="utf-8"))["model_type"])
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path}: is not the configuration of a model: `model_type` is missing") from None
+
+
+def check_model_type(folder: Path) -> str:
+    """clip, siglip or clap. Raises UserError for any other."""
+    kind = model_type(folder)
     if kind not in TABLES:
-        raise UserError(f"{path}: `model_type` must be {', '.join(TABLES)}, but got {kind!r}")
-    return str(kind)
+        raise UserError(f"{folder / 'config.json'}: `model_type` must be {', '.join(TABLES)}, but got {kind!r}")
+    return kind
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -119,22 +126,32 @@ def weight_files(folder: Path) -> list[Path]:
     return files
 
 
+def model_files(folder: Path) -> list[Path]:
+    """All files that a model's output depends on."""
+    return sorted({*weight_files(folder), *(path for pattern in SETTINGS for path in folder.glob(pattern))})
+
+
 @functools.lru_cache(maxsize=2)
-def token_table(folder: Path, kind: str) -> Tensor:
-    """(vocabulary, width) float32: the token embeddings, read without the rest of the weights."""
-    name = TABLES[kind]
+def token_table(folder: Path, *names: str) -> Tensor:
+    """(vocabulary, width) float32: the token embeddings, read without the rest of the weights.
+
+    `names`: what they may be called; others, such as a whole model's, begin with more. Raises UserError if there are none.
+    """
+    endings = tuple(f".{name}" for name in names)
     for path in weight_files(folder):
         try:
             if path.suffix == ".safetensors":
                 with safe_open(path, framework="pt") as file:
-                    tensors = {key: file.get_tensor(key) for key in file.keys() if key == name}  # noqa: SIM118
+                    found = [key for key in file.keys() if f".{key}".endswith(endings)]  # noqa: SIM118
+                    tensors = {key: file.get_tensor(key) for key in found}
             else:
-                tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+                whole = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+                tensors = {key: whole[key] for key in whole if f".{key}".endswith(endings)}
         except (OSError, RuntimeError, SafetensorError) as error:
             raise UserError(f"{path}: cannot be read as weights: {' '.join(str(error).split())}") from None
-        if name in tensors:
-            return tensors[name].float()
-    raise UserError(f"{folder}: the weights have no `{name}`")
+        for tensor in tensors.values():
+            return tensor.float()
+    raise UserError(f"{folder}: the weights have no `{names[0]}`")
 
 
 # Images ----------------------------------------------------------------------------------------------------------------
@@ -163,7 +180,7 @@ class ProcessedImageSpec(ImageSpec):
         return image.crop((left, top, left + width, top + height))
 
 
-def _image(processor: Any) -> ProcessedImageSpec:
+def processed_image(processor: Any) -> ProcessedImageSpec:
     """From the attributes of an image processor, in which the library has filled in its defaults."""
     if not (processor.do_resize and processor.do_rescale) or not math.isclose(processor.rescale_factor, 1 / 255):
         raise UserError("only image processors that resize, and scale pixels to 0 .. 1, are supported")
@@ -208,7 +225,7 @@ class ClapSpec(FileSpec, WaveSpec):
     @property
     def filters(self) -> Tensor:
         """(mels, bins) float64."""
-        return _clap_filters(self.n_fft, self.shape[2], self.low_hz, self.high_hz, self.sample_rate, self.slaney)
+        return library_filters(self.n_fft, self.shape[2], self.low_hz, self.high_hz, self.sample_rate, self.slaney)
 
     def stft(self, wave: Tensor) -> Tensor:
         """(n, num_samples) -> (n, bins, frames) complex."""
@@ -254,7 +271,8 @@ class ClapSpec(FileSpec, WaveSpec):
 
 
 @functools.lru_cache(maxsize=4)
-def _clap_filters(n_fft: int, mels: int, low_hz: float, high_hz: float, sample_rate: int, slaney: bool) -> Tensor:
+def library_filters(n_fft: int, mels: int, low_hz: float, high_hz: float, sample_rate: int, slaney: bool) -> Tensor:
+    """(mels, n_fft // 2 + 1) float64, as the library's feature extractors have them."""
     from transformers.audio_utils import mel_filter_bank
 
     norm, scale = ("slaney", "slaney") if slaney else (None, "htk")
@@ -309,7 +327,7 @@ class ModelTokenizer:
 
 
 @functools.lru_cache(maxsize=2)
-def _tokenizer(folder: Path) -> ModelTokenizer:
+def model_tokenizer(folder: Path) -> ModelTokenizer:
     return ModelTokenizer(folder)
 
 
@@ -317,8 +335,8 @@ def _text(folder: Path, kind: str) -> TokenSpec:
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("text_config") or {}
     longest = settings.get("max_position_embeddings", {"clip": 77, "siglip": 64, "clap": 514}[kind])
     length = min(CLAP_TOKENS, longest - 2) if kind == "clap" else longest  # RoBERTa counts positions from 2
-    width = token_table(folder, kind).shape[1]
-    tokenizer = _tokenizer(folder)  # raises now if it is missing
+    width = token_table(folder, TABLES[kind]).shape[1]
+    tokenizer = model_tokenizer(folder)  # raises now if it is missing
     padding = tokenizer.padding or 0
     if kind == "clip" and padding == tokenizer.end:
         padding = 0  # any other will do, since attention is causal; then the end can be told from what comes after it
@@ -331,6 +349,6 @@ def _text(folder: Path, kind: str) -> TokenSpec:
         start=tokenizer.start,
         end=tokenizer.end,
         padding=padding,
-        open_table=functools.partial(token_table, folder, kind),
-        open_tokenizer=functools.partial(_tokenizer, folder),
+        open_table=functools.partial(token_table, folder, TABLES[kind]),
+        open_tokenizer=functools.partial(model_tokenizer, folder),
     )
