@@ -364,7 +364,7 @@ def compare(
         comparison.Comparison(task.embedded, task.store, protocol=protocol),
         splits,
         task.config.dpc,
-        range(convnet_seeds),
+        range(convnet_seeds if task.embedded.dataset.source is None else 0),  # ConvNets take inputs, not features
         retrieval=retrieval,
         soft=soft,
     )

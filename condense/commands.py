@@ -116,6 +116,9 @@ def evaluate(
     store = open_store()
     task = _load(config, store, where)
     _check_fingerprints(directory, record, task)
+    if convnet_seeds and task.dataset.source is not None:
+        print("ConvNets take inputs, not features: left out", file=sys.stderr)
+        convnet_seeds = 0
     networks = bool(convnet_seeds) and task.dataset.num_classes > 1
     if convnet_seeds:
         check_shapes(task.dataset.specs)

@@ -3,6 +3,7 @@
 __all__ = [
     "arguments",
     "files",
+    "hyperparameters",
     "modalities",
     "models",
     "published",

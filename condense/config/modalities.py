@@ -27,6 +27,7 @@ KIND_OF: dict[str, Kind] = {  # ImageBind's names, in its order
 MODALITIES = tuple(KIND_OF)
 # Columns and keys beside the modalities: of a manifest, of a file of tensors, of an exported folder.
 RESERVED = ("split", "label", "group", "present", "soft_label", "index")
+RATE = "learning_rate_"  # begins the name of a modality's own learning rate
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 NAME_RULE = f"must be a-z, then a-z, 0-9 or _, and not {', '.join(RESERVED[:-1])} or {RESERVED[-1]}"
 

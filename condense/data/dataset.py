@@ -101,6 +101,7 @@ class Dataset:
     _test: Split
     fingerprint: str  # hash of the content and of the way it was split
     warnings: tuple[str, ...] = ()  # what a user should know of it, a line each
+    source: Dataset | None = None  # where its items are features: the dataset that they were made of
 
     @property
     def modalities(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 __all__ = [
     "embeddings",
     "encoding",
+    "features",
     "initialization_cache",
     "statistics",
     "task",

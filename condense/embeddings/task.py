@@ -14,6 +14,7 @@ from condense.data import load_dataset, modalities_of
 from condense.data.dataset import Dataset
 from condense.embeddings.embeddings import QUIET, Embedded, load_embedded
 from condense.embeddings.encoding import OnPass
+from condense.embeddings.features import of_features
 from condense.embeddings.initialization_cache import InitializationCache
 from condense.embeddings.statistics import RealStatistics
 from condense.embeddings.views import View, Views
@@ -28,7 +29,9 @@ def task_key(config: TaskConfig) -> str:
     content = config.model_dump(mode="json", include={"dataset", "encoder"})
     if config.encoders:
         content |= config.model_dump(mode="json", include={"encoders"})
-    return json.dumps({**content, **({"mirror": True} if config.mirror else {})}, sort_keys=True)
+    content |= {"mirror": True} if config.mirror else {}
+    content |= {"synthesize": config.synthesize} if config.synthesize != "inputs" else {}
+    return json.dumps(content, sort_keys=True)
 
 
 def load_task(config: TaskConfig, store: Store, device: torch.device, quiet: float = QUIET) -> Task:
@@ -51,6 +54,8 @@ def load_parts(config: TaskConfig, store: Store, device: torch.device) -> tuple[
     encoder = build_encoder(config.encoder, dataset, store, device)
     if isinstance(encoder, torch.nn.Module):
         encoder.to(device)
+    if config.synthesize == "features":
+        return of_features(dataset, encoder, store, device)
     return dataset, encoder
 
 

@@ -63,8 +63,14 @@ class Head(nn.Module):
             self.mean = features.mean(0)
             self.std = features.std(0, correction=0).clamp(min=SMALLEST)
 
+    def standardized(self, features: Tensor) -> Tensor:
+        return (features - self.mean.to(features)) / self.std.to(features)
+
+    def of_standardized(self, features: Tensor) -> Tensor:
+        return F.normalize(self.layers(features), dim=1)
+
     def forward(self, features: Tensor) -> Tensor:
-        return F.normalize(self.layers((features - self.mean) / self.std), dim=1)
+        return self.of_standardized(self.standardized(features))
 
 
 class AlignedTowers(nn.Module):

@@ -3,5 +3,6 @@
 __all__ = [
     "export",
     "folder",
+    "nearest",
     "unfinished",
 ]

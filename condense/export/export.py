@@ -4,6 +4,8 @@
   with a teacher's labels also `soft_label`, (n, C) float32 probabilities
 - `formed.safetensors`, only with `formation`: the smaller items that the stored ones hold, enlarged, to train on; keys as above,
   and `soft_label` is here
+- `features.safetensors`, only with `synthesize: features`: as the towers make them, (n, width), to train heads on; those of
+  `condensed.safetensors` are standardised
 - `condensed.json`: how it was made, class names, input spec of each modality
 - `condensation.json`, if `run` made it: validation scores of start, end and full data and on the way, the losses of each step
 - `manifest.csv`: index, label, and per modality the file that shows the item (relative to the CSV)
@@ -34,7 +36,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from condense.data.dataset import Dataset
+from condense.embeddings.features import FeatureSplit
 from condense.export.folder import RECORD, check_replaceable
+from condense.export.nearest import shown_as
 from condense.inputs.formation import formed, items_in_each
 from condense.inputs.media import decode_text, picture, preview
 from condense.inputs.spec import InputSpec, WrittenSpec
@@ -43,6 +47,7 @@ from condense.system.errors import UserError
 
 TENSORS = "condensed.safetensors"
 FORMED = "formed.safetensors"
+FEATURES = "features.safetensors"
 COURSE = "condensation.json"
 
 THUMBNAIL = 84  # pixels: height of every item in the overview, and the width of a square one
@@ -67,7 +72,8 @@ def export(
 
     `record` (JSON-able: config, fingerprints, steps, seed) goes into condensed.json, `condensation` (JSON-able: how the run
     went, `condense.api.Result.course`) into condensation.json. At most `max_previews` items get previews, taken from all
-    classes in turn. `formation`: each item holds several (`condense/inputs/formation.py`), which are written as well.
+    classes in turn; of features the nearest real items' (`condense/export/nearest.py`). `formation`: each item holds several
+    (`condense/inputs/formation.py`), which are written as well.
     `soft_labels` (items to train on, C): rows that sum to 1. The folder appears complete or not at all: it is written beside
     its place and then renamed; an earlier export there is replaced.
 
@@ -84,6 +90,9 @@ def export(
         labels_each = labels.repeat_interleave(items_in_each(dataset.specs, formation))
         tensors = {**formed(dataset.specs, inputs, formation), "label": labels_each}
         files[FORMED] = tensors
+    if isinstance(dataset.condense, FeatureSplit):
+        raw = {m: dataset.condense.raw(m, x).contiguous() for m, x in inputs.items()}
+        files[FEATURES] = {**raw, "label": labels}
     if soft_labels is not None:
         tensors["soft_label"] = soft_labels.detach().float().cpu().contiguous().clone()
         if problem := _soft_problem(tensors["soft_label"], len(tensors["label"]), dataset.num_classes):
@@ -110,8 +119,9 @@ def export(
         (work / RECORD).write_text(text + "\n", encoding="utf-8")
         if course is not None:
             (work / COURSE).write_text(course + "\n", encoding="utf-8")
-        shown = _write_previews(work, inputs, labels, dataset, max_previews)
-        _write_manifest(work / "manifest.csv", labels, dataset, shown)
+        seen, items = shown_as(dataset, inputs)
+        shown = _write_previews(work, items, labels, seen, max_previews)
+        _write_manifest(work / "manifest.csv", labels, seen, shown)
         draw_overview(inputs, labels, dataset).save(work / "overview.png")
         _move_into_place(work, directory)
     except OSError as error:
@@ -260,8 +270,11 @@ def _write_manifest(path: Path, labels: Tensor, dataset: Dataset, shown: Mapping
 def draw_overview(inputs: Mapping[str, Tensor], labels: Tensor, dataset: Dataset) -> Image.Image:
     """A contact sheet: a row per class, its items side by side, the modalities of an item close together.
 
-    Shows the first `OVERVIEW_ITEMS` items of the first `OVERVIEW_CLASSES` classes, and says so if there are more.
+    Shows the first `OVERVIEW_ITEMS` items of the first `OVERVIEW_CLASSES` classes, and says so if there are more. Features are
+    shown as the nearest real items.
     """
+    what = "condensed" if dataset.source is None else "condensed features, shown as the nearest real items"
+    dataset, inputs = shown_as(dataset, inputs)
     font, small = ImageFont.load_default(15), ImageFont.load_default(12)
     members = [torch.nonzero(labels == label).flatten().tolist() for label in range(dataset.num_classes)]
     columns = max(1, min(OVERVIEW_ITEMS, max(map(len, members), default=0)))
@@ -272,7 +285,7 @@ def draw_overview(inputs: Mapping[str, Tensor], labels: Tensor, dataset: Dataset
     margin, near, apart, row_gap = 28, 6, 22, 14
     gutter = max(int(font.getlength(name)) for name in names) + 20
     item_width = sum(widths.values()) + near * (len(widths) - 1)
-    title = f"{_drawable(dataset.name)}, condensed: {len(labels)} items of {dataset.num_classes} classes"
+    title = f"{_drawable(dataset.name)}, {what}: {len(labels)} items of {dataset.num_classes} classes"
     cut = [f"first {columns} items of each class"] if columns < max(map(len, members), default=0) else []
     cut += [f"first {rows} classes"] if rows < dataset.num_classes else []
     title += f" ({' and '.join(cut)} shown)" if cut else ""

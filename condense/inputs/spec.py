@@ -123,6 +123,11 @@ class ArraySpec(InputSpec):
 
 
 @dataclass(frozen=True)
+class FeatureSpec(InputSpec):
+    """What a frozen tower makes of an item, (width,): made instead of inputs, and shown as the nearest real item."""
+
+
+@dataclass(frozen=True)
 class ImageSpec(InputSpec):
     """An image: short side resized (bicubic), centre crop, (pixel / 255 - mean) / std. shape = (channels, side, side)."""
 

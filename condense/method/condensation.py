@@ -263,6 +263,8 @@ def check_start(task: Task, dpc: int, formation: int, initialization: str) -> in
             raise UserError(f"{dataset.name}: {error}") from None
         if dataset.num_classes == 1:
             raise UserError(f"{dataset.name}: has no classes: formation would part its pairs: set it to 1")
+        if count == 1:
+            raise UserError(f"{dataset.name}: has nothing that formation could divide: set it to 1")
     chosen = 1 if initialization == "noise" else count
     dataset.check_class_sizes(dpc * chosen, chosen)
     return count

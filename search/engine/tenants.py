@@ -31,6 +31,7 @@ from condense.evaluation.replica_scores import full_score, held_out_scores, synt
 from condense.evaluation.retrieval import alignment_warnings
 from condense.evaluation.secondary_scores import full_secondary, secondary_scores
 from condense.export.export import draw_overview, export
+from condense.export.nearest import shown_as
 from condense.inputs.formation import items_in_each
 from condense.inputs.media import preview
 from condense.method.condensation import Condensation
@@ -281,11 +282,11 @@ class Tenants:
     def previews(self, name: str, position: int, most: int) -> list[dict[str, Any]]:
         """See `EngineActor.previews`."""
         replica, inputs = self._items(name, position)
-        dataset = replica.task.dataset
+        dataset, shown = shown_as(replica.task.dataset, inputs)
         cards = []
         for i, label in enumerate(replica.labels.tolist()):
             if i % replica.dpc < most:
-                items = {m: preview(dataset.specs[m], x[i]) for m, x in inputs.items()}
+                items = {m: preview(dataset.specs[m], x[i]) for m, x in shown.items()}
                 cards.append(
                     {
                         "label": dataset.class_names[label],
