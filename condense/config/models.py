@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from condense.config.modalities import MODALITIES as MODALITIES
-from condense.config.modalities import Modalities, is_name
+from condense.config.modalities import RATE, Modalities, is_name
 from condense.config.modalities import Modality as Modality
 from condense.config.strict import Seed
 from condense.config.strict import Strict as Strict
@@ -147,9 +147,6 @@ EncoderConfig = Annotated[
 ]
 
 Positive = Annotated[float, Field(gt=0)]
-
-
-RATE = "learning_rate_"  # begins the name of a modality's own learning rate
 
 
 class Hyperparameters(Strict):
