@@ -10,7 +10,7 @@ Any thread may call these functions, in a script or a notebook. Embeddings are k
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from condense.config.modalities import MODALITIES
-from condense.config.models import RATE, CondensationConfig, Hyperparameters, TaskConfig, validate
+from condense.config.modalities import check_learning_rates
+from condense.config.models import CondensationConfig, Hyperparameters, TaskConfig, validate
 from condense.data.dataset import MemorySplit
 from condense.embeddings.embeddings import QUIET
 from condense.embeddings.task import Task
@@ -36,7 +36,6 @@ from condense.single_run import COLUMNS, Interrupted, RunReport, SingleRun, name
 from condense.storage.cache_folder import check_writable
 from condense.storage.store import Store
 from condense.system.devices import device_of
-from condense.system.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -268,7 +267,7 @@ def run(
         hyperparameters = validate(Hyperparameters, dict(hyperparameters or {}), "run: hyperparameters")
     if steps < 0:
         raise ValueError(f"steps must be >= 0, but got {steps}")
-    check_learning_rates(hyperparameters, task.modalities)
+    check_learning_rates(hyperparameters.own_rates, task.modalities)
     config, shared = task.config, task.embedded
     full = task.full_score
 
@@ -302,16 +301,6 @@ def run(
         seconds=done.seconds,
         unfinished=unfinished,
     )
-
-
-def check_learning_rates(hyperparameters: Hyperparameters, modalities: Collection[str]) -> None:
-    """Raises UserError for a learning rate of a modality that is neither there nor one of ImageBind's six, whose learning
-    rates a setting for several tasks may have."""
-    for name in hyperparameters.own_rates:
-        if name not in modalities and name not in MODALITIES:
-            raise UserError(
-                f"hyperparameters.{RATE}{name}: the data have no modality {name!r} (there are: {', '.join(modalities)})"
-            )
 
 
 OneOrMore = Result | Sequence[Result]  # of one method: one run, or one per seed

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from condense import api
 from condense.config.files import load_config
+from condense.config.modalities import RATE, check_learning_rates
 from condense.config.models import CondensationConfig, validate
 from condense.data import modalities_of
 from condense.data.dataset import MemorySplit
@@ -51,14 +52,14 @@ def run(config_path: Path, output: Path, overrides: Sequence[str], device: str |
 def _run(config: CondensationConfig, output: Path, device: torch.device) -> int:
     if device.index is not None:
         torch.cuda.set_device(device)  # else pinned memory takes some of the first GPU, too
-    api.check_learning_rates(config.hyperparameters, modalities_of(config.dataset))
+    check_learning_rates(config.hyperparameters.own_rates, modalities_of(config.dataset))
     store = open_store()
     task = api.LoadedTask(config, _load(config, store, device), store)
     shared = task.embedded
-    for text in [*shared.dataset.warnings, *alignment_warnings(shared.condense)]:
+    for text in alignment_warnings(shared.condense):
         print(f"warning: {text}", file=sys.stderr)
     for name in sorted(config.hyperparameters.model_fields_set):
-        modality = name.removeprefix("learning_rate_")
+        modality = name.removeprefix(RATE)
         given = getattr(config.hyperparameters, name) is not None
         if modality != name and given and modality not in task.modalities:
             print(f"warning: hyperparameters.{name} has no effect: the data has no {modality}", file=sys.stderr)
@@ -237,7 +238,10 @@ def _check_writable(path: Path) -> None:
 
 def _load(config: CondensationConfig, store: Store, device: torch.device, quiet: float = QUIET) -> Task:
     print(f"reading {config.dataset.name} through {config.encoder.name} (the first time takes longer)", file=sys.stderr)
-    return load_task(config, store, device, quiet)
+    task = load_task(config, store, device, quiet)
+    for text in task.dataset.warnings:
+        print(f"warning: {text}", file=sys.stderr)
+    return task
 
 
 class ReportLine:

@@ -7,8 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from condense.config.modalities import RATE
 from condense.config.models import EncoderConfig, TransformersEncoder
 from condense.config.towers import AlignedEncoder, TowerConfig, TransformersTower
+from condense.data import modalities_of
 from condense.export.folder import check_replaceable
 from condense.system.errors import UserError
 from search.ledger.atomic_files import read_json
@@ -81,10 +83,12 @@ def missing_model(encoder: TransformersEncoder | TransformersTower, key: str) ->
 
 
 def check_data(space: Space) -> None:
-    """Raises UserError for a missing file or package, before Ray is started."""
+    """Raises UserError for a missing file or package, for modalities that the data do not say, and for learning rates of
+    others than theirs, before Ray is started."""
     missing = missing_parts(space)
     if missing:
         raise UserError(f"missing: {'; '.join(missing)}")
+    check_learning_rates(space, [{"modalities": list(modalities_of(task.dataset))} for task in space.tasks])
 
 
 def check_formations(space: Space, tasks: list[dict[str, Any]], limits: list[dict[str, Any]]) -> None:
@@ -111,7 +115,7 @@ def check_learning_rates(space: Space, tasks: list[dict[str, Any]]) -> None:
     own = set()
     for group, names in (("search", space.search), ("fixed", space.fixed)):
         for name in names:
-            modality = name.removeprefix("learning_rate_")
+            modality = name.removeprefix(RATE)
             if modality == name or (group == "fixed" and space.fixed[name] is None):
                 continue
             if modality not in known:

@@ -6,12 +6,13 @@ ImageBind's six names have their kinds already; any other name needs one.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
 from condense.config.strict import Strict
+from condense.system.errors import UserError
 
 Kind = Literal["image", "sound", "text", "series", "depth", "thermal"]
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -27,9 +28,11 @@ KIND_OF: dict[str, Kind] = {  # ImageBind's names, in its order
 MODALITIES = tuple(KIND_OF)
 # Columns and keys beside the modalities: of a manifest, of a file of tensors, of an exported folder.
 RESERVED = ("split", "label", "group", "present", "soft_label", "index")
-RATE = "learning_rate_"  # begins the name of a modality's own learning rate
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 NAME_RULE = f"must be a-z, then a-z, 0-9 or _, and not {', '.join(RESERVED[:-1])} or {RESERVED[-1]}"
+
+
+RATE = "learning_rate_"  # begins the name of a modality's own learning rate among the hyperparameters
 
 
 class Modality(Strict):
@@ -76,6 +79,15 @@ def in_order(names: Iterable[str]) -> list[str]:
     """ImageBind's names first, in its order, then all others by character."""
     given = set(names)
     return [name for name in MODALITIES if name in given] + sorted(given - set(MODALITIES))
+
+
+def check_learning_rates(rates: Iterable[str], modalities: Collection[str]) -> None:
+    """Raises UserError for a learning rate (`rates`: whose) of a modality that is neither among `modalities` nor one of
+    ImageBind's six, whose learning rates a setting for several datasets may have."""
+    for name in rates:
+        if name not in modalities and name not in MODALITIES:
+            known = ", ".join(modalities)
+            raise UserError(f"hyperparameters.{RATE}{name}: the data have no modality {name!r} (there are: {known})")
 
 
 def kind_of(modality: str, kinds: Mapping[str, str] | None = None) -> str:

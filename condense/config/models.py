@@ -16,7 +16,6 @@ from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError, mode
 from condense.config.hyperparameters import Hyperparameters as Hyperparameters
 from condense.config.hyperparameters import is_hyperparameter as is_hyperparameter
 from condense.config.modalities import MODALITIES as MODALITIES
-from condense.config.modalities import RATE as RATE
 from condense.config.modalities import Modalities
 from condense.config.modalities import Modality as Modality
 from condense.config.strict import Seed

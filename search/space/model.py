@@ -13,7 +13,8 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, StrictFloat, ValidationError, field_validator, model_validator
 
-from condense.config.models import RATE, Hyperparameters, Strict, TaskConfig, is_hyperparameter
+from condense.config.modalities import RATE
+from condense.config.models import Hyperparameters, Strict, TaskConfig, is_hyperparameter
 from condense.config.published import PAPER_DEFAULT
 
 # Seeds of one search lie in its own block of this many: the trials' in the first half, the confirmation's in the
