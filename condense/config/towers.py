@@ -99,9 +99,12 @@ class AlignedEncoder(Strict):
     loss: Literal["infonce", "siglip"] = Field(
         "infonce", description="symmetric, over all pairs of modalities: `infonce` as in CLIP, `siglip` pair by pair"
     )
-    epochs: int = Field(30, ge=1, le=10_000, description="passes over the condense split")
+    epochs: int = Field(60, ge=1, le=10_000, description="passes over the condense split")
     temperature: float = Field(0.1, gt=0, description="of the similarities in the loss")
     learning_rate: float = Field(1e-3, gt=0, description="largest of the heads' training (AdamW, one cycle)")
+    dropout: float = Field(
+        0.5, ge=0, lt=1, description="share of a frozen tower's features left out at random in training"
+    )
     weight_decay: float = Field(0.1, ge=0, description="of the heads' training")
     seed: Seed = Field(0, description="of the heads' start and of training")
     precision: Literal["float32", "bfloat16"] = Field(
@@ -109,7 +112,7 @@ class AlignedEncoder(Strict):
     )
 
     @model_validator(mode="after")
-    def _check_training(self) -> AlignedEncoder:
+    def _check_names(self) -> AlignedEncoder:
         for name in self.towers:
             if not is_name(name):
                 raise ValueError(f"`towers`: a modality's name {NAME_RULE}, but got {name!r}")

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from condense.data.dataset import Dataset, Split, without_missing
-from condense.encoders.aligned import AlignedTowers
+from condense.encoders.aligned import AlignedTowers, Head
 from condense.encoders.protocol import Encoder
 from condense.encoders.tower_features import QUIET, split_features
 from condense.inputs.spec import FeatureSpec
@@ -65,7 +65,8 @@ class FeatureSplit:
         """modality -> (n, width) float32, standardised, on the CPU."""
         towers = {m: self.encoder.tower_of(m) for m in self.source.modalities}
         raw = split_features(towers, self.source, self.name, self.store, self.device, self.quiet)
-        return {m: self.encoder.head_of(m).standardized(x) for m, x in raw.items()}
+        heads = {m: self.encoder.head_of(m) for m in raw}
+        return {m: heads[m].standardized(x.to(heads[m].mean.device)).cpu() for m, x in raw.items()}
 
     def raw(self, modality: str, x: Tensor) -> Tensor:
         """(n, width), standardised -> as the tower makes them."""
@@ -90,8 +91,9 @@ class Heads(nn.Module):
 
     def embed(self, modality: str, inputs: Tensor) -> Tensor:
         """(n, width) -> (n, D) float32 of unit norm."""
-        embedded: Tensor = self.heads[self._place[modality]].of_standardized(inputs)  # type: ignore[operator, union-attr]
-        return embedded
+        head = self.heads[self._place[modality]]
+        assert isinstance(head, Head)
+        return head.project(inputs)
 
 
 def of_features(dataset: Dataset, encoder: Encoder, store: Store, device: torch.device) -> tuple[Dataset, Heads]:

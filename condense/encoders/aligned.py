@@ -1,7 +1,7 @@
 """`aligned`: frozen towers of one modality each, and heads into one space, trained on the user's pairs.
 
 A head standardises a tower's features (mean and standard deviation over the condense split), maps them by a linear layer or a
-small MLP, and normalises. The parts are apart, so that features may be kept, or be what is synthesised:
+small MLP, and normalises. Before it is trained it takes their principal components. The parts are apart, so that features may be kept, or be what is synthesised:
 
     embed(modality, inputs) = head(modality, features(modality, inputs))
 """
@@ -57,20 +57,29 @@ class Head(nn.Module):
             layers = [nn.Linear(width, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)]
         self.layers = nn.Sequential(*layers)
 
-    def standardize(self, features: Tensor) -> None:
-        """Takes mean and standard deviation from (n, width)."""
-        if len(features):
-            self.mean = features.mean(0)
-            self.std = features.std(0, correction=0).clamp(min=SMALLEST)
+    def fit(self, features: Tensor) -> None:
+        """Before training, from the features of real items, (n, width): what standardises them, and the first layer as their
+        principal components, so that what the tower knows is there before it is aligned."""
+        if len(features) == 0:
+            return
+        self.mean = features.mean(0)
+        self.std = features.std(0, correction=0).clamp(min=SMALLEST)
+        x = self.standardized(features)
+        first = self.layers[0]
+        assert isinstance(first, nn.Linear)
+        axes = torch.linalg.eigh(x.T @ x / len(x)).eigenvectors.flip(1)[:, : first.out_features]  # (width, at most out)
+        with torch.no_grad():
+            first.weight.zero_()
+            first.weight[: axes.shape[1]] = axes.T
 
     def standardized(self, features: Tensor) -> Tensor:
-        return (features - self.mean.to(features)) / self.std.to(features)
+        return (features - self.mean) / self.std
 
-    def of_standardized(self, features: Tensor) -> Tensor:
-        return F.normalize(self.layers(features), dim=1)
+    def project(self, standardized: Tensor) -> Tensor:
+        return F.normalize(self.layers(standardized), dim=1)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.of_standardized(self.standardized(features))
+        return self.project(self.standardized(features))
 
 
 class AlignedTowers(nn.Module):
@@ -168,13 +177,14 @@ def _train(
     frozen = {name: encoder.tower_of(name) for name in dataset.specs if not encoder.tower_of(name).trained_with_heads}
     for tower in frozen.values():
         tower.to(device)
-    items = split_features(frozen, dataset, "condense", store, device)
-    for name, features in items.items():
-        has = dataset.condense.present.get(name)
-        encoder.head_of(name).standardize(features if has is None else features[has.cpu()])
+    items, embed = {}, {}
+    for name, features in split_features(frozen, dataset, "condense", store, device).items():
+        head, has = encoder.head_of(name), dataset.condense.present.get(name)
+        head.fit(features if has is None else features[has.cpu()])
+        items[name], embed[name] = head.standardized(features), head.project
     raw = {name: spec for name, spec in dataset.specs.items() if name not in frozen}
     items |= inputs_of(dataset.condense, raw)
-    embed = {name: functools.partial(encoder.embed if name in raw else encoder.head, name) for name in dataset.specs}
+    embed |= {name: functools.partial(encoder.embed, name) for name in raw}
     trained = [p for name in dataset.specs for p in encoder.head_of(name).parameters()]
     trained += [p for name in raw for p in encoder.tower_of(name).parameters()]
     log.info("aligning %s on %d items", ", ".join(dataset.specs), len(dataset.condense))

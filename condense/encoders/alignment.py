@@ -24,7 +24,6 @@ from condense.system.precision import full_float32
 from condense.system.progress import Progress
 
 BATCH = 256
-FEATURE_NOISE = 0.0
 SIGLIP_BIAS = -10.0
 QUIET = 3.0  # seconds before progress is shown
 
@@ -45,8 +44,8 @@ def siglip(x: Tensor, y: Tensor, temperature: float, bias: Tensor) -> Tensor:
 def align(
     config: AlignedEncoder,
     embed: Mapping[str, Callable[[Tensor], Tensor]],  # modality -> (n, ...) of `items` to (n, D) of unit norm
-    items: Mapping[str, Tensor],  # modality -> (N, width) features, or (N, *shape) inputs
-    raw: Mapping[str, InputSpec],  # of those modalities whose items are inputs, which are augmented
+    items: Mapping[str, Tensor],  # modality -> (N, width) standardised features, or (N, *shape) inputs
+    raw: Mapping[str, InputSpec],  # of those modalities whose items are inputs: these are augmented, features dropped
     present: Mapping[str, Tensor],  # modality -> (N,) bool, as in `Split`
     trained: list[nn.Parameter],
 ) -> None:
@@ -77,7 +76,10 @@ def align(
             embedded = {}
             for name, x in items.items():
                 taken = x[batch]
-                embedded[name] = embed[name](augment(taken, raw[name], generator) if name in raw else taken)
+                changed = (
+                    augment(taken, raw[name], generator) if name in raw else drop(taken, config.dropout, generator)
+                )
+                embedded[name] = embed[name](changed)
             loss = torch.zeros(())
             for a, b in pairs:
                 x, y = _both(embedded[a], embedded[b], [present[m][batch] for m in (a, b) if m in present])
@@ -95,6 +97,12 @@ def align(
             value = loss.item() / len(pairs)
             progress.show(step + 1)
         progress.end(total)
+
+
+def drop(features: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """(n, width) with a share of the values set to 0, their mean, and the others enlarged, as dropout does."""
+    kept = torch.rand(features.shape, generator=generator) >= share
+    return features * kept / (1 - share)
 
 
 def _both(x: Tensor, y: Tensor, masks: list[Tensor]) -> tuple[Tensor, Tensor]:
