@@ -1,8 +1,8 @@
 """`synthesize: features`: what is synthesised is the output of an encoder's frozen towers, before the heads.
 
 For those who train heads on frozen backbones. No tower is in a step, which makes it hundreds of times cheaper. A task is made
-into one whose items are features and whose encoder are the heads; nothing else differs. Features are standardised, as a head's
-input is: each has mean 0 and standard deviation 1 over the condense split.
+into one whose items are features and whose encoder are the heads; nothing else differs. Features of frozen towers are
+standardised, as a head's input is: each has mean 0 and standard deviation 1 over the condense split.
 
     raw                   what the tower makes
     x                     (raw - mean) / std: what is synthesised
