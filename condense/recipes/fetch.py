@@ -73,7 +73,7 @@ def fetch(archive: Archive, to: Path) -> Path:
     kept = to / KEPT
     kept.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=kept, prefix=".part-") as name:
-        part = Path(name)
+        part = Path(name).resolve()  # the clients run in it
         with _command(archive, part) as (command, environment):
             _run(archive, command, environment, part)
         path = part / archive.file

