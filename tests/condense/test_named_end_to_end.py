@@ -69,7 +69,8 @@ def test_a_pair_of_named_modalities(tmp_path: Path, capsys: pytest.CaptureFixtur
     settings = {"num_frequencies": 16, "frequency_pool": 32, "views": 1, "formation": 2}
     settings |= {f"learning_rate_{name}": 0.1 for name in kinds}
     (tmp_path / "data").mkdir()
-    config = write(tmp_path / "data", kinds, hyperparameters=settings)
+    bank = [ENCODER, {**ENCODER, "seed": 1}]
+    config = write(tmp_path / "data", kinds, hyperparameters=settings, encoders=bank)
     out = tmp_path / "out"
     assert commands.run(config, out, []) == 0
     inputs, labels, record = read_export(out)
