@@ -104,7 +104,7 @@ GOOD = block("python")
         ("import nothing_of_this_name", "cannot be imported: ModuleNotFoundError: No module named 'nothing_of_this_name'"),
         ("def build(options, dataset): ...", "has no function `specs`"),
         ("def specs(options): return [1]", "specs(options) must return modality -> InputSpec, but returned [1]"),
-        (GOOD.replace('{"vision"', '{"smell"'), "specs(options): 'smell': must be one of vision, audio, text"),
+        (GOOD.replace('{"vision"', '{"smell"'), "specs(options): 'smell': its InputSpec is of the modality 'vision'"),
         (GOOD.replace("self.dim,", "self.size,"), "build(options, dataset): the encoder has no `dim`"),
         (GOOD.replace("seed):", "seeds):"), "build: NameError: name 'seed' is not defined"),
         (GOOD.replace("F.normalize(torch", "(lambda x, dim: x)(torch"), "embed('vision', ...): must have unit norm, but has"),

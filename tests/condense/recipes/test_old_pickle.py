@@ -62,7 +62,9 @@ def test_known_names_are_called_with_what_they_are_for_only() -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [b"no gzip", gzip.compress(b"no pickle"), gzip.compress(pickle.dumps([1] * 99))[:20]]
+    "damage",
+    [b"no gzip", gzip.compress(b"no pickle", mtime=0), gzip.compress(pickle.dumps([1] * 99), mtime=0)[:20]],
+    ids=["no gzip", "no pickle", "cut short"],
 )
 def test_damage_is_one_line(damage: bytes) -> None:
     with pytest.raises(UserError, match=r"^here: ") as raised:

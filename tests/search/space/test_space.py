@@ -19,7 +19,7 @@ from search.space.files import load_space
 from search.space.model import SEED_BLOCK, Resources, Space, confirmation_seeds, replica_seeds
 from search.space.recorded import completed
 
-FLOATS = ("lambda_cross", "lambda_joint", "frequency_scale", "learning_rate", "learning_rate_vision", "alpha")
+FLOATS = ("lambda_cross", "lambda_joint", "frequency_scale", "learning_rate_vision", "learning_rate_radar", "alpha")
 INTEGERS = ("num_frequencies", "frequency_pool")
 CHOICES = {
     "frequency_sampling": ("orthogonal", "independent"),
