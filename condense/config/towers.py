@@ -11,7 +11,7 @@ from condense.config.strict import Seed, Strict
 
 
 class TransformersTower(Strict):
-    """A model of one modality from the transformers library: of images (ViT, DINOv2 ...), of text (BERT-likes), Whisper's encoder."""
+    """A model of one modality from the transformers library: images (ViT, DINOv2 ...), text (BERT-likes), Whisper's encoder."""
 
     kind: Literal["transformers"]
     model: str = Field(min_length=1, description="folder of a saved model, or a model's name on the Hugging Face hub")

@@ -1,7 +1,8 @@
 """`aligned`: frozen towers of one modality each, and heads into one space, trained on the user's pairs.
 
 A head standardises a tower's features (mean and standard deviation over the condense split), maps them by a linear layer or a
-small MLP, and normalises. Before it is trained it takes their principal components. The parts are apart, so that features may be kept, or be what is synthesised:
+small MLP, and normalises. Before it is trained it takes their principal components. The parts are apart, so that features may
+be kept, or be what is synthesised:
 
     embed(modality, inputs) = head(modality, features(modality, inputs))
 """
@@ -154,7 +155,7 @@ def build_aligned(config: AlignedEncoder, dataset: Dataset, store: Store | None,
     encoder.load_state_dict(weights, strict=False)  # without those of frozen towers
     # The order of sums in training differs between machines, so the fingerprint covers the trained weights too.
     encoder.fingerprint = hash_of({**key, "weights": checksum(weights)})
-    for name, tower in towers.items():
+    for tower in towers.values():
         if tower.trained_with_heads:
             tower.fingerprint = hash_of({"tower": tower.fingerprint, "weights": checksum(tower.state_dict())})
     encoder.requires_grad_(False).eval().cpu()
