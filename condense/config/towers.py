@@ -12,9 +12,9 @@ from condense.config.strict import Seed, Strict
 
 
 class TransformersTower(Strict):
-    """A model of one modality from transformers: of images (ViT, DINOv2 ...), of text (BERT-likes), Whisper's encoder."""
+    """A model of one modality from the transformers library: images (ViT, DINOv2 ...), text (BERT-likes), Whisper's encoder."""
 
-    kind: Literal["transformers"]
+    kind: Literal["transformers"] = Field(description="which tower this is")
     model: str = Field(min_length=1, description="folder of a saved model, or a model's name on the Hugging Face hub")
     download: bool = Field(False, description="fetch a model that is not in the Hugging Face cache yet")
     pooling: Literal["mean", "cls"] | None = Field(
@@ -39,7 +39,7 @@ class TransformersTower(Strict):
 class EfficientNetLite0Tower(Strict):
     """EfficientNet-Lite0 of images, 1280 features."""
 
-    kind: Literal["efficientnet_lite0"]
+    kind: Literal["efficientnet_lite0"] = Field(description="which tower this is")
     path: Path = Field(description="a folder with model.safetensors")
     image_size: int = Field(64, ge=32, le=2**12, description="side of its input, pixels")
 
@@ -47,7 +47,7 @@ class EfficientNetLite0Tower(Strict):
 class PythonTower(Strict):
     """The user's own tower: a Python file with `spec(options)` and `build(options)`; see docs/encoders.md."""
 
-    kind: Literal["python"]
+    kind: Literal["python"] = Field(description="which tower this is")
     path: Path = Field(description="the file; it is run")
     options: dict[str, Any] = Field({}, description="handed to both of its functions")
 
@@ -55,7 +55,7 @@ class PythonTower(Strict):
 class TinyTower(Strict):
     """A small convolutional tower as the `tiny` encoder has, trained together with the heads."""
 
-    kind: Literal["tiny"]
+    kind: Literal["tiny"] = Field(description="which tower this is")
     dim: int = Field(64, ge=2, le=2**16, description="its features")
     width: int = Field(
         16, ge=1, le=2**12, description="channels of the first convolution; doubled at each of the next two"

@@ -1,8 +1,8 @@
 """`aligned`: frozen towers of one modality each, and heads into one space, trained on the user's pairs.
 
 A head standardises a tower's features (mean and standard deviation over the condense split), maps them by a linear layer or a
-small MLP, and normalises. Before it is trained it takes their principal components. The parts are apart, so that features
-may be kept, or be what is synthesised:
+small MLP, and normalises. Before it is trained it takes their principal components. The parts are apart, so that features may
+be kept, or be what is synthesised:
 
     embed(modality, inputs) = head(modality, features(modality, inputs))
 """

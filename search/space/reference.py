@@ -24,6 +24,13 @@ from condense.config.models import (
     TinyEncoder,
     TransformersEncoder,
 )
+from condense.config.towers import (
+    AlignedEncoder,
+    EfficientNetLite0Tower,
+    PythonTower,
+    TinyTower,
+    TransformersTower,
+)
 from search.space.model import Confirmation, Dimension, Racing, Resources, Robust, Sampler, Scheduler, Space
 
 KINDS = {
@@ -66,6 +73,11 @@ SECTIONS: list[tuple[str, str, type[BaseModel]]] = [
     ("`encoder`: tiny", "", TinyEncoder),
     ("`encoder`: imagebind", "", ImageBindEncoder),
     ("`encoder`: transformers", "", TransformersEncoder),
+    ("`encoder`: aligned", "See `docs/encoders.md`, also for its towers.", AlignedEncoder),
+    ("`encoder`: aligned, a tower: transformers", "", TransformersTower),
+    ("`encoder`: aligned, a tower: efficientnet_lite0", "", EfficientNetLite0Tower),
+    ("`encoder`: aligned, a tower: python", "", PythonTower),
+    ("`encoder`: aligned, a tower: tiny", "", TinyTower),
     ("`encoder`: python", "See `docs/encoders.md`.", PythonEncoder),
     ("`search`, each hyperparameter", "", Dimension),
     (

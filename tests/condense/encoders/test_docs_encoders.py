@@ -14,6 +14,7 @@ from PIL import Image
 
 from condense.__main__ import main
 from condense.config.models import CondensationConfig, PythonEncoder, validate
+from condense.config.towers import AlignedEncoder
 from condense.embeddings.task import load_task
 from condense.encoders import build_encoder, encoder_specs
 from condense.engine.engine import Engine
@@ -25,8 +26,10 @@ from condense.system.errors import UserError
 DOCUMENT = (Path(__file__).parents[3] / "docs/encoders.md").read_text(encoding="utf-8")
 
 
-def block(language: str) -> str:
-    (found,) = re.findall(rf"```{language}\n(.*?)```", DOCUMENT, re.DOTALL)
+def block(language: str, part: str = "One of your own") -> str:
+    """The only block of the language in a part of the document."""
+    text = DOCUMENT.split(f"\n## {part}\n")[1].split("\n## ")[0]
+    (found,) = re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
     return str(found)
 
 
@@ -121,6 +124,13 @@ def test_a_mistake_in_the_file_is_one_line(folder: Path, content: str | None, me
         load_task(config, Store(), torch.device("cpu"))
     assert str(raised.value).startswith(f"my_encoder.py: {message}")
     assert "\n" not in str(raised.value)
+
+
+def test_the_example_of_aligned_towers_is_valid() -> None:
+    content = yaml.safe_load(block("yaml", "Towers of one modality, aligned on your pairs"))
+    encoder = validate(CondensationConfig, content, "towers.yaml").encoder
+    assert isinstance(encoder, AlignedEncoder)
+    assert [tower.kind for tower in encoder.towers.values()] == ["efficientnet_lite0", "transformers", "transformers"]
 
 
 def test_tiny_is_still_the_default() -> None:
