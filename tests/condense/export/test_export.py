@@ -93,12 +93,12 @@ def test_previews_are_listed_in_the_manifest(tmp_path: Path) -> None:
         "audio": "previews/003_fuganger-strae_audio.wav",
         "text": "previews/003_fuganger-strae_text.txt",
         "depth": "previews/003_fuganger-strae_depth.png",
-        "imu": "previews/003_fuganger-strae_imu.csv",
+        "imu": "previews/003_fuganger-strae_imu.png",
     }
     assert rows[4]["vision"] == "previews/004_class_vision.png"
     assert (tmp_path / "out" / rows[3]["text"]).read_text(encoding="utf-8") == "item 3 été"
     files = {path.name for path in (tmp_path / "out" / "previews").iterdir()}
-    assert len(files) == 8 * 6
+    assert len(files) == 8 * 7  # a sound and a series have two each
     assert files >= {Path(row[modality]).name for row in rows for modality in SPECS} | {"000_zero_audio.png"}
 
 
