@@ -12,7 +12,7 @@ import yaml
 
 from condense.config.models import Hyperparameters
 from condense.system.errors import UserError
-from search.analysis.cost import race, replica_steps
+from search.analysis.cost import most_confirmation_runs, race, replica_steps
 from search.analysis.failure_regions import regions
 from search.analysis.importance import importances
 from search.analysis.paired import Paired
@@ -35,7 +35,7 @@ from search.ledger.run_folder import condensed_folder, task_suffix
 from search.report.confirmed import SINGLE_SEED, confirmed_settings, judgement, metric_of, on_test
 from search.report.model import Report
 from search.report.page import write_html
-from search.report.text import label
+from search.report.text import duration, label
 from search.report.trials import Trial
 from search.report.verdict import Verdict
 from search.space.model import Space
@@ -64,7 +64,7 @@ class Conclusion:
     ) -> None:
         self.space, self.ledger, self.plan, self.tracker, self.say = space, ledger, plan, tracker, say
         self.tasks = [{**task, "name": name} for task, name in zip(tasks, task_names(tasks), strict=True)]
-        self.started = started
+        self.started, self.began = started, time.monotonic()
         self.output = ledger.output
         self.confirmation = ConfirmationStages(space, ledger, pool, plan, say)
 
@@ -74,6 +74,12 @@ class Conclusion:
         write_trials_csv(self.output / "trials.csv", records)
         confirmation, count = self.confirmation, len(self.confirmation.choosing_seeds)
         self.say(f"choosing among the best trials, the plateau's setting and the published ones on {count} fresh seeds")
+        runs, here = most_confirmation_runs(self.space), time.monotonic() - self.started + self.ledger.earlier_seconds()
+        pace = max(1, replica_steps(self.space, records)) / here  # of all that went before, its preparation included
+        seconds = runs * self.space.steps * len(self.space.tasks) / pace
+        self.say(
+            f"up to {runs:,} runs of {self.space.steps:,} steps until the end, at most some {duration(round(seconds))}"
+        )
         surface = surface_of(self.space, records)
         published = {d.name: d.hyperparameters for d in self.space.default_trials()}
         published["mmd"] = Hyperparameters.model_validate(confirmation.tuned_mmd())
@@ -175,6 +181,7 @@ class Conclusion:
         statuses = [r.status for r in records]
         steps = replica_steps(space, records)
         wall = self.ledger.earlier_seconds() + time.monotonic() - self.started
+        confirming = time.monotonic() - self.began
         default = {k: results["default"]["hyperparameters"].get(k) for k in space.search}
         importance = importances(open_study(self.output))
         content = {
@@ -214,6 +221,8 @@ class Conclusion:
                 "trial_seconds": sum(r.seconds for r in records),
                 "replica_steps": steps,
                 "replica_steps_per_second": steps / wall,
+                "trials": {"replica_steps": steps, "seconds": max(0.0, wall - confirming)},
+                "confirmation": {"replica_steps": confirmation.reruns.replica_steps(), "seconds": confirming},
             },
             "mlflow": {
                 "tracking_uri": self.tracker.where,

@@ -84,6 +84,11 @@ class Reruns:
         self._run(waiting, known, stage, test)
         return {label: self._result(known[key], seeds, test) for label, key in keys.items()}
 
+    def replica_steps(self) -> int:
+        """Of all runs that are kept; of one that diverged, as if it had gone to its end."""
+        runs = [known["runs"] for path in self.folder.glob("*.json") if "runs" in (known := read_json(path) or {})]
+        return sum(map(len, runs)) * self.plan.steps * len(self.plan.tasks)
+
     def _run(self, waiting: deque[Run], known: dict[str, dict[str, Any]], stage: str, test: bool) -> None:
         share, total, started = math.ceil(len(waiting) / len(self.devices)), len(waiting), time.monotonic()
         idle, running = deque(self.devices), list[Running]()

@@ -13,6 +13,7 @@ from typing import Any
 import ray
 
 from condense.config.published import MMD_LEARNING_RATES, mmd
+from search.analysis.cost import FIRST_SEEDS, LIKELY
 from search.analysis.scores import mean_and_std, per_seed_means, robust_score
 from search.analysis.surrogate import Surface
 from search.confirmation.held_out import HeldOut
@@ -24,9 +25,6 @@ from search.ledger.atomic_files import read_json, write_json
 from search.ledger.ledger import Ledger
 from search.space.model import Space, fresh_seeds
 from search.space.plan import Plan
-
-FIRST_SEEDS = 3  # for a first look; only the best settings are run on all choosing seeds
-LIKELY = 3  # how many settings are run on all choosing seeds
 
 
 class ConfirmationStages:

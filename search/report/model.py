@@ -88,9 +88,7 @@ class Confirmed(Measured):
     )
     tasks: list[Measured] = Field([], description="task by task, where there are several")
     trials: list[int] = Field([], description="of `best_single_seed`: the trial that each seed alone would have chosen")
-    difference: PairedDifference | None = Field(
-        None, description="the recommended setting minus this one; about 0 where they are the same"
-    )
+    difference: PairedDifference | None = Field(None, description="the recommended setting minus this one")
 
 
 class Confirmation(Part):
@@ -103,9 +101,7 @@ class Confirmation(Part):
     tuned_rates: Confirmed | None = Field(None, description="the default's lambdas and sigma with tuned learning rates")
     mmd: Confirmed | None = None
     best_single_seed: Confirmed | None = Field(None, description="the mean over what single seeds would have chosen")
-    challenger: Confirmed | None = Field(
-        None, description="the best setting that the search has found, where a published one is kept instead"
-    )
+    challenger: Confirmed | None = Field(None, description="the best setting found, where a published one is kept")
     difference: DifferenceTo = Field(description="to the project's default, also where that is recommended")
     differences: dict[str, PairedDifference] = Field(description="setting -> to that one; not to an equal one")
     shrinkage: Number = Field(description="the best trial's score in the search minus that on fresh seeds")
@@ -169,10 +165,8 @@ class Judgement(Part):
     published: str | None = Field(None, description="the best published setting: `default`, `paper_default` or `mmd`")
     challenger: str | None = Field(None, description="the best setting that the search has found, by its label")
     trial: int | None = Field(None, description="the trial that the challenger was; None: the plateau's setting")
-    difference: PairedDifference | None = Field(
-        None, description="challenger minus published on the choosing seeds, simultaneous over `compared` settings"
-    )
-    compared: int = Field(1, description="how many settings the challenger is the best of")
+    difference: PairedDifference | None = Field(None, description="challenger minus published, on the choosing seeds")
+    compared: int = Field(1, description="how many settings it is the best of: `difference` holds for all at once")
     unlike_fixed: dict[str, Value] = Field({}, description="hyperparameters that the space fixes at another value")
 
 
@@ -190,9 +184,7 @@ class MeasuredOnTest(Measured):
     """A setting or a baseline on the test split."""
 
     ci95: tuple[Number, Number] | None = Field(None, description="95 % interval of the mean: low, high")
-    difference: dict[str, PairedDifference] = Field(
-        {}, description="this one minus `paper_default`, and minus `best_baseline`"
-    )
+    difference: dict[str, PairedDifference] = Field({}, description="minus `paper_default`, minus `best_baseline`")
     baseline: str | None = Field(None, description="which one `best_baseline` is; never the same setting")
 
 
@@ -316,6 +308,15 @@ class TrialCounts(Part):
         return self.completed + self.pruned + self.failed
 
 
+class PhaseCost(Part):
+    """What the trials took, or the confirmation."""
+
+    replica_steps: int
+    seconds: float = Field(
+        description="what is left of the search's for the trials; of the last process for the confirmation"
+    )
+
+
 class Cost(Part):
     """What the search took."""
 
@@ -323,6 +324,8 @@ class Cost(Part):
     trial_seconds: float = Field(description="the sum over trials")
     replica_steps: int
     replica_steps_per_second: Number
+    trials: PhaseCost | None = Field(None, description="None: of an earlier version")
+    confirmation: PhaseCost | None = None
 
 
 class Mlflow(Part):
