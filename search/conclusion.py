@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,27 +12,32 @@ import yaml
 
 from condense.config.models import Hyperparameters
 from condense.system.errors import UserError
-from search.analysis.cost import race, replica_steps
+from search.analysis.cost import most_confirmation_runs, race, replica_steps
 from search.analysis.failure_regions import regions
 from search.analysis.importance import importances
+from search.analysis.paired import Paired
 from search.analysis.pareto import pareto
 from search.analysis.ranking import best_by_single_seed, best_trial, best_trials
 from search.analysis.robustness import QUANTILE, response_pairs, responses, robust_region, sensitivity, surface_of
+from search.analysis.saturation import Saturation
 from search.analysis.surrogate import Surface, of_space, scored
 from search.analysis.transfer import task_names, transfer
 from search.confirmation.ablation import FULL, ablation_table, ablations, lines, write_csv
+from search.confirmation.held_out import HeldOut
 from search.confirmation.perturbation import REPORTING, run_around
 from search.confirmation.selection import Choice, choose, measured
-from search.confirmation.stages import ConfirmationStages, summary
+from search.confirmation.stages import ConfirmationStages
 from search.confirmation.trials_csv import write_trials_csv
 from search.engine.preparation import fetch
 from search.ledger.atomic_files import write_json
 from search.ledger.ledger import Ledger, TrialRecord
 from search.ledger.run_folder import condensed_folder, task_suffix
-from search.report.confirmed import SINGLE_SEED, confirmed_settings, metric_of
+from search.report.confirmed import SINGLE_SEED, confirmed_settings, judgement, metric_of, on_test
 from search.report.model import Report
 from search.report.page import write_html
+from search.report.text import duration, label
 from search.report.trials import Trial
+from search.report.verdict import Verdict
 from search.space.model import Space
 from search.space.plan import Plan
 from search.summary import say_results
@@ -58,7 +64,7 @@ class Conclusion:
     ) -> None:
         self.space, self.ledger, self.plan, self.tracker, self.say = space, ledger, plan, tracker, say
         self.tasks = [{**task, "name": name} for task, name in zip(tasks, task_names(tasks), strict=True)]
-        self.started = started
+        self.started, self.began = started, time.monotonic()
         self.output = ledger.output
         self.confirmation = ConfirmationStages(space, ledger, pool, plan, say)
 
@@ -67,18 +73,34 @@ class Conclusion:
         records = self.ledger.trials()
         write_trials_csv(self.output / "trials.csv", records)
         confirmation, count = self.confirmation, len(self.confirmation.choosing_seeds)
-        self.say(f"choosing among the best trials and the plateau's setting on {count} fresh seeds")
+        self.say(f"choosing among the best trials, the plateau's setting and the published ones on {count} fresh seeds")
+        runs, here = most_confirmation_runs(self.space), time.monotonic() - self.started + self.ledger.earlier_seconds()
+        pace = max(1, replica_steps(self.space, records)) / here  # of all that went before, its preparation included
+        seconds = runs * self.space.steps * len(self.space.tasks) / pace
+        self.say(
+            f"up to {runs:,} runs of {self.space.steps:,} steps until the end, at most some {duration(round(seconds))}"
+        )
         surface = surface_of(self.space, records)
-        choice = choose(self.space, records, surface, confirmation.shares, confirmation.choosing_seeds)
+        published = {d.name: d.hyperparameters for d in self.space.default_trials()}
+        published["mmd"] = Hyperparameters.model_validate(confirmation.tuned_mmd())
+        choice = choose(
+            self.space,
+            records,
+            surface,
+            confirmation.shares,
+            confirmation.choosing_seeds,
+            published,
+            self._compare_on_choosing_seeds,
+        )
         if choice is None:
             raise UserError(f"{self.output}: every trial of the search failed, so nothing can be recommended")
-        settings = self._settings(records, choice, surface)
-        self.say(f"confirming {choice.chosen.label} against the defaults on {count} other seeds")
+        settings = self._settings(records, choice, surface, published)
+        self.say(f"confirming {label(choice.chosen.label)} against the others on {count} other seeds")
         confirmation.baselines()  # opens test on this node, whose embeddings then reach the others
         results = confirmation.run(settings, confirmation.reporting_seeds, "reporting", test=True)
         report = self._report(records, choice, surface, results)
         write_json(self.output / "report.json", report.as_json())
-        self._best_yaml(choice.chosen.config)
+        self._best_yaml(choice.chosen.config, report)
         gallery = self._export(choice.chosen.config)
         write_html(self.output, report, [Trial.of(r) for r in records], gallery)
         self._to_mlflow(report, best_trials(records, PREVIEW_TRIALS))
@@ -110,18 +132,33 @@ class Conclusion:
         self.say(f"in {self.output / 'ablation.csv'} and report.html")
         return report
 
+    def _compare_on_choosing_seeds(self, a: Mapping[str, Any], b: Mapping[str, Any], compared: int) -> Paired:
+        """`search.confirmation.selection.Compare`, of settings that have run."""
+        results = self.confirmation.run({"a": dict(a), "b": dict(b)}, self.confirmation.choosing_seeds, "choosing")
+        return self._validation.compared(results["a"], results["b"], compared)
+
+    @functools.cached_property
+    def _validation(self) -> HeldOut:
+        return self.confirmation.held_out("validation", self.tasks)
+
     def _settings(
-        self, records: Sequence[TrialRecord], choice: Choice, surface: Surface | None
+        self,
+        records: Sequence[TrialRecord],
+        choice: Choice,
+        surface: Surface | None,
+        published: Mapping[str, Hyperparameters],
     ) -> dict[str, dict[str, Any]]:
         """label -> all hyperparameters of what is measured on the reporting seeds."""
         settings = {"recommended": choice.chosen.config}
         settings["best"] = (best_trial(records) or best_trials(records, 1)[0]).config
         settings |= {f"{SINGLE_SEED}/{r.number}": r.config for r in best_by_single_seed(records, self.plan)}
-        settings |= {d.name: d.hyperparameters.model_dump(mode="json") for d in self.space.default_trials()}
-        tuned = self.confirmation.tuned_rates(surface, choice.chosen.params)
+        if choice.challenger not in (None, choice.chosen):
+            settings["challenger"] = choice.challenger.config
+        settings |= {name: own.model_dump(mode="json") for name, own in published.items() if name != "mmd"}
+        tuned = self.confirmation.tuned_rates(surface, (choice.challenger or choice.chosen).params)
         if tuned is not None:
             settings["tuned_rates"] = tuned
-        return {**settings, "mmd": self.confirmation.tuned_mmd()}
+        return {**settings, "mmd": published["mmd"].model_dump(mode="json")}
 
     def _report(
         self,
@@ -131,26 +168,21 @@ class Conclusion:
         results: dict[str, dict[str, Any]],
     ) -> Report:
         space, confirmation, chosen = self.space, self.confirmation, choice.chosen
+        if chosen.published and not space.contains(Hyperparameters.model_validate(chosen.config)):
+            surface = None  # a published setting of another space: the model knows nothing of what is around it
         # What is told of the score's course rests on the candidates' runs as well: the model may have been wrong about them.
         informed = (
             None
             if surface is None
             else Surface(space, scored(of_space(space, records), space.robust) + measured(choice, space))
         )
-        confirmed = confirmed_settings(space, self.plan, records, choice, results)
-        baselines = confirmation.baselines()
-        test: dict[str, dict[str, Any]] = {
-            label: summary(confirmation.per_seed(results[label], "test"))
-            for label in ("recommended", "default", "paper_default", "tuned_rates")
-            if label in results
-        }
-        test |= {method: summary(values) for method, values in baselines.items() if method != "full_data"}
-        test["mmd"] = summary(confirmation.per_seed(results["mmd"], "test"))
-        test["full_data"] = summary(baselines["full_data"])
+        confirmed = confirmed_settings(space, self.plan, records, choice, results, self._validation)
+        test = on_test(results, confirmation.baselines(), confirmation.held_out("test", self.tasks))
         statuses = [r.status for r in records]
         steps = replica_steps(space, records)
         wall = self.ledger.earlier_seconds() + time.monotonic() - self.started
-        default = {k: results["default"]["hyperparameters"][k] for k in space.search}
+        confirming = time.monotonic() - self.began
+        default = {k: results["default"]["hyperparameters"].get(k) for k in space.search}
         importance = importances(open_study(self.output))
         content = {
             "name": space.name,
@@ -168,7 +200,7 @@ class Conclusion:
             "trials": {status: statuses.count(status) for status in ("completed", "pruned", "failed")},
             "recommended": chosen.params,
             "default": default,
-            "paper_default": {k: results["paper_default"]["hyperparameters"][k] for k in space.search},
+            "paper_default": {k: results["paper_default"]["hyperparameters"].get(k) for k in space.search},
             "candidates": choice.as_json(len(space.tasks)),
             "confirmation": confirmed,
             "shrinkage": confirmed.shrinkage,
@@ -189,6 +221,8 @@ class Conclusion:
                 "trial_seconds": sum(r.seconds for r in records),
                 "replica_steps": steps,
                 "replica_steps_per_second": steps / wall,
+                "trials": {"replica_steps": steps, "seconds": max(0.0, wall - confirming)},
+                "confirmation": {"replica_steps": confirmation.reruns.replica_steps(), "seconds": confirming},
             },
             "mlflow": {
                 "tracking_uri": self.tracker.where,
@@ -196,7 +230,16 @@ class Conclusion:
                 "run_id": self.tracker.run_id,
             },
         }
+        content["verdict"] = judgement(space, choice, Saturation(self.plan, self._classes).of(records), confirmed)
+        groups = self._validation.groups
+        content["validation"] = {"groups": groups, "by": "class" if groups is None else "group", "folds": None}
+        report = Report.model_validate(content)
+        content["verdict"]["text"] = Verdict.of(report).what
         return Report.model_validate(content)
+
+    @property
+    def _classes(self) -> list[int]:
+        return [len(task["class_names"]) for task in self.tasks]
 
     def _on_choosing_seeds(self, settings: Mapping[str, dict[str, Any]]) -> dict[str, list[float]]:
         return self.confirmation.shares(settings, self.confirmation.choosing_seeds, "choosing")
@@ -230,11 +273,14 @@ class Conclusion:
             "best": found["best"].as_json() if "best" in found else None,
         }
 
-    def _best_yaml(self, config: dict[str, Any]) -> None:
+    def _best_yaml(self, config: dict[str, Any], report: Report) -> None:
         """What `python -m condense run` takes, a file for each task."""
+        kept = report.verdict is not None and report.verdict.keep_default and report.verdict.published
+        which = f" ({label(kept)})" if kept else ""
         for task in range(len(self.tasks)):
             (self.output / f"best{task_suffix(task)}.yaml").write_text(
-                f"# The recommended setting of the search {self.space.name}: python -m condense run THIS --output DIR\n"
+                f"# The recommended setting of the search {self.space.name}{which}: "
+                "python -m condense run THIS --output DIR\n"
                 + yaml.safe_dump(self._condensation(config, task), sort_keys=False)
             )
 
@@ -275,8 +321,8 @@ class Conclusion:
 
     def _to_mlflow(self, report: Report, top: Sequence[TrialRecord]) -> None:
         for record in top:
-            label, seed, end = f"trial {record.number}", self.plan.seeds[0], self.space.steps
-            for _, tenant in self.confirmation.shown(label, self.plan.tasks[0], record.config, seed, [end]):
+            name, seed, end = f"trial {record.number}", self.plan.seeds[0], self.space.steps
+            for _, tenant in self.confirmation.shown(name, self.plan.tasks[0], record.config, seed, [end]):
                 overview = ray.get(self.confirmation.client.engine.overview.remote(tenant, 0))
                 self.tracker.log_artifact(record.number, "synthetic_items.png", overview)
         for file in ("report.json", "report.html", "trials.csv", "best.yaml", "condensed/overview.png"):
@@ -286,11 +332,12 @@ class Conclusion:
         metrics |= {f"test/{k}": measured.mean for k, measured in report.test.items()}
         metrics |= {f"confirmed/gain_over_{k}": found.mean for k, found in confirmed.differences.items()}
         metrics["score"] = confirmed.recommended.score
-        self.tracker.log_parent(
-            {k: v for k, v in metrics.items() if v is not None},
-            {},
-            {f"recommended/{k}": f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in report.recommended.items()},
-        )
+        recommended = {k: v for k, v in report.recommended.items() if v is not None}
+        tags = {f"recommended/{k}": f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in recommended.items()}
+        if (verdict := report.verdict) is not None:
+            tags |= {"verdict": verdict.text, "keep_default": str(verdict.keep_default).lower()}
+            tags["saturated"] = str(verdict.saturated).lower()
+        self.tracker.log_parent({k: v for k, v in metrics.items() if v is not None}, {}, tags)
 
 
 def _across_steps(stages: Sequence[tuple[int, list[dict[str, Any]]]]) -> list[dict[str, Any]]:

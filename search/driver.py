@@ -206,7 +206,8 @@ class Search:
         )
         status = "failed"
         try:
-            complete = self.request.ablate or self._trials(ledger, pool, ledger_actor, plan, tracker)
+            classes = [len(task["class_names"]) for task in tasks]
+            complete = self.request.ablate or self._trials(ledger, pool, ledger_actor, plan, tracker, classes)
             if complete:
                 self._close(ledger, pool, plan, tasks, tracker)
             status = "completed" if complete else "interrupted"
@@ -242,12 +243,15 @@ class Search:
                     raise Stopped(f"the Ray cluster was lost, or engines keep dying; {GO_ON}") from None
                 self.say("the engine died; continuing in a new one")
 
-    def _trials(self, ledger: Ledger, pool: Any, ledger_actor: Any, plan: Any, tracker: Any) -> bool:
+    def _trials(
+        self, ledger: Ledger, pool: Any, ledger_actor: Any, plan: Any, tracker: Any, classes: list[int]
+    ) -> bool:
         """Runs what is left of the search; True when all trials have ended."""
         import ray
         from ray import tune
 
         from search.analysis.failure_signatures import ended_metrics
+        from search.analysis.saturation import Saturation
         from search.tuning.callbacks import SearchCallback, trial_tags
         from search.tuning.display import Display
         from search.tuning.early_stopping import build_scheduler, prefill
@@ -269,6 +273,7 @@ class Search:
             of.get("CPU", 0.0) for of in nodes
         ]
         resources = space.resources.of_trial(cpus, space.max_concurrent)
+        actors = {"pool": pool, "ledger": ledger_actor}
         trainable = tune.with_parameters(run_trial, pool=pool, ledger=ledger_actor, plan=plan)
         tuner = tune.Tuner(
             tune.with_resources(trainable, resources),
@@ -282,7 +287,7 @@ class Search:
             run_config=tune.RunConfig(
                 name=f"tune-{os.getpid()}",
                 storage_path=str(ledger.output / ".tune"),
-                callbacks=[SearchCallback(space, ledger, tracker, display, {"pool": pool, "ledger": ledger_actor})],
+                callbacks=[SearchCallback(space, ledger, tracker, display, actors, Saturation(plan, classes))],
                 failure_config=tune.FailureConfig(max_failures=3),
                 progress_reporter=tune.CLIReporter(),  # silent; the one for notebooks would clear the cell
                 verbose=0,

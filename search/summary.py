@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import quote, urlencode
 
 from search.cluster.nodes import bootstrap_file, from_home
+from search.report import text
 from search.report.model import Report
 from search.report.verdict import INDENT, Verdict
 from search.tracking.tracker import MlflowTracker
@@ -45,9 +46,8 @@ def values(report: Report) -> list[str]:
     width = max(map(len, report.recommended))
     lines = []
     for name, value in report.recommended.items():
-        low, high = report.robust_region.get(name, (None, None))
-        good = f"   good from {low:.3g} to {high:.3g}" if low is not None and high is not None else ""
-        shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+        good = f"   {text.good_range(report, name)}".rstrip()
+        shown = "no effect" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
         lines.append(f"{name:<{width}}  {shown:<8}{good}".rstrip())
     return lines
 

@@ -2,7 +2,7 @@
 
 Images are scikit-learn's handwritten digits (Alpaydin & Kaynak 1998, 8x8), each shown several times under small
 rotations, shifts and changes of size. Speech is made by espeak-ng, with noise. Every image and every speaker
-(voice variant) belongs to one split only.
+(voice variant) belongs to one split only; an item's group is its speaker.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from condense.system.errors import UserError
 if TYPE_CHECKING:
     from condense.data.speech import Speaker
 
-VERSION = 2  # increase it with any change that alters the content
+VERSION = 3  # increase it with any change that alters the content
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 WORDS = {
     "en-us": NAMES,
@@ -64,7 +64,9 @@ def load_spoken_digits(config: SpokenDigits, specs: Mapping[str, InputSpec], sto
     content = (store or Store()).get_or_make("spoken_digits", key, lambda: _make(config, vision, audio))
     splits = {
         name: MemorySplit(
-            {"vision": content[f"{name}/vision"], "audio": content[f"{name}/audio"]}, content[f"{name}/label"]
+            {"vision": content[f"{name}/vision"], "audio": content[f"{name}/audio"]},
+            content[f"{name}/label"],
+            groups=content[f"{name}/speaker"],
         )
         for name in IMAGES
     }
@@ -85,7 +87,7 @@ def _make(config: SpokenDigits, vision: ImageSpec, audio: WaveSpec) -> dict[str,
     for split in IMAGES:
         content[f"{split}/vision"] = vision.normalize(raw.pop(f"{split}/vision"))
         content[f"{split}/audio"] = audio.from_wave(raw.pop(f"{split}/wave"))
-        content[f"{split}/label"] = raw.pop(f"{split}/label")
+        content |= {f"{split}/{name}": raw.pop(f"{split}/{name}") for name in ("label", "speaker")}
     return content
 
 
@@ -110,7 +112,8 @@ def _in_new_process(config: SpokenDigits, *sizes: Any) -> dict[str, Tensor]:
 def draw(
     config: SpokenDigits, shape: tuple[int, ...], sample_rate: int, num_samples: int, images: Mapping[str, int] = IMAGES
 ) -> dict[str, Tensor]:
-    """Per split (`images` of them): `vision` (n, *shape) in [0, 1], `wave` (n, num_samples) in [-1, 1], `label` (n,)."""
+    """Per split (`images` of them): `vision` (n, *shape) in [0, 1], `wave` (n, num_samples) in [-1, 1], `label` (n,), and
+    `speaker` (n,), the same number in all splits."""
     from sklearn.datasets import load_digits  # imported here: reading the cache needs neither
 
     from condense.data.speech import Speaker
@@ -121,6 +124,7 @@ def draw(
     order = rng.permutation(len(digits.target))
     speakers = rng.permutation(_variants())
     content: dict[str, Tensor] = {}
+    number = {voice: i for i, voice in enumerate(speakers.tolist())}
     first, first_speaker = 0, 0
     for split, count in images.items():
         chosen = np.repeat(order[first : first + count], config.pairs_per_image)
@@ -131,8 +135,10 @@ def draw(
         labels = torch.from_numpy(digits.target[chosen])
         pixels = torch.from_numpy(digits.images[chosen]).float()[:, None] / 16.0
         content[f"{split}/vision"] = _draw(pixels, shape, rng)
-        content[f"{split}/wave"] = _speak(speaker, labels.tolist(), own.tolist(), sample_rate, num_samples, rng)
+        said = _speak(speaker, labels.tolist(), own.tolist(), sample_rate, num_samples, rng)
+        content[f"{split}/wave"], voices = said
         content[f"{split}/label"] = labels
+        content[f"{split}/speaker"] = torch.tensor([number[voice] for voice in voices], dtype=torch.int64)
     return content
 
 
@@ -164,8 +170,8 @@ def _speak(
     sample_rate: int,
     num_samples: int,
     rng: np.random.Generator,
-) -> Tensor:
-    """(n, num_samples) float32: each label spoken by one of the variants in one of the languages, with noise."""
+) -> tuple[Tensor, list[str]]:
+    """(n, num_samples) float32: each label spoken by one of the variants in one of the languages, with noise; and by which."""
     languages = rng.choice(list(WORDS), len(labels))
     voices = rng.choice(variants, len(labels))
     rates = rng.integers(130, 230, len(labels))
@@ -189,7 +195,7 @@ def _speak(
         level = np.sqrt(np.mean(np.square(wave))) / 10 ** (rng.uniform(*NOISE_DB) / 20)
         wave += level * _coloured_noise(len(wave), rng)
         wave *= rng.uniform(0.3, 0.9) / np.abs(wave).max()
-    return torch.from_numpy(waves)
+    return torch.from_numpy(waves), voices.tolist()
 
 
 def _coloured_noise(length: int, rng: np.random.Generator) -> np.ndarray:

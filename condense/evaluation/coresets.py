@@ -11,7 +11,7 @@ import torch
 
 from condense.embeddings.embeddings import Embedded
 from condense.embeddings.task import Task
-from condense.evaluation.replica_scores import score_of
+from condense.evaluation.replica_scores import Judged, judge
 from condense.method.initialization import choose_items
 
 SELECTIONS = ("random", "herding", "k_center", "k_means")
@@ -31,12 +31,20 @@ def selection_scores(
 ) -> dict[str, list[float]]:
     """Accuracy (or another metric) on `held_out` per method: `random` once per seed; the other selections and the
     full data once."""
+    judged = judged_selections(task, held_out, dpc, seeds, metric)
+    return {method: [one.score for one in own] for method, own in judged.items()}
+
+
+def judged_selections(
+    task: Task, held_out: Embedded, dpc: int, seeds: Sequence[int], metric: str = "accuracy"
+) -> dict[str, list[Judged]]:
+    """`selection_scores`, with the items that were right where the metric is accuracy."""
     classes = task.dataset.num_classes
     result = {
         method: [
-            score_of(select(task, method, dpc, seed), held_out, classes, metric)
+            judge(select(task, method, dpc, seed), held_out, classes, metric)
             for seed in (seeds if method == "random" else seeds[:1])
         ]
         for method in SELECTIONS
     }
-    return {**result, "full_data": [score_of(task.condense, held_out, classes, metric)]}
+    return {**result, "full_data": [judge(task.condense, held_out, classes, metric)]}

@@ -125,12 +125,12 @@ def train_probes(
 
 
 @torch.no_grad()
-def accuracy(
+def hits(
     probes: Probes,
     features: Tensor,  # (n, d) items to classify, the same for every probe
     labels: Tensor,  # (n,) int64 in 0 .. C-1
-) -> Accuracy:
-    """The accuracy of every probe. Ties go to the lower class."""
+) -> Tensor:
+    """(n, R, H) bool: which items every probe gets right. Ties go to the lower class."""
     R, H, d, C = probes.weight.shape
     heads = probes.weight.permute(2, 0, 1, 3).reshape(d, R * H * C)
     right = []
@@ -138,10 +138,21 @@ def accuracy(
     for x, y in zip(features.float().split(chunk), labels.split(chunk), strict=True):
         logits = (x @ heads).view(-1, R, H, C) + probes.bias
         right.append(logits.argmax(3) == y[:, None, None])
-    hits = torch.cat(right).float()  # (n, R, H)
+    return torch.cat(right)
+
+
+@torch.no_grad()
+def accuracy(
+    probes: Probes,
+    features: Tensor,  # (n, d) items to classify, the same for every probe
+    labels: Tensor,  # (n,) int64 in 0 .. C-1
+) -> Accuracy:
+    """The accuracy of every probe, from its `hits`."""
+    R, H, _, C = probes.weight.shape
+    right = hits(probes, features, labels).float()  # (n, R, H)
     membership = torch.nn.functional.one_hot(labels, C).float()  # (n, C)
-    per_class = (membership.T @ hits.flatten(1)).view(C, R, H) / membership.sum(0)[:, None, None]
-    return Accuracy(hits.mean(0), per_class.permute(1, 2, 0))
+    per_class = (membership.T @ right.flatten(1)).view(C, R, H) / membership.sum(0)[:, None, None]
+    return Accuracy(right.mean(0), per_class.permute(1, 2, 0))
 
 
 def as_share(

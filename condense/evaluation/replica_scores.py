@@ -4,6 +4,7 @@ replicas together."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from condense.embeddings.embeddings import Embedded
 from condense.embeddings.task import Task
 from condense.encoders.protocol import Encoder
-from condense.evaluation.linear_probe import accuracy, pad, train_probes
+from condense.evaluation.linear_probe import accuracy, hits, pad, train_probes
 from condense.evaluation.retrieval_metric import retrieval_scores
 from condense.method.condensation import Condensation, Divergence
 from condense.method.objective import TERMS
@@ -19,6 +20,13 @@ from condense.system.device_memory import is_out_of_memory
 from condense.system.precision import full_float32
 
 AT_ONCE = 256  # items in one pass of the encoder; more are not faster
+
+
+class Judged(NamedTuple):
+    """A score, and where it is an accuracy with a single head, which items were right: their mean is the score."""
+
+    score: float  # NaN: an embedding was not finite
+    hits: Tensor | None = None  # (n,) bool, on the CPU
 
 
 @torch.no_grad()
@@ -74,7 +82,14 @@ def validate(
 
     NaN if an embedding is not finite: the replica has diverged (in its last step, if no loss shows it yet).
     """
-    scores = [float("nan")] * len(replicas)
+    return [judged.score for judged in validate_items(replicas, head_seeds, features)]
+
+
+def validate_items(
+    replicas: Sequence[Condensation], head_seeds: Sequence[int] = (0,), features: Sequence[Tensor] | None = None
+) -> list[Judged]:
+    """`validate`, with the items that were right where the metric is accuracy, and there is one head."""
+    scores = [Judged(float("nan"))] * len(replicas)
     features = synthetic_features(replicas) if features is None else features
     by_task: dict[int, list[int]] = {}
     by_retrieval: dict[int, list[int]] = {}
@@ -90,15 +105,17 @@ def validate(
         task: Task = replicas[members[0]].task
         x, y, w = pad([features[i] for i in members], [replicas[i].formed_labels for i in members])
         probes = train_probes(x, y, w, task.dataset.num_classes, head_seeds)
-        right = accuracy(probes, task.validation.features, task.validation.labels).overall.mean(1)
-        for i, value in zip(members, right.tolist(), strict=True):
-            scores[i] = value
+        right = hits(probes, task.validation.features, task.validation.labels)  # (n, R, H)
+        of_each = right.float().mean(0).mean(1).tolist()
+        own = right[:, :, 0].T.cpu() if len(head_seeds) == 1 else None  # (R, n)
+        for row, (i, value) in enumerate(zip(members, of_each, strict=True)):
+            scores[i] = Judged(value, None if own is None else own[row])
     for members in by_retrieval.values():
         task = replicas[members[0]].task
         sets = [as_embedded(features[i], replicas[i]) for i in members]
         recalls = retrieval_scores(sets, task.validation, task.dataset.num_classes, final=False)
         for i, value in zip(members, recalls, strict=True):
-            scores[i] = value
+            scores[i] = Judged(value)
     return scores
 
 
@@ -117,9 +134,16 @@ def full_score(task: Task, metric: str) -> float:
 
 def score_of(train: Embedded, held_out: Embedded, num_classes: int, metric: str = "accuracy") -> float:
     """The score on `held_out` of training on `train`, by a task's metric, 0 .. 1, for final results."""
+    return judge(train, held_out, num_classes, metric).score
+
+
+def judge(train: Embedded, held_out: Embedded, num_classes: int, metric: str = "accuracy") -> Judged:
+    """`score_of`, with the items that were right where the metric is accuracy."""
     if metric == "retrieval":
-        return retrieval_scores([train], held_out, num_classes)[0]
-    return probe_accuracy(train, held_out, num_classes)
+        return Judged(retrieval_scores([train], held_out, num_classes)[0])
+    probes = train_probes(train.features[None], train.labels[None], None, num_classes, (0,))
+    right = hits(probes, held_out.features, held_out.labels)[:, 0, 0]  # (n,)
+    return Judged(right.float().mean().item(), right.cpu())
 
 
 def probe_accuracy(
@@ -137,10 +161,15 @@ def probe_accuracy(
 
 def held_out_scores(replicas: Sequence[Condensation], held_out: Sequence[Embedded]) -> list[float]:
     """Final scores (`score_of`) on other data than validation: `held_out[i]` for `replicas[i]`. NaN as in `validate`."""
+    return [judged.score for judged in held_out_items(replicas, held_out)]
+
+
+def held_out_items(replicas: Sequence[Condensation], held_out: Sequence[Embedded]) -> list[Judged]:
+    """`held_out_scores`, with the items that were right where the metric is accuracy."""
     features = synthetic_features(replicas)
     return [
-        score_of(as_embedded(x, r), data, r.task.dataset.num_classes, r.metric)
+        judge(as_embedded(x, r), data, r.task.dataset.num_classes, r.metric)
         if bool(x.isfinite().all())
-        else float("nan")
+        else Judged(float("nan"))
         for x, r, data in zip(features, replicas, held_out, strict=True)
     ]

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import fmean, stdev
+from typing import TypeVar
 
 import numpy as np
 
 from search.space.model import Robust
+
+Value = TypeVar("Value")
 
 
 def robust_score(shares: Sequence[float], tasks: int, robust: Robust) -> tuple[float, float, float]:
@@ -65,7 +68,7 @@ def per_seed_means(values: Sequence[float], tasks: int) -> list[float]:
     return [fmean(column) for column in zip(*per_task(values, tasks), strict=True)]
 
 
-def per_task(values: Sequence[float], tasks: int) -> list[list[float]]:
+def per_task(values: Sequence[Value], tasks: int) -> list[list[Value]]:
     """Values of replicas, task-major -> those of each task, by seed. Raises ValueError unless each task has equally many."""
     seeds, rest = divmod(len(values), tasks)
     if rest:

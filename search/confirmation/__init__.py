@@ -2,6 +2,7 @@
 
 __all__ = [
     "ablation",
+    "held_out",
     "perturbation",
     "reruns",
     "selection",

@@ -30,6 +30,8 @@ LEASE = 86_400.0
 
 SECONDS_BETWEEN_LINES = 20.0  # about a stage that takes long
 
+PARTS, TEST_PARTS = ("accuracies", "shares", "hits"), ("test", "test_hits")  # of a run, a value per task each
+
 Run = tuple[str, int]  # a setting's key, a seed
 
 
@@ -63,9 +65,10 @@ class Reruns:
     def run(
         self, settings: Mapping[str, dict[str, Any]], seeds: Sequence[int], stage: str, test: bool = False
     ) -> dict[str, dict[str, Any]]:
-        """label -> {hyperparameters, seeds, accuracies, shares, test (if asked)} of each setting on `seeds`, task-major.
+        """label -> {hyperparameters, seeds, accuracies, shares, hits, and if asked test, test_hits} of each setting on `seeds`,
+        task-major. Hits (`search.engine.hits`) are None where the metric has none.
 
-        All values of a setting are NaN if one of its runs has a loss that is not finite.
+        All values of a setting are NaN, and its hits None, if one of its runs has a loss that is not finite.
         """
         keys = {label: key_of(hyperparameters) for label, hyperparameters in settings.items()}
         by_key = {keys[label]: hyperparameters for label, hyperparameters in settings.items()}
@@ -73,12 +76,18 @@ class Reruns:
 
         def lacks(key: str, seed: int) -> bool:
             run = known[key]["runs"].get(str(seed))
-            return run is None or (test and "test" not in run)
+            # Earlier versions kept no hits: what lacks them is run again.
+            return run is None or any(name not in run for name in (*PARTS, *(TEST_PARTS if test else ())))
 
         settled = {key for key in by_key if _divergence(known[key], seeds) is not None}
         waiting = deque((key, seed) for key in by_key if key not in settled for seed in seeds if lacks(key, seed))
         self._run(waiting, known, stage, test)
         return {label: self._result(known[key], seeds, test) for label, key in keys.items()}
+
+    def replica_steps(self) -> int:
+        """Of all runs that are kept; of one that diverged, as if it had gone to its end."""
+        runs = [known["runs"] for path in self.folder.glob("*.json") if "runs" in (known := read_json(path) or {})]
+        return sum(map(len, runs)) * self.plan.steps * len(self.plan.tasks)
 
     def _run(self, waiting: deque[Run], known: dict[str, dict[str, Any]], stage: str, test: bool) -> None:
         share, total, started = math.ceil(len(waiting) / len(self.devices)), len(waiting), time.monotonic()
@@ -138,9 +147,7 @@ class Reruns:
             if report is None:
                 return False
             diverged = report["divergence"]
-            final = (
-                ray.get(client.engine.finals.remote(client.tenant))["accuracies"] if test and diverged is None else None
-            )
+            final = ray.get(client.engine.finals.remote(client.tenant)) if test and diverged is None else None
         except Exception as error:
             give_up([done])
             self._make_room(done.device, done.wave, error)
@@ -152,8 +159,8 @@ class Reruns:
             for run in [run for run in waiting if run[0] == done.key]:  # the setting has diverged
                 waiting.remove(run)
         else:
-            values = {"accuracies": report["accuracies"], "shares": report["shares"]}
-            values |= {} if final is None else {"test": final}
+            values = {name: report[name] for name in PARTS}
+            values |= {} if final is None else {"test": final["scores"], "test_hits": final["hits"]}
             columns = {name: per_task(of, len(self.plan.tasks)) for name, of in values.items()}
             for i, seed in enumerate(done.seeds):
                 own = {name: [task[i] for task in of] for name, of in columns.items()}
@@ -173,14 +180,15 @@ class Reruns:
     def _result(self, known: Mapping[str, Any], seeds: Sequence[int], test: bool) -> dict[str, Any]:
         result: dict[str, Any] = {"seeds": list(seeds), "hyperparameters": known["hyperparameters"]}
         runs, diverged = known["runs"], _divergence(known, seeds)
-        names = ("accuracies", "shares", "test") if test else ("accuracies", "shares")
+        names = (*PARTS, *TEST_PARTS) if test else PARTS
         tasks = range(len(self.plan.tasks))
         if diverged is not None:
-            return result | {name: [math.nan] * (len(tasks) * len(seeds)) for name in names} | {"divergence": diverged}
+            lost = {name: [None if name.endswith("hits") else math.nan] * (len(tasks) * len(seeds)) for name in names}
+            return result | lost | {"divergence": diverged}
         return result | {name: [runs[str(seed)][name][task] for task in tasks for seed in seeds] for name in names}
 
     def _read(self, key: str, hyperparameters: dict[str, Any]) -> dict[str, Any]:
-        """What is stored of a setting: {hyperparameters, runs: seed -> {stage, node, accuracies, shares, test: by task}}."""
+        """What is stored of a setting: {hyperparameters, runs: seed -> {stage, node, and by task: `PARTS`, `TEST_PARTS`}}."""
         known = read_json(self.folder / f"{key}.json")
         if known is not None and known.get("hyperparameters") == hyperparameters and "runs" in known:
             return known

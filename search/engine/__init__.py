@@ -5,6 +5,7 @@ __all__ = [
     "checkpoint",
     "client",
     "devices",
+    "hits",
     "pool",
     "preparation",
     "tenant_lost",

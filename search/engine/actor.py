@@ -74,7 +74,8 @@ class EngineActor:
         A tenant that is silent for `lease` seconds is dropped; it may join again. `cpus`: the cores granted to it. An engine
         on a CPU uses the sum over its tenants, or all cores if one of them gives none.
         `secondary`: further scores in its reports (`condense.evaluation.secondary_scores`). A tenant that is not
-        `resumable` gets reports without a checkpoint, which can be large.
+        `resumable` gets reports without a checkpoint, which can be large, but with `hits`: which validation items each
+        replica's probe gets right, or None.
         """
         arguments = tenant, tasks, hyperparameters, seeds, total_steps, checkpoint, lease, cpus, secondary, resumable
         return self._do(lambda: self.tenants.join(*arguments))
@@ -105,12 +106,17 @@ class EngineActor:
         self._do(lambda: self.tenants.leave(tenant))
 
     def finals(self, tenant: str) -> dict[str, Any]:
-        """Opens the test split: each replica's score by its task's metric. Called at the end of a search only."""
+        """Opens the test split: {scores, hits}, each replica's score by its task's metric and, of an accuracy, which items
+        were right (`search.engine.hits`), else None. Called at the end of a search only."""
         return self._do(lambda: self.tenants.finals(tenant))
 
-    def baselines(self, task: dict[str, Any], seeds: Sequence[int]) -> dict[str, list[float]]:
-        """Opens the test split: scores of coresets (chosen real items) and of the full data."""
+    def baselines(self, task: dict[str, Any], seeds: Sequence[int]) -> dict[str, dict[str, list[Any]]]:
+        """Opens the test split: method -> {scores, hits} of coresets (chosen real items) and of the full data."""
         return self._do(lambda: self.tenants.baselines(task, seeds))
+
+    def items(self, task: dict[str, Any], split: str) -> dict[str, Any]:
+        """What the items of `validation` or `test` are: {count, groups: one number per item, or None}."""
+        return self._do(lambda: self.tenants.items(task, split))
 
     def export(self, tenant: str, position: int, folder: str, record: dict[str, Any]) -> None:
         """Writes the synthetic items of one replica to `folder` (on this node)."""

@@ -25,9 +25,9 @@ from condense.embeddings.encoding import Pass, embed_batches
 from condense.embeddings.task import Task, check_metric, embed_task, load_bank, load_parts, load_test, task_key
 from condense.encoders.protocol import Encoder
 from condense.engine.engine import Engine
-from condense.evaluation.coresets import selection_scores
+from condense.evaluation.coresets import judged_selections
 from condense.evaluation.diagnostics import Diagnostics
-from condense.evaluation.replica_scores import full_score, held_out_scores, synthetic_features, validate
+from condense.evaluation.replica_scores import full_score, held_out_items, synthetic_features, validate_items
 from condense.evaluation.retrieval import alignment_warnings
 from condense.evaluation.secondary_scores import full_secondary, secondary_scores
 from condense.export.export import draw_overview, export
@@ -39,6 +39,7 @@ from condense.storage.store import Store
 from condense.system import device_memory as memory
 from condense.system.errors import UserError
 from search.engine.checkpoint import pack_checkpoint, unpack_checkpoint
+from search.engine.hits import pack_judged
 from search.engine.tenant_lost import TenantLost
 
 PATIENCE = 0.25  # seconds that a call may wait for running steps
@@ -57,7 +58,7 @@ class Tenant:
     heard: float  # time of its last call or answer
     cpus: float | None = None  # granted cores; None: unknown
     secondary: Sequence[str] = ()  # further scores in its reports
-    resumable: bool = True  # whether its reports hold a checkpoint
+    resumable: bool = True  # whether its reports hold a checkpoint; else the items that were right
     target: int = 0  # the step to go to
     answer: Answer | None = None  # called when the target is reached
 
@@ -253,12 +254,19 @@ class Tenants:
     def finals(self, name: str) -> dict[str, Any]:
         """See `EngineActor.finals`."""
         replicas = self.tenants[name].replicas
-        return {"accuracies": held_out_scores(replicas, [self._test(r.key) for r in replicas])}
+        return pack_judged(held_out_items(replicas, [self._test(r.key) for r in replicas]))
 
-    def baselines(self, config: dict[str, Any], seeds: Sequence[int]) -> dict[str, list[float]]:
+    def baselines(self, config: dict[str, Any], seeds: Sequence[int]) -> dict[str, dict[str, list[Any]]]:
         """See `EngineActor.baselines`."""
         key, parsed, task = self._task(config)
-        return selection_scores(task, self._test(key), parsed.dpc, seeds, parsed.metric)
+        judged = judged_selections(task, self._test(key), parsed.dpc, seeds, parsed.metric)
+        return {method: pack_judged(own) for method, own in judged.items()}
+
+    def items(self, config: dict[str, Any], split: str) -> dict[str, Any]:
+        """See `EngineActor.items`."""
+        dataset = self._task(config)[2].dataset
+        part = dataset.open_test() if split == "test" else dataset.validation
+        return {"count": len(part), "groups": None if part.groups is None else part.groups.tolist()}
 
     def export(self, name: str, position: int, folder: str, record: dict[str, Any]) -> None:
         """See `EngineActor.export`."""
@@ -302,11 +310,12 @@ class Tenants:
         losses = [[self.engine.losses_of(r) for r in m.replicas] for m in due]
         replicas = [r for m in due for r in m.replicas]
         features = synthetic_features(replicas)
-        accuracies = iter(validate(replicas, features=features))
+        judged = iter(validate_items(replicas, features=features))
         figures = iter(self._diagnostics.of(replicas, features))
         reports = []
         for tenant, own in zip(due, losses, strict=True):
-            values = [next(accuracies) for _ in tenant.replicas]
+            own_judged = pack_judged([next(judged) for _ in tenant.replicas])
+            values = own_judged["scores"]
             first = next((r for r in tenant.replicas if r.divergence), None)
             steps = min(len(x) for x in own)
             mean = torch.stack([x[:steps].double() for x in own]).mean(0)
@@ -314,6 +323,7 @@ class Tenants:
                 {
                     "step": tenant.step,
                     "accuracies": values,
+                    "hits": None if tenant.resumable else own_judged["hits"],
                     "shares": [v / self._full[r.key, r.metric] for v, r in zip(values, tenant.replicas, strict=True)],
                     "secondary": {name: self._secondary(tenant, name) for name in tenant.secondary},
                     "diagnostics": [next(figures) for _ in tenant.replicas],

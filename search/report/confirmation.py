@@ -14,10 +14,11 @@ from search.report.grounds import grounds
 from search.report.model import Confirmation, Measured, Report
 from search.report.tables import candidates_table, settings_table
 from search.report.trials import Trial
-from search.report.verdict import Verdict
+from search.report.verdict import Verdict, name_of
 
 CONFIRMED = (
     "recommended",
+    "challenger",
     "best",
     "best_single_seed",
     "tuned_rates",
@@ -34,6 +35,7 @@ def what_to_use(report: Report, trials: Sequence[Trial]) -> str:
     caption += "which the search has not seen."
     drawn = html.figure(confirmation(report.confirmation), "Confirmed scores", caption)
     behind = html.paragraph(grounds(report), "grounds")
+    heading = "Where the gain comes from" if not Verdict.of(report).keep_default else "The best trial, and luck"
     return html.section(
         "use",
         "What to use",
@@ -43,14 +45,14 @@ def what_to_use(report: Report, trials: Sequence[Trial]) -> str:
             f"<div><h3>Recommended hyperparameters</h3>{settings_table(report, trials)}</div>",
             f"<div><h3>Confirmed score</h3>{drawn}</div>" if drawn else "",
         ),
-        f"<h3>Where the gain comes from</h3>{behind}" if behind else "",
+        f"<h3>{heading}</h3>{behind}" if behind else "",
         f"<h3>Use it</h3><pre><code>{escape(commands(report))}</code></pre>",
         candidates_table(report),
     )
 
 
 def told(verdict: Verdict) -> str:
-    """The verdict's four lines."""
+    """The verdict's lines."""
     rows = "".join(f"<dt>{escape(label)}</dt><dd>{escape(line)}</dd>" for label, line in verdict.lines().items())
     return f'<dl class="verdict">{rows}</dl>'
 
@@ -88,8 +90,8 @@ def tiles(report: Report) -> str:
     shown = [("confirmed score", text.score(verdict.score), around)]
     for setting, found in verdict.differences.items():
         small = f"95 %: {text.interval(found.interval)}" if found.interval else "no interval known"
-        over = "tuned learning rates alone" if setting == "tuned_rates" else f"the {text.label(setting)}"
-        shown.append((f"over {over}", text.signed(found.mean), small))
+        small += ", not shown" if found.interval and not found.sign else ""
+        shown.append((f"over {name_of(setting)}", text.signed(found.mean), small))
     if verdict.kept is not None:
         shown.append(("all values moved", text.score(verdict.kept), f"reached by {verdict.kept_by}"))
     cells = "".join(
@@ -104,6 +106,8 @@ def confirmation(entries: Confirmation) -> go.Figure | None:
     """Confirmed scores on fresh seeds: recommended, best of the search, the defaults, MMD where it was run."""
     rows: list[Row] = []
     known = entries.rows()
+    if "challenger" in known and known["challenger"].trial == entries.best.trial:
+        del known["challenger"]
     for key in CONFIRMED:
         entry = known.get(key)
         if entry is not None and entry.mean is not None:
@@ -114,7 +118,7 @@ def confirmation(entries: Confirmation) -> go.Figure | None:
 
 def scores_on_test(test: Mapping[str, Measured], word: str = "accuracy") -> go.Figure | None:
     """Accuracy (or what `word` says) on the test split: recommended and defaults, baselines at the same budget, full data."""
-    order = ["recommended", "tuned_rates", "default", "paper_default"]
+    order = ["recommended", "challenger", "tuned_rates", "default", "paper_default"]
     order += [key for key in test if key not in text.SETTINGS]
     order += ["mmd", "herding", "k_center", "k_means", "random", "full_data"]
     rows: list[Row] = []

@@ -16,7 +16,8 @@ def grounds(report: Report) -> str:
     """
     if report.confirmation.recommended.mean is None:
         return ""
-    sentences = [_origin(report), _luck(report.confirmation), _one_seed(report.confirmation)]
+    kept = report.verdict is not None and report.verdict.keep_default  # then there is no gain to be explained
+    sentences = ["" if kept else _origin(report), _luck(report.confirmation), _one_seed(report.confirmation)]
     return " ".join(sentence for sentence in sentences if sentence)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator
 
@@ -52,11 +52,14 @@ class Measured(Part):
 
 
 class PairedDifference(Part):
-    """The recommended setting minus another, seed by seed."""
+    """The recommended setting minus another (on test: a method minus another), seed by seed and item by item."""
 
     mean: Number
     ci95: tuple[Number, Number] = Field(description="95 % interval: low, high")
     n: int = Field(2, description="how many seeds")
+    covers: list[str] = Field(
+        [], description="what the interval is over: `seeds`, and `items` or `groups`; []: unknown"
+    )
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -85,7 +88,7 @@ class Confirmed(Measured):
     )
     tasks: list[Measured] = Field([], description="task by task, where there are several")
     trials: list[int] = Field([], description="of `best_single_seed`: the trial that each seed alone would have chosen")
-    difference: PairedDifference | None = Field(None, description="of `mmd`: the recommended setting minus this one")
+    difference: PairedDifference | None = Field(None, description="the recommended setting minus this one")
 
 
 class Confirmation(Part):
@@ -98,6 +101,7 @@ class Confirmation(Part):
     tuned_rates: Confirmed | None = Field(None, description="the default's lambdas and sigma with tuned learning rates")
     mmd: Confirmed | None = None
     best_single_seed: Confirmed | None = Field(None, description="the mean over what single seeds would have chosen")
+    challenger: Confirmed | None = Field(None, description="the best setting found, where a published one is kept")
     difference: DifferenceTo = Field(description="to the project's default, also where that is recommended")
     differences: dict[str, PairedDifference] = Field(description="setting -> to that one; not to an equal one")
     shrinkage: Number = Field(description="the best trial's score in the search minus that on fresh seeds")
@@ -139,14 +143,49 @@ class CandidateMoved(Part):
 class Candidate(Part):
     """A setting that could have been recommended."""
 
-    label: str = Field(description="`trial 7` or `plateau`")
-    trial: int | None = Field(description="None: the plateau's setting")
+    label: str = Field(description="`trial 7`, `plateau`, or the name of a published setting")
+    trial: int | None = Field(description="None: the plateau's setting, or a published one")
     params: dict[str, Value] = Field(description="the searched hyperparameters")
     score: Number = Field(description="robust score on the choosing seeds")
     perturbed: CandidateMoved | None = Field(description="None: there were no runs around it")
     confirmed: Measured = Field(description="on the choosing seeds")
     tied: bool = Field(description="cannot be told apart from the candidate with the best mean")
     chosen: bool
+    published: bool = Field(False, description="kept unless another setting is shown to be better")
+
+
+class Judgement(Part):
+    """What a search comes down to."""
+
+    text: str = Field(description="a sentence")
+    keep_default: bool = Field(description="no setting tried is shown to be better than the best published one")
+    saturated: bool = Field(description="the score is at its ceiling or floor, where settings cannot be told apart")
+    covers: list[str] = Field(description="what the intervals on validation are over: `seeds`, and `items` or `groups`")
+    limit: Literal["ceiling", "floor"] | None = Field(None, description="where the trials' scores are, if at either")
+    published: str | None = Field(None, description="the best published setting: `default`, `paper_default` or `mmd`")
+    challenger: str | None = Field(None, description="the best setting that the search has found, by its label")
+    trial: int | None = Field(None, description="the trial that the challenger was; None: the plateau's setting")
+    difference: PairedDifference | None = Field(None, description="challenger minus published, on the choosing seeds")
+    compared: int = Field(1, description="how many settings it is the best of: `difference` holds for all at once")
+    unlike_fixed: dict[str, Value] = Field({}, description="hyperparameters that the space fixes at another value")
+
+
+class Validation(Part):
+    """The items that settings were chosen by."""
+
+    groups: int | None = Field(
+        description="how many groups of items there are (speakers, scenes, ...); null: none are known"
+    )
+    by: Literal["group", "class"] = Field(description="what no split divides, or what splits are stratified by")
+    folds: int | None = Field(None, description="null: a single split")
+
+
+class MeasuredOnTest(Measured):
+    """A setting or a baseline on the test split."""
+
+    ci95: tuple[Number, Number] | None = Field(None, description="95 % interval of the mean: low, high")
+    difference: dict[str, PairedDifference] = Field({}, description="minus `paper_default`, minus `best_baseline`")
+    baseline: str | None = Field(None, description="which one `best_baseline` is; never the same setting")
 
 
 class Response(Part):
@@ -269,6 +308,15 @@ class TrialCounts(Part):
         return self.completed + self.pruned + self.failed
 
 
+class PhaseCost(Part):
+    """What the trials took, or the confirmation."""
+
+    replica_steps: int
+    seconds: float = Field(
+        description="what is left of the search's for the trials; of the last process for the confirmation"
+    )
+
+
 class Cost(Part):
     """What the search took."""
 
@@ -276,6 +324,8 @@ class Cost(Part):
     trial_seconds: float = Field(description="the sum over trials")
     replica_steps: int
     replica_steps_per_second: Number
+    trials: PhaseCost | None = Field(None, description="None: of an earlier version")
+    confirmation: PhaseCost | None = None
 
 
 class Mlflow(Part):
@@ -319,7 +369,9 @@ class Report(Part):
     pareto: Pareto | None = Field(None, description="None: a single objective")
     diagnostics: dict[str, FailureSignature] = Field({}, description="failure signature -> the trials that show it")
     ablation: list[AblationRow] = Field([], description="only after `--ablate`")
-    test: dict[str, Measured] = Field(description="setting or baseline -> score on the test split")
+    verdict: Judgement | None = Field(None, description="None: of an earlier version")
+    validation: Validation | None = Field(None, description="None: of an earlier version")
+    test: dict[str, MeasuredOnTest] = Field(description="setting or baseline -> score on the test split")
     cost: Cost
     mlflow: Mlflow
 

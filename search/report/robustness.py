@@ -36,7 +36,7 @@ def section(report: Report) -> str:
         html.paragraph(sentence(report), "lead"),
         f"<h3>All at once: real runs</h3>{strip}" if strip else "",
         f"<h3>One at a time: robust ranges</h3>{spans}" if spans else "",
-        missing="No robust range was estimated in this search.",
+        missing=text.no_range(report),
     )
 
 
@@ -155,15 +155,14 @@ def ranges(report: Report) -> go.Figure | None:
     title = {"showarrow": False, "yanchor": "bottom", "yshift": 9, "font": {"size": 12, "color": INK}}
     end = {"showarrow": False, "yanchor": "top", "yshift": -8, "font": {"size": 11, "color": MUTED}}
     bar = {"type": "rect", "line": {"width": 0}, "layer": "below"}
-    for row, (name, whole, bounds, (low, high)) in enumerate(rows):
-        told = " – ".join(map(text.number, bounds))
+    for row, (name, whole, _, (low, high)) in enumerate(rows):
         shapes += [
             {**bar, "x0": 0, "x1": 1, "y0": row - 0.05, "y1": row + 0.05, "fillcolor": LINE},
             {**bar, "x0": low, "x1": high, "y0": row - 0.1, "y1": row + 0.1, "fillcolor": PALETTE["shade_2"][0]},
         ]
         notes += [
             {**title, "x": 0, "xanchor": "left", "y": row, "text": f"<b>{plain(name)}</b>"},
-            {**title, "x": 1, "xanchor": "right", "y": row, "text": f"good from {told}".replace(" – ", " to ")},
+            {**title, "x": 1, "xanchor": "right", "y": row, "text": text.good_range(report, name)},
             {**end, "x": 0, "xanchor": "left", "y": row, "text": text.number(whole.low)},
             {**end, "x": 1, "xanchor": "right", "y": row, "text": text.number(whole.high)},
         ]

@@ -31,6 +31,7 @@ def settings_table(report: Report, trials: Sequence[Trial]) -> str:
         row = f'<td><code>{breakable(name)}</code></td><td class="n use">{escape(text.number(recommended[name]))}</td>'
         if region:
             bounds = " – ".join(map(text.number, region[name])) if name in region else "–"
+            bounds = "no effect seen" if text.has_no_effect(report, name) else bounds
             row += f'<td class="n">{escape(bounds)}</td>'
         row += "".join(f'<td class="n">{escape(text.number(values.get(name)))}</td>' for values in columns.values())
         rows.append(f"<tr>{row}</tr>")
@@ -38,8 +39,10 @@ def settings_table(report: Report, trials: Sequence[Trial]) -> str:
     notes = [f"Fixed in this search: {', '.join(fixed)}."] if fixed else []
     if region:
         notes.append("Robust range: the score stays within one standard error of the best.")
+        if any(text.has_no_effect(report, name) for name in varied):
+            notes.append("No effect seen: it does so over the whole searched range.")
     else:
-        notes.append("No robust range was estimated in this search.")
+        notes.append(text.no_range(report))
     notes.append(
         "The paper's default works in the paper's own loss scaling, so its numbers do not compare with ours; it draws its "
         "frequencies independently, as published."
@@ -62,7 +65,7 @@ def candidates_table(report: Report) -> str:
     rows = []
     for entry in known:
         standing = "<b>chosen</b>" if entry.chosen else "tied" if entry.tied else "behind"
-        cells = [escape(entry.label), standing, text.measured(entry.confirmed), text.score(entry.score)]
+        cells = [escape(text.label(entry.label)), standing, text.measured(entry.confirmed), text.score(entry.score)]
         cells += [text.score(_kept(entry))] if moved else []
         cells += [escape(text.number(entry.params.get(name))) for name in names]
         rows.append(cells)
@@ -85,6 +88,11 @@ def _choice(report: Report) -> str:
         f"{text.count(len(known), 'setting')} {'were' if len(known) != 1 else 'was'} compared on {seeds} of their own. "
     )
     level = [entry for entry in known if entry.tied or entry.chosen]
+    if report.verdict is not None and report.verdict.keep_default:
+        told += (
+            f"Published settings are kept unless another is shown to be better on new items, too, although it is the best of "
+            f"{text.count(report.verdict.compared, 'setting')} on these. "
+        )
     if len(level) > 1:
         told += f"{len(level)} of them cannot be told apart: their differences to the best are within noise"
         kept = [value for value in map(_kept, level) if value is not None]
@@ -96,7 +104,7 @@ def _choice(report: Report) -> str:
     if any(entry.label == PLATEAU and entry.trial is None for entry in known):
         told += (
             " “plateau”: what a model of all trials expects to lose least when moved, so it rests on no single trial; it is "
-            "recommended unless these runs speak against it."
+            "preferred to a trial unless these runs speak against it."
         )
     return told
 

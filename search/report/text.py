@@ -22,6 +22,7 @@ SETTINGS = {
     "k_center": "k-center",
     "k_means": "k-means",
     "mmd": "MMD",
+    "challenger": "best setting tried",
     "full_data": "full data",
 }
 METRICS = {"accuracy": "accuracy", "retrieval": "retrieval recall"}
@@ -71,7 +72,8 @@ def score(value: Any) -> str:
 
 def signed(value: float | None) -> str:
     """A difference of scores: `+0.012`."""
-    return f"{'+' if value is not None and value >= 0 else ''}{score(value)}"
+    told = score(value).replace("−0.000", "0.000")
+    return told if told.startswith(("−", "–")) else f"+{told}"
 
 
 def spread(mean: float | None, std: float | None) -> str:
@@ -110,6 +112,31 @@ def difference(entry: PairedDifference, turned: bool = False) -> str:
 def interval(bounds: tuple[float, float]) -> str:
     """`[0.051, 0.075]`."""
     return f"[{score(bounds[0])}, {score(bounds[1])}]"
+
+
+def has_no_effect(report: Report, name: str) -> bool:
+    """Whether the score stays within noise over the whole range in which a hyperparameter was searched."""
+    bounds, whole = report.robust_region.get(name), report.space.search.get(name)
+    if bounds is None or None in bounds or whole is None or whole.low is None or whole.high is None:
+        return False
+    low, high = bounds
+    assert low is not None and high is not None
+    return low <= whole.low * (1 + 1e-9) and high >= whole.high * (1 - 1e-9)
+
+
+def good_range(report: Report, name: str) -> str:
+    """`good from 0.03 to 1.2`, or that no value is better than another; empty where nothing is known."""
+    if has_no_effect(report, name):
+        return "no effect seen over the range"
+    low, high = report.robust_region.get(name, (None, None))
+    return "" if low is None or high is None else f"good from {number(low)} to {number(high)}"
+
+
+def no_range(report: Report) -> str:
+    """Why there is no robust range."""
+    if report.verdict is not None and report.verdict.keep_default:
+        return "No robust range was estimated around the setting that is kept."
+    return "No robust range was estimated in this search."
 
 
 def count(n: int, kind: str) -> str:

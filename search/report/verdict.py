@@ -1,18 +1,25 @@
-"""The verdict of a search: what is recommended, how sure that is, against what, and what it gives on test."""
+"""The verdict of a search: what is recommended, how sure that is, against what, and what it gives on test.
+
+Where no setting tried is shown to be better than the best published one, that one is recommended: it is kept.
+"""
 
 from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from search.analysis.saturation import WHAT_HELPS, at_limit
 from search.report import text
 from search.report.grounds import SAME, is_best, paper_is_better
-from search.report.model import Measured, PairedDifference, Report, TrialCounts
+from search.report.model import Judgement, PairedDifference, Report, TrialCounts
 
-AGAINST = ("paper_default", "default", "tuned_rates")  # what the recommended setting has to beat, in this order
-SETTINGS = {"recommended", "best", "best_single_seed", *AGAINST}  # what else is measured on test is a baseline
+# What the recommended setting has to beat, in this order; the challenger where a published setting is kept.
+AGAINST = ("paper_default", "default", "mmd", "tuned_rates", "challenger")
+SETTINGS = {"recommended", "best", "best_single_seed", *AGAINST} - {
+    "mmd"
+}  # what else is measured on test is a baseline
 INDENT = 15  # of the lines, beside their labels
 UNBROKEN, WHOLE = r"\[.*?\]|\d (?:%|failed)", "\0"  # what no line ends within, and its spaces meanwhile
 
@@ -26,6 +33,9 @@ class OnTest:
     full_data: float | None  # what all real items give
     baseline: str | None  # the best of those with as many items per class
     lead: float | None  # of the recommended setting over that one
+    ci95: tuple[float, float] | None = None  # of the score
+    over_paper: PairedDifference | None = None
+    over_baseline: PairedDifference | None = None
 
     @property
     def share(self) -> float | None:
@@ -35,7 +45,7 @@ class OnTest:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The numbers that a search stands by, and four lines of text that say them.
+    """The numbers that a search stands by, and four lines of text that say them; a fifth where the score is saturated.
 
     Scores are shares of what full data gives on validation; a number is None where it is not known or was not finite.
     """
@@ -53,6 +63,18 @@ class Verdict:
     differences: Mapping[str, PairedDifference]  # to settings of `AGAINST`
     diverged: tuple[str, ...]  # settings of `AGAINST` whose loss was not finite
     test: OnTest | None
+    judgement: Judgement | None = None  # None: of an earlier version
+    groups: int | None = None  # of validation items
+
+    @property
+    def keep_default(self) -> bool:
+        """Whether a published setting is recommended, because none is shown to be better."""
+        return self.judgement is not None and self.judgement.keep_default
+
+    @property
+    def saturated(self) -> bool:
+        """Whether the score is at its ceiling or floor."""
+        return self.judgement is not None and self.judgement.saturated
 
     @classmethod
     def of(cls, report: Report) -> Verdict:
@@ -74,22 +96,26 @@ class Verdict:
             else "",
             moved=_moved(report),
             differences={
-                key: found
-                for key in AGAINST
-                if (found := confirmation.differences.get(key)) is not None and found.mean is not None
+                key: found for key in AGAINST if (found := to_setting(report, key)) and found.mean is not None
             },
             diverged=tuple(key for key in AGAINST if key in rows and rows[key].mean is None),
-            test=_on_test(report.test, report.metric),
+            test=_on_test(report),
+            judgement=report.verdict,
+            groups=None if report.validation is None else report.validation.groups,
         )
 
     def lines(self) -> dict[str, str]:
-        """label -> a line: `recommended`, `how sure`, `against`, `on test`."""
-        return {
+        """label -> a line: `recommended`, `how sure`, `against`, `on test`; `beware` where the score is saturated."""
+        told = {
             "recommended": self.what,
             "how sure": self._how_sure(),
             "against": self._against(),
             "on test": self._on_test(),
         }
+        if self.judgement is not None and self.judgement.saturated and self.judgement.limit is not None:
+            limit = self.judgement.limit
+            told["beware"] = f"{at_limit(limit, 'the best quarter of the trials')}; what helps: {WHAT_HELPS[limit]}"
+        return told
 
     def wrapped(self, width: int) -> dict[str, str]:
         """label -> its line, label included, broken to `width` characters with a hanging indent."""
@@ -119,41 +145,101 @@ class Verdict:
         return f"{told}; {self.kept_by} reach {text.score(self.kept)} with {self.moved}"
 
     def _against(self) -> str:
-        parts = [compared(key, found) for key, found in self.differences.items()]
+        parts = [compared(self._name(key), found) for key, found in self.differences.items()]
         if parts:
-            parts[-1] += " (95 %, paired)"
-        parts += [f"no score for {_name(key)}: not every loss was finite" for key in self.diverged]
+            parts[-1] += f" ({covered(next(iter(self.differences.values())).covers, self.groups)})"
+        parts += [f"no score for {self._name(key)}: not every loss was finite" for key in self.diverged]
         return "; ".join(parts) or "nothing: no other setting has a score"
 
     def _on_test(self) -> str:
         if self.test is None:
             return "no score: not every loss was finite"
         told = f"{text.metric(self.test.metric)} {text.score(self.test.score)}"
+        if self.test.ci95 is not None:
+            told += f" {text.interval(self.test.ci95)}"
         if self.test.share is not None:
             told += f", {text.number(100 * self.test.share)} % of full data ({text.score(self.test.full_data)})"
+        paper, baseline = self.test.over_paper, self.test.over_baseline
+        if paper is not None or baseline is not None:
+            parts = [] if paper is None else [compared(name_of("paper_default"), paper)]
+            if baseline is not None and self.test.baseline is not None:
+                parts.append(compared(f"{text.label(self.test.baseline)}, the best baseline", baseline))
+            return f"{told}; {'; '.join(parts)} ({covered((paper or baseline).covers, None)})"  # type: ignore[union-attr]
         if self.test.baseline is not None and self.test.lead is not None:
             lead = self.test.lead
             apart = "level with" if abs(lead) < SAME else f"{text.score(abs(lead))} {'above' if lead > 0 else 'below'}"
             told += f"; {apart} the best baseline, {text.label(self.test.baseline)}"
         return told
 
+    def _name(self, setting: str) -> str:
+        if setting != "challenger" or self.judgement is None:
+            return name_of(setting)
+        return _tried(self.judgement)
 
-def compared(setting: str, found: PairedDifference) -> str:
+
+def to_setting(report: Report, setting: str) -> PairedDifference | None:
+    """The recommended setting minus another one on the reporting seeds; earlier versions had that to MMD in its row only."""
+    row, found = report.confirmation.rows().get(setting), report.confirmation.differences.get(setting)
+    return row.difference if found is None and report.verdict is None and row is not None else found
+
+
+def compared(name: str, found: PairedDifference) -> str:
     """`+0.009 [0.007, 0.012] over the paper's default`, with a word where that is no gain, or none that is shown."""
     if found.sign < 0:
-        return f"{text.difference(found, turned=True)} below {_name(setting)}"
+        return f"{text.difference(found, turned=True)} below {name}"
     told = text.signed(found.mean)
     if found.interval is None:
-        return f"{told} over {_name(setting)}, no interval known"
+        return f"{told} over {name}, no interval known"
     shown = "" if found.sign else ": no difference is shown"
-    return f"{told} {text.interval(found.interval)} over {_name(setting)}{shown}"
+    return f"{told} {text.interval(found.interval)} over {name}{shown}"
 
 
-def _name(setting: str) -> str:
-    return "tuned learning rates alone" if setting == "tuned_rates" else f"the {text.label(setting)}"
+def covered(covers: Sequence[str], groups: int | None) -> str:
+    """`95 %, paired, over seeds and groups`: what intervals say something of. `groups`: of validation, if any."""
+    if not covers:
+        return "95 %, paired"
+    if covers == ["seeds"]:
+        return "95 %, paired, over seeds, on these items"
+    if "groups" in covers:
+        return f"95 %, paired, over {' and '.join(covers)}"
+    few = "" if groups is None else f" of {text.count(groups, 'group')} only"
+    return f"95 %, paired, over {' and '.join(covers)}{few}"
+
+
+def name_of(setting: str) -> str:
+    """A setting in a sentence: `the paper's default`, `MMD`."""
+    alone = {"tuned_rates": "tuned learning rates alone", "mmd": "MMD"}
+    return alone.get(setting, f"the {text.label(setting)}")
+
+
+def _tried(judgement: Judgement) -> str:
+    """The best setting that the search has found."""
+    which = "the plateau's setting" if judgement.trial is None else f"trial {judgement.trial}"
+    return f"the best setting tried, {which}"
+
+
+def _kept(report: Report, judgement: Judgement) -> str:
+    """A published setting, and why it is kept."""
+    known = judgement.published or "default"
+    told = f"keep {name_of(known)}"
+    if judgement.unlike_fixed:
+        told += " (unlike what the space fixes: "
+        told += f"{', '.join(f'{name} {text.number(value)}' for name, value in judgement.unlike_fixed.items())})"
+    found = judgement.difference
+    if found is None or found.mean is None:
+        return f"{told}: no setting tried could be compared with it"
+    told += ": no setting tried is better by more than the data can show"
+    if found.interval is None:
+        return f"{told} ({_tried(judgement)}: {text.signed(found.mean)}, no interval known)"
+    return (
+        f"{told} ({_tried(judgement)}: {text.signed(found.mean)} {text.interval(found.interval)} over it, 95 % for the best of "
+        f"{text.count(judgement.compared, 'setting')})"
+    )
 
 
 def _what(report: Report) -> str:
+    if report.verdict is not None and report.verdict.keep_default:
+        return _kept(report, report.verdict)
     own, best, trials = report.confirmation.recommended.trial, report.confirmation.best.trial, report.trials
     ended = f"{trials.pruned:,} stopped early, {trials.failed:,} failed"
     completed = text.count(trials.completed, "completed trial")
@@ -176,12 +262,18 @@ def _moved(report: Report) -> str:
     return f"{which} moved by up to {far}{f' ({rest})' if rest else ''}"
 
 
-def _on_test(test: Mapping[str, Measured], metric: str) -> OnTest | None:
+def _on_test(report: Report) -> OnTest | None:
+    test = report.test
     known = {key: entry.mean for key, entry in test.items() if entry.mean is not None}
     if "recommended" not in known:
         return None
-    own = known["recommended"]
+    entry, own = test["recommended"], known["recommended"]
     baselines = {key: mean for key, mean in known.items() if key not in {*SETTINGS, "full_data"}}
-    best = max(baselines, key=lambda key: baselines[key], default=None)
+    best = entry.baseline or max(baselines, key=lambda key: baselines[key], default=None)
     lead = None if best is None else own - baselines[best]
-    return OnTest(metric, own, known.get("full_data"), best, lead)
+    low, high = entry.ci95 or (None, None)
+    interval = None if low is None or high is None else (low, high)
+    itself = report.verdict is not None and report.verdict.keep_default and report.verdict.published == "paper_default"
+    paper = None if itself else entry.difference.get("paper_default")
+    to_best = entry.difference.get("best_baseline")
+    return OnTest(report.metric, own, known.get("full_data"), best, lead, interval, paper, to_best)

@@ -12,6 +12,7 @@ from ray.exceptions import RayActorError
 from ray.tune import Callback
 
 from search.analysis.failure_signatures import ended_metrics, ended_tags
+from search.analysis.saturation import Saturation
 from search.interruption import caused_by_full_disk, check_actors, check_room, stopped_by_full_disk
 from search.ledger.ledger import Ledger, TrialRecord
 from search.space.model import Space
@@ -33,12 +34,19 @@ class SearchCallback(Callback):
     """Runs in the driver. Never blocks on MLflow (the tracker queues)."""
 
     def __init__(
-        self, space: Space, ledger: Ledger, tracker: MlflowTracker, display: Display, actors: Mapping[str, Any]
+        self,
+        space: Space,
+        ledger: Ledger,
+        tracker: MlflowTracker,
+        display: Display,
+        actors: Mapping[str, Any],
+        saturation: Saturation | None = None,
     ) -> None:
-        """`actors`: name -> handle, of those that all trials need."""
+        """`actors`: name -> handle, of those that all trials need. `saturation`: what to warn of, once."""
         self.space, self.ledger, self.tracker, self.display, self.actors = space, ledger, tracker, display, actors
         self.passed_on: dict[int, int] = {}  # trial -> step up to which its reports have been
         self.looked = 0.0  # when races were
+        self.saturation = saturation  # None once it has been warned of
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune's snapshots are not used; threads and terminals do not belong in one
@@ -120,3 +128,14 @@ class SearchCallback(Callback):
             tags=ended_tags(record),
         )
         self.display.ended(record)
+        self._warn_of_saturation()
+
+    def _warn_of_saturation(self) -> None:
+        """Once, from a third of the trials on: there is time to begin anew."""
+        ended = self.display.ended_records
+        if self.saturation is None or 3 * len(ended) < self.space.trials:
+            return
+        line = self.saturation.line(list(ended.values()))
+        if line is not None:
+            self.saturation = None
+            self.display.say(f"warning: {line}")

@@ -81,10 +81,10 @@ def test_every_image_and_every_speaker_is_in_one_split(monkeypatch):
         drawn.append(images)
         return torch.zeros(len(images), *shape)
 
-    def speak(_: Speaker, labels: list[int], variants: list[str], *__: object) -> Tensor:
+    def speak(_: Speaker, labels: list[int], variants: list[str], *__: object) -> tuple[Tensor, list[str]]:
         voices.append(set(variants))
         assert len(variants) == len(set(variants))
-        return torch.zeros(len(labels), SPECS["audio"].num_samples)
+        return torch.zeros(len(labels), SPECS["audio"].num_samples), variants[:1] * len(labels)
 
     monkeypatch.setattr(module, "_draw", draw)
     monkeypatch.setattr(module, "_speak", speak)
@@ -103,6 +103,13 @@ def test_every_image_and_every_speaker_is_in_one_split(monkeypatch):
         assert len(images) == len(content[f"{name}/label"]) == pairs * count
         assert len(own) == count
     assert len(distinct[0] | distinct[1] | distinct[2]) == sum(IMAGES.values()) == 1797
+
+
+def test_groups_are_speakers(spoken_digits):
+    dataset, _ = spoken_digits
+    own = [set(split.groups.tolist()) for split in splits_of(dataset).values()]
+    assert len(own[0] | own[1] | own[2]) == sum(map(len, own)) > 50  # nobody in two splits
+    assert min(map(len, own)) > 10
 
 
 def test_same_bytes_in_another_process(spoken_digits, tmp_path):
@@ -147,7 +154,7 @@ def test_second_load_reads_the_store(spoken_digits, monkeypatch):
 
 
 def test_what_changes_the_content_changes_the_fingerprint(monkeypatch, tmp_path):
-    stub = {f"{split}/{part}": torch.zeros(1) for split in IMAGES for part in ("vision", "audio", "label")}
+    stub = {f"{split}/{part}": torch.zeros(1) for split in IMAGES for part in ("vision", "audio", "label", "speaker")}
     monkeypatch.setattr(module, "_make", lambda *_: stub)
     store = Store(tmp_path)
     larger = {**SPECS, "vision": ImageSpec.of("vision", 3, 64, (0.5,) * 3, (0.5,) * 3)}

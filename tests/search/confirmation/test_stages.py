@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from search.analysis.cost import most_confirmation_runs
 from search.analysis.surrogate import Scored, Surface
 from search.confirmation.stages import ConfirmationStages
 from search.space.files import load_space
@@ -31,3 +32,8 @@ def test_learning_rates_of_choices_are_those_of_the_chosen_setting() -> None:
     spread = list(tried.values())[2:]
     assert len(spread) == space.confirmation.tuned_rates
     assert {h["learning_rate_vision"] for h in spread} == {3.0}
+
+
+def test_the_plan_counts_at_least_what_is_run() -> None:
+    space = load_space("quickstart")
+    assert 409 <= most_confirmation_runs(space) < 700  # 409: of a real search, in which some settings were the same

@@ -12,6 +12,7 @@ from small_search import ENCODER
 
 from condense.storage.store import Store
 from search.engine.checkpoint import unpack_checkpoint
+from search.engine.hits import unpack_hits
 from search.engine.tenant_lost import TenantLost
 from search.engine.tenants import Tenants
 
@@ -204,3 +205,23 @@ def test_who_cannot_resume_gets_no_checkpoint(join: Callable[..., Tenants], task
     tenants.join("b", [task], H, [0], 6, None, None, resumable=False)
     told = advance(tenants, {"a": 2, "b": 2})
     assert told["a"].reports[0]["checkpoint"] and told["b"].reports[0]["checkpoint"] is None
+
+
+def test_the_items_that_were_right_agree_with_the_score(join: Callable[..., Tenants], task: dict[str, Any]) -> None:
+    """On validation and on test, of replicas and of coresets; trials' reports go without."""
+    tenants = join(None, "trial")
+    tenants.join("confirmed", [task], H, [0, 1], 6, None, None, resumable=False)
+    told = advance(tenants, {"trial": 6, "confirmed": 6})
+    assert told["trial"].reports[0]["hits"] is None
+    count = {split: tenants.items(task, split)["count"] for split in ("validation", "test")}
+    assert tenants.items(task, "validation") == {"count": count["validation"], "groups": None}
+
+    def check(scores: list[float], hits: list[str], split: str) -> None:
+        means = [float(unpack_hits(text, count[split]).mean()) for text in hits]
+        assert means == pytest.approx(scores, abs=1e-6) and len(means) > 0
+
+    check(told["confirmed"].reports[0]["accuracies"], told["confirmed"].reports[0]["hits"], "validation")
+    final = tenants.finals("confirmed")
+    check(final["scores"], final["hits"], "test")
+    for own in tenants.baselines(task, [3, 4]).values():
+        check(own["scores"], own["hits"], "test")

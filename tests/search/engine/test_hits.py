@@ -1,0 +1,31 @@
+"""Which items were right, as text."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from search.engine.hits import pack_hits, unpack_hits
+
+
+@given(st.lists(st.booleans(), max_size=200))
+def test_what_is_packed_comes_back(hits: list[bool]) -> None:
+    text = pack_hits(hits)
+    assert text.isascii() and len(text) <= 4 * (len(hits) // 24 + 1)
+    assert unpack_hits(text, len(hits)).tolist() == hits
+    assert text == pack_hits(np.array(hits, dtype=bool))
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=60), st.integers(0, 200))
+def test_another_number_of_items_is_refused(hits: list[bool], count: int) -> None:
+    if (count + 7) // 8 == (len(hits) + 7) // 8:
+        return
+    with pytest.raises(ValueError, match="hits of"):
+        unpack_hits(pack_hits(hits), count)
+
+
+def test_what_is_no_base64_is_refused() -> None:
+    with pytest.raises(ValueError, match="base64"):
+        unpack_hits("no base64!", 3)

@@ -1,0 +1,108 @@
+"""The verdict where a published setting is kept, and what its intervals say they cover."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from fake_search import fake_content
+
+from search.report.grounds import grounds
+from search.report.model import Report
+from search.report.text import good_range, has_no_effect
+from search.report.verdict import Verdict, covered
+from search.summary import values
+
+
+def kept(published: str = "mmd", saturated: bool = False, **verdict: Any) -> Report:
+    content, _, _ = fake_content(8)
+    content["recommended"] |= {"lambda_cross": 0.0, "frequency_scale": None}
+    content["robust_region"], content["perturbation"] = {}, None
+    own = content["confirmation"]
+    own["challenger"] = {**own["best"], "trial": 5}
+    own["differences"] |= {
+        "challenger": {"mean": 0.001, "ci95": [-0.004, 0.006], "n": 10, "covers": ["seeds", "groups"]}
+    }
+    del own["differences"][published]
+    content["verdict"] |= {"keep_default": True, "published": published, "challenger": "trial 5", "trial": 5}
+    content["verdict"] |= {"saturated": saturated, "limit": "ceiling" if saturated else None}
+    content["verdict"]["difference"] = {"mean": 0.002, "ci95": [-0.006, 0.01], "n": 10}
+    content["verdict"] |= verdict
+    return Report.model_validate(content)
+
+
+@pytest.mark.parametrize(
+    ("published", "name"),
+    [("mmd", "MMD"), ("paper_default", "the paper's default"), ("default", "the project's default")],
+)
+def test_what_is_kept_is_named_with_the_figures(published: str, name: str) -> None:
+    verdict = Verdict.of(kept(published))
+    assert verdict.keep_default and not verdict.saturated
+    assert verdict.what == (
+        f"keep {name}: no setting tried is better by more than the data can show (the best setting tried, trial 5: "
+        "+0.002 [−0.006, 0.010] over it, 95 % for the best of 39 settings)"
+    )
+    against = verdict.lines()["against"]
+    assert f"over {name}" not in against
+    assert "+0.001 [−0.004, 0.006] over the best setting tried, trial 5: no difference is shown" in against
+    assert against.endswith("(95 %, paired, over seeds and groups)")
+    assert ("over the paper's default" in verdict.lines()["on test"]) == (published != "paper_default")
+
+
+def test_nothing_is_said_to_be_gained_by_what_was_published_before() -> None:
+    assert "tuning the learning rates" not in grounds(kept())
+    assert "search's best trial" in grounds(kept())
+
+
+def test_what_the_space_fixes_otherwise_is_named() -> None:
+    told = Verdict.of(kept("paper_default", unlike_fixed={"lambda_joint": 10.0, "scaling": "paper"})).what
+    assert told.startswith("keep the paper's default (unlike what the space fixes: lambda_joint 10, scaling paper): no")
+    lost = Verdict.of(kept(difference={"mean": None, "ci95": [None, None], "n": 10})).what
+    assert lost == "keep MMD: no setting tried could be compared with it"
+
+
+def test_a_saturated_score_is_a_line_of_its_own() -> None:
+    lines = Verdict.of(kept(saturated=True)).lines()
+    assert list(lines) == ["recommended", "how sure", "against", "on test", "beware"]
+    assert lines["beware"].startswith("the score is at its ceiling (the best quarter of the trials: 99% right or more)")
+    assert "smaller `dpc`" in lines["beware"] and "`group`" in lines["beware"]
+
+
+def test_values_that_have_no_effect_say_so() -> None:
+    assert {"lambda_cross          0", "frequency_scale       no effect"} <= set(values(kept()))
+
+
+@pytest.mark.parametrize(
+    ("covers", "groups", "told"),
+    [
+        ([], None, "95 %, paired"),
+        (["seeds"], None, "95 %, paired, over seeds, on these items"),
+        (["seeds", "items"], None, "95 %, paired, over seeds and items"),
+        (["seeds", "items"], 3, "95 %, paired, over seeds and items of 3 groups only"),
+        (["seeds", "groups"], 20, "95 %, paired, over seeds and groups"),
+    ],
+)
+def test_intervals_say_what_they_cover(covers: list[str], groups: int | None, told: str) -> None:
+    assert covered(covers, groups) == told
+
+
+def test_no_range_is_good_that_is_the_whole_range() -> None:
+    content, _, _ = fake_content(8)
+    content["robust_region"]["lambda_cross"] = [0.01, 100.0]
+    report = Report.model_validate(content)
+    assert has_no_effect(report, "lambda_cross") and not has_no_effect(report, "lambda_joint")
+    assert good_range(report, "lambda_cross") == "no effect seen over the range"
+    assert good_range(report, "lambda_joint") == "good from 0.02 to 0.5"
+    content["robust_region"]["lambda_cross"] = [0.01, 50.0]
+    assert good_range(Report.model_validate(content), "lambda_cross") == "good from 0.01 to 50"
+
+
+def test_json_keeps_all_of_it() -> None:
+    report = kept("default", saturated=True)
+    again = Report.model_validate(json.loads(json.dumps(report.as_json())))
+    assert again == report
+    found = again.as_json()
+    assert found["verdict"].keys() >= {"text", "keep_default", "saturated", "covers"}
+    assert found["validation"] == {"groups": 20, "by": "group", "folds": None}
+    assert found["test"]["recommended"]["difference"].keys() == {"paper_default", "best_baseline"}
