@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import io
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -114,7 +115,7 @@ def _write_pictures(archive: Path, folder: Path, rows: dict[str, dict[str, str]]
     with Progress(len(rows), line, quiet=3.0) as progress:
         for name, content in members(archive, lambda name: name.removeprefix(PICTURES) in rows):
             image = name.removeprefix(PICTURES)
-            write_file(inside(images, image), content)
+            write_file(inside(images, image), on_white(content))
             row = rows[image]
             row["vision"] = f"images/{image}"
             group = root(row["group"])
@@ -126,6 +127,18 @@ def _write_pictures(archive: Path, folder: Path, rows: dict[str, dict[str, str]]
         if "vision" not in row:
             raise UserError(f"{archive}: has no {PICTURES}{image}")
         row["group"] = root(row["group"])
+
+
+def on_white(png: bytes) -> bytes:
+    """A picture without transparency. Left transparent, what shows is whatever colour hides there, which is no part of it."""
+    from PIL import Image  # here: `--help` needs it not
+
+    with Image.open(io.BytesIO(png)) as opened:
+        picture = opened.convert("RGBA")
+    white = Image.new("RGBA", picture.size, "white")
+    file = io.BytesIO()
+    Image.alpha_composite(white, picture).convert("RGB").save(file, "png")
+    return file.getvalue()
 
 
 def _progress_line(total: int, have: int, rate: float, left: str) -> str:
@@ -155,4 +168,5 @@ RECIPE = Recipe(
     ),
     write=write,
     next=NEXT,
+    version=2,  # pictures on white
 )

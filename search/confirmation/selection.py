@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from condense.config.models import RATE, Hyperparameters
+from condense.config.modalities import RATE
+from condense.config.models import Hyperparameters
 from search.analysis.paired import Paired
 from search.analysis.ranking import best_trials
 from search.analysis.robustness import plateau_setting

@@ -204,7 +204,7 @@ def test_paths_are_relative_to_the_file(towers: dict[str, Any], tmp_path: Path) 
         ("{name: aligned, towers: {text: {kind: transformers}}}", "`encoder.towers.text.model` is missing"),
         (
             "{name: aligned, towers: {a b: {kind: tiny}}}",
-            "a modality's name must be letters, digits and _, but got 'a b'",
+            "a modality's name must be a-z, then a-z, 0-9 or _",
         ),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections import defaultdict
 from collections.abc import Sequence
@@ -66,6 +67,20 @@ def test_emoji(tmp_path: Path) -> None:
     task = yaml.safe_load((tmp_path / "to/task.yaml").read_text())
     assert task["dataset"] == {"name": "manifest", "path": "manifest.csv"}
     assert said[-1] == f"next: python -m condense run {tmp_path}/to/task.yaml --output condensed"
+
+
+def test_what_is_transparent_becomes_white() -> None:
+    pixels = np.zeros((2, 2, 4), np.uint8)
+    pixels[0, 0] = (10, 20, 30, 255)
+    pixels[1, 1] = (0, 0, 0, 128)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "png")
+    with Image.open(io.BytesIO(emoji.on_white(file.getvalue()))) as image:
+        assert image.mode == "RGB"
+        found = np.asarray(image)
+    assert found[0, 0].tolist() == [10, 20, 30]
+    assert found[0, 1].tolist() == [255, 255, 255]
+    assert found[1, 1].tolist() == [127, 127, 127]
 
 
 def test_emoji_that_look_the_same_are_one_group(tmp_path: Path) -> None:

@@ -9,12 +9,15 @@ import pytest
 
 import spaces
 from condense.config.models import MODALITIES
+from condense.recipes.catalog import DATA, TOWERS
 from search.command import main
 from search.preflight import missing_parts
 from search.space.files import load_space
 
 FILES = sorted(Path(next(iter(spaces.__path__))).glob("*.yaml"))
-PAPERS = [file for file in FILES if file.stem not in ("quickstart", "robust_digits", "cluster_check")]
+RECIPES = [file for file in FILES if "python -m condense data " in file.read_text()]
+EMBEDDED = ("quickstart", "robust_digits", "cluster_check")
+PAPERS = [file for file in FILES if file.stem not in EMBEDDED and file not in RECIPES]
 
 
 def test_there_are_spaces_for_the_papers_tasks_and_beyond() -> None:
@@ -64,6 +67,27 @@ def test_a_dry_run_names_what_is_missing_and_a_run_refuses(
     error = capsys.readouterr().err
     assert error.startswith("error: missing: none.csv (tasks.0.dataset.path); none.pth ") and error.count("\n") == 1
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
+def test_the_commands_it_names_make_what_it_reads(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, root = file.read_text(), file.parent.parent
+    known = {"data": DATA, "towers": TOWERS}
+    made = {}
+    for kind, name, to in re.findall(r"python -m condense (data|towers) (\w+).* --to (\S+)", text):
+        assert name in known[kind]
+        made[to] = name
+    space = load_space(file.stem)
+    assert str(space.tasks[0].dataset.path.parent.relative_to(root)) in made  # type: ignore[union-attr]
+    for path in re.findall(r"\.\./(towers/\w+)", text):
+        assert made[path] == Path(path).name
+    monkeypatch.chdir(tmp_path)
+    assert main(["--space", file.stem, "--set", "tasks.0.dataset.path=none.csv"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: missing: none.csv (tasks.0.dataset.path)")
+    assert error.count("\n") == 1
 
 
 def test_a_missing_package_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
