@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -51,8 +52,10 @@ def test_a_search_over_named_sensors(tmp_path: Path) -> None:
     assert re.search(
         r"warning: .*data.safetensors: of 12 groups \d in both train and test", " ".join(search.said().split())
     )
-    best = yaml.safe_load((tmp_path / "out" / "best.yaml").read_text())["hyperparameters"]
-    assert all(best[f"learning_rate_{m}"] > 0 for m in SENSORS)
+    assert yaml.safe_load((tmp_path / "out" / "best.yaml").read_text())["hyperparameters"]
+    with (tmp_path / "out" / "trials.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert all(float(row[f"learning_rate_{m}"]) > 0 for row in rows for m in SENSORS)
     assert "learning_rate_gyroscope" in (tmp_path / "out" / "report.html").read_text()
     assert list((tmp_path / "out" / "condensed" / "previews").glob("*_gyroscope.png"))
 

@@ -66,7 +66,8 @@ def test_a_notebook(write_space: Callable[..., Path], tmp_path: Path) -> None:
     assert "paper_default" in found
     assert "complete" in resumed and "trials 6/6" in resumed
     recommended = report(tmp_path / "out")["recommended"]
-    assert json.dumps(next(iter(recommended.values())))[:6] in resumed
+    known = [value for value in recommended.values() if value is not None]  # a setting that is kept may lack some
+    assert json.dumps(known[0])[:6] in resumed
     assert yaml.safe_load((tmp_path / "out" / "best.yaml").read_text())["hyperparameters"]
     for cell in notebook.cells:
         assert "Traceback" not in text_of(cell)

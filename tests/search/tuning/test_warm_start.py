@@ -92,9 +92,19 @@ def test_a_search_begins_with_another(
     assert search.finish() == 0, search.said()
     rows = table(tmp_path / "out")
     assert [row["name"] for row in rows][:3] == ["paper_default", "default", "warm_start_0"]
-    recommended = report(other)["recommended"]
-    assert recommended
-    assert {name: rows[2][name] for name in recommended} == pytest.approx(recommended)
+    first = report(other)["recommended"]
+    assert first
+    if report(other)["verdict"][
+        "keep_default"
+    ]:  # a published setting, which lies outside of the ranges or is run anyway
+        scored = [
+            row
+            for row in table(other)
+            if row["status"] == "completed" and row["name"] not in ("default", "paper_default")
+        ]
+        best = max(scored, key=lambda row: float(row["score"]))
+        first = {name: float(best[name]) for name in first}
+    assert {name: rows[2][name] for name in first} == pytest.approx(first)
     known = recorded(tmp_path / "out")
     assert known is not None and 1 <= len(known) <= 5
     client = connect(f"sqlite:///{tmp_path}/mlflow.db")
