@@ -1,7 +1,8 @@
 """How `suite.py` measures its sets: three protocols with intervals, paired differences, and its tables.
 
 The probe's interval is a bootstrap over condensation seeds x held-out items: both are drawn anew, items in whole groups
-(speakers, people, concepts) where the data has at least `FEWEST_GROUPS` of them. ConvNets and retrieval: Student's t over seeds.
+(speakers, people, concepts) where the data has at least `FEWEST_GROUPS` of them. ConvNets and retrieval: Student's t over seeds,
+which says nothing of new items, and nothing at all for a set that no seed changes.
 """
 
 from __future__ import annotations
@@ -146,9 +147,9 @@ def summary(means: Tensor, mean: float, n: int) -> dict[str, Any]:
 
 
 def over_seeds(values: Sequence[float]) -> dict[str, Any]:
-    """Mean and Student's t interval; none for a single value."""
+    """Mean and Student's t interval; none for a single value, nor where seeds change nothing."""
     n = len(values)
-    if n < 2:
+    if len(set(values)) < 2:
         return {"mean": fmean(values), "ci95": None, "n": n}
     half = float(student.ppf(0.975, n - 1)) * stdev(values) / math.sqrt(n)
     return {"mean": fmean(values), "ci95": [fmean(values) - half, fmean(values) + half], "n": n}
@@ -171,7 +172,9 @@ def row(cells: Sequence[str]) -> str:
 def table(name: str, cells: Mapping[str, Mapping[str, Any]]) -> str:
     """A task's tables: per protocol a row per method and a column per number of items; the best mean of each is bold."""
     first = next(iter(cells.values()))
-    lines = [f"\n### {name}\n\nTest, %; the probe's intervals cover {' and '.join(first['covers'])}."]
+    lines = [
+        f"\n### {name}\n\nTest, %; the probe's intervals cover {' and '.join(first['covers'])}, the others' seeds only."
+    ]
     for protocol, title in PROTOCOLS.items():
         if protocol not in first["methods"]["random"]:
             continue

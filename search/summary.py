@@ -49,6 +49,8 @@ def values(report: Report) -> list[str]:
         good = f"   {text.good_range(report, name)}".rstrip()
         shown = "no effect" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
         lines.append(f"{name:<{width}}  {shown:<8}{good}".rstrip())
+    if text.has_own_scaling(report):
+        lines.append("in a loss scaling of its own: best.yaml has the whole setting")
     return lines
 
 

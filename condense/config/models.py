@@ -223,9 +223,8 @@ def explain(error: ValidationError, source: str) -> str:
     """The first error in a configuration, as one line naming file, key, value and rule."""
     problems = error.errors(include_url=False)
     first = problems[0]
-    place = first[
-        "loc"
-    ]  # after `dataset`, `encoder` and a tower pydantic adds the name, which is not a key of the file
+    place = first["loc"]
+    # After `dataset`, `encoder` and a tower pydantic adds the name, which is not a key of the file.
     named = {
         i
         for i, part in enumerate(place)

@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from condense.inputs.series_plot import plot
 from condense.inputs.spec import ArraySpec, FileSpec, ImageSpec, InputSpec, LogMelSpec, WrittenSpec, mel_filters
-from condense.inputs.waves import griffin_lim, power_of_mel, read_wave, resample
+from condense.inputs.waves import griffin_lim, power_of_mel, read_clip
 from condense.system.errors import UserError
 
 PREVIEW_SIDE = 128  # pixels: what an image preview's short side is enlarged to, at least
@@ -107,13 +106,7 @@ def _read_image(spec: ImageSpec, path: Path) -> Tensor:
 
 
 def _read_log_mel(spec: LogMelSpec, path: Path) -> Tensor:
-    """Channel 0, resampled; a short clip is zero-padded at its end, a long one keeps its middle."""
-    channels, rate = read_wave(path)
-    wave = resample(channels[:1], rate, spec.sample_rate)[0]
-    surplus = len(wave) - spec.num_samples
-    if surplus > 0:
-        wave = wave[surplus // 2 : surplus // 2 + spec.num_samples]
-    return spec.from_wave(F.pad(wave, (0, max(0, -surplus))))
+    return spec.from_wave(read_clip(path, spec.sample_rate, spec.num_samples))
 
 
 def is_resampled(spec: InputSpec, path: Path) -> bool:

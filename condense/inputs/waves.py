@@ -32,6 +32,17 @@ def read_wave(path: Path) -> tuple[Tensor, int]:
     return torch.from_numpy(np.ascontiguousarray(channels.T)), rate
 
 
+def read_clip(path: Path, sample_rate: int, num_samples: int) -> Tensor:
+    """(num_samples,) of a file's channel 0 at `sample_rate`, Hz; a short one is zero-padded at its end, a long one keeps its
+    middle. Raises what `read_wave` does."""
+    channels, rate = read_wave(path)
+    wave = resample(channels[:1], rate, sample_rate)[0]
+    surplus = len(wave) - num_samples
+    if surplus > 0:
+        wave = wave[surplus // 2 : surplus // 2 + num_samples]
+    return F.pad(wave, (0, max(0, -surplus)))
+
+
 def resample(wave: Tensor, rate: int, new_rate: int) -> Tensor:
     """(channels, n) at `rate` Hz -> (channels, ceil(n * new_rate / rate)) at `new_rate` Hz.
 

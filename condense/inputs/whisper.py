@@ -18,7 +18,7 @@ from torch import Tensor
 from condense.inputs.media import spectrogram_picture, wav_file
 from condense.inputs.spec import FileSpec, WaveSpec
 from condense.inputs.transformers import library_filters
-from condense.inputs.waves import griffin_lim, power_of_mel, read_wave, resample
+from condense.inputs.waves import griffin_lim, power_of_mel, read_clip
 
 FLOOR = 1e-10  # of the mel power, before the logarithm
 RANGE = 8.0  # decades below a clip's loudest value at which it is cut off
@@ -70,13 +70,7 @@ class WhisperSpec(FileSpec, WaveSpec):
         return ((levels + 4) / 4).reshape(*wave.shape[:-1], *self.shape)
 
     def read(self, path: Path) -> Tensor:
-        """Channel 0, resampled; a short clip is zero-padded at its end, a long one keeps its middle."""
-        channels, rate = read_wave(path)
-        wave = resample(channels[:1], rate, self.sample_rate)[0]
-        surplus = len(wave) - self.num_samples
-        if surplus > 0:
-            wave = wave[surplus // 2 : surplus // 2 + self.num_samples]
-        return self.from_wave(F.pad(wave, (0, max(0, -surplus))))
+        return self.from_wave(read_clip(path, self.sample_rate, self.num_samples))
 
     def picture(self, item: Tensor) -> Image.Image:
         return spectrogram_picture(item[0], max(self.low, float(item.max()) - RANGE / 4))

@@ -87,6 +87,7 @@ def tiles(report: Report) -> str:
         return ""
     seeds = text.count(verdict.n, "fresh seed")
     around = f"± {text.score(verdict.std)} over {seeds}" if verdict.std is not None else f"over {seeds}"
+    around = f"the same on {seeds}" if text.same_on_all(verdict.std, verdict.n) else around
     shown = [("confirmed score", text.score(verdict.score), around)]
     for setting, found in verdict.differences.items():
         small = f"95 %: {text.interval(found.interval)}" if found.interval else "no interval known"

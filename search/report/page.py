@@ -143,11 +143,11 @@ def _history(report: Report, trials: Sequence[Trial]) -> str:
 
 
 def _parallel(report: Report, trials: Sequence[Trial]) -> str:
+    diamonds = "; diamonds: the recommended setting" if text.comparable(report) else ""
     figure = html.figure(
-        parallel(trials, report.recommended),
+        parallel(trials, text.comparable(report)),
         "Parallel coordinates of all trials",
-        "A line is a trial, from its hyperparameters down to its score; diamonds: the recommended setting. "
-        "Point at or tap one to bring it forward.",
+        f"A line is a trial, from its hyperparameters down to its score{diamonds}. Point at or tap one to bring it forward.",
     )
     return html.section(
         "parallel", "Parallel coordinates", figure, missing="No hyperparameter was varied in a scored trial."

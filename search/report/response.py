@@ -41,9 +41,15 @@ def section(report: Report, trials: Sequence[Trial]) -> str:
     drawn = [figure for figure in drawn if figure]
     intro = (
         "Dots: trials, mean over seeds ± one standard deviation (open: pruned, so after fewer steps), which differ in all "
-        "hyperparameters at once. Dotted line and diamond: the recommended value and its score on fresh seeds; shaded: "
-        "its robust range. The paper's default is left out: its weights act in another scaling."
+        "hyperparameters at once. "
     )
+    if text.has_own_scaling(report):
+        intro += "The setting that is kept is left out, and the paper's default: they act in another loss scaling."
+    else:
+        intro += (
+            "Dotted line and diamond: the recommended value and its score on fresh seeds; shaded: its robust range. "
+        )
+        intro += "The paper's default is left out: its weights act in another scaling."
     if any(curve(report, name) for name in names):
         intro = f"Curve: the model's mean and two of its standard deviations, all else as recommended. {intro}"
     body = f'{html.note(intro)}<div class="small">{"".join(drawn)}</div>' if drawn else ""
@@ -112,7 +118,7 @@ def response(trials: Sequence[Trial], name: str, report: Report) -> go.Figure | 
             tickangle=0,
         )
     _mark_recommended(figure, name, report, log)
-    value = text.finite(report.recommended.get(name))
+    value = text.finite(text.comparable(report).get(name))
     axis = _axis([*values, *([value] if value is not None else [])], log)
     return figure.update_xaxes(**axis)
 
@@ -143,7 +149,7 @@ def _mark_recommended(figure: go.Figure, name: str, report: Report, log: bool) -
     edges = report.robust_region.get(name, ())
     if edges and all(edge is not None and (edge > 0 or not log) for edge in edges):
         figure.add_vrect(x0=edges[0], x1=edges[1], fillcolor=BAND, line_width=0, layer="below")
-    value = text.finite(report.recommended.get(name))
+    value = text.finite(text.comparable(report).get(name))
     if value is None or (log and value <= 0):
         return
     figure.add_vline(x=value, line={"color": ACCENT, "width": 1.5, "dash": "dot"})
@@ -245,7 +251,7 @@ def pair_map(grid: ResponsePair, contours: Mapping[str, float], report: Report, 
         hovertext=[hover(trial) for trial, _ in inside],
         hoverinfo="text",
     )
-    chosen = [text.finite(report.recommended.get(name)) for name, _ in sides.values()]
+    chosen = [text.finite(text.comparable(report).get(name)) for name, _ in sides.values()]
     if None not in chosen:
         figure.add_scatter(
             x=[chosen[0]],

@@ -81,6 +81,11 @@ def spread(mean: float | None, std: float | None) -> str:
     return score(mean) if finite(std) is None or finite(mean) is None else f"{score(mean)} ± {score(std)}"
 
 
+def same_on_all(std: float | None, n: int) -> bool:
+    """Whether no seed changes a score: MMD from herding draws nothing. That is no certainty, so no `± 0.000` is shown."""
+    return n > 1 and std is not None and std < 1e-9
+
+
 def measured(entry: Measured | None) -> str:
     """`0.931 ± 0.012` of runs; a dash where there are none, or not all of them were finite."""
     return "–" if entry is None else spread(entry.mean, entry.std)
@@ -132,10 +137,22 @@ def good_range(report: Report, name: str) -> str:
     return "" if low is None or high is None else f"good from {number(low)} to {number(high)}"
 
 
+def has_own_scaling(report: Report) -> bool:
+    """Whether the recommended setting is a published one whose weights and learning rates mean something else than ours."""
+    verdict = report.verdict
+    return verdict is not None and verdict.keep_default and verdict.published in ("mmd", "paper_default")
+
+
+def comparable(report: Report) -> dict[str, Any]:
+    """The recommended values that lie on the trials' axes: none where they are in another loss scaling."""
+    return {} if has_own_scaling(report) else dict(report.recommended)
+
+
 def no_range(report: Report) -> str:
     """Why there is no robust range."""
     if report.verdict is not None and report.verdict.keep_default:
-        return "No robust range was estimated around the setting that is kept."
+        own = "; its numbers are in a loss scaling of its own, and best.yaml has the whole setting"
+        return f"No robust range was estimated around the setting that is kept{own if has_own_scaling(report) else ''}."
     return "No robust range was estimated in this search."
 
 

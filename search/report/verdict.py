@@ -17,9 +17,8 @@ from search.report.model import Judgement, PairedDifference, Report, TrialCounts
 
 # What the recommended setting has to beat, in this order; the challenger where a published setting is kept.
 AGAINST = ("paper_default", "default", "mmd", "tuned_rates", "challenger")
-SETTINGS = {"recommended", "best", "best_single_seed", *AGAINST} - {
-    "mmd"
-}  # what else is measured on test is a baseline
+# What else is measured on test is a baseline, MMD among them.
+SETTINGS = {"recommended", "best", "best_single_seed", *AGAINST} - {"mmd"}
 INDENT = 15  # of the lines, beside their labels
 UNBROKEN, WHOLE = r"\[.*?\]|\d (?:%|failed)", "\0"  # what no line ends within, and its spaces meanwhile
 
@@ -139,7 +138,9 @@ class Verdict:
         seeds = text.count(self.n, "fresh seed")
         if self.score is None:
             return f"do not trust it: not every loss was finite on {seeds}"
-        told = f"{text.spread(self.score, self.std)} of full-data {text.metric(self.metric)} on {seeds}"
+        same = text.same_on_all(self.std, self.n)
+        value = text.spread(self.score, None if same else self.std)
+        told = f"{value} of full-data {text.metric(self.metric)}{', the same' if same else ''} on {seeds}"
         if self.kept is None:
             return told
         return f"{told}; {self.kept_by} reach {text.score(self.kept)} with {self.moved}"

@@ -68,4 +68,5 @@ def test_over_seeds_is_student_t() -> None:
     found = over_seeds([0.1, 0.2, 0.3])
     assert found["ci95"] == pytest.approx([0.2 - 4.302653 * 0.1 / 3**0.5, 0.2 + 4.302653 * 0.1 / 3**0.5], rel=1e-6)
     assert over_seeds([0.5]) == {"mean": 0.5, "ci95": None, "n": 1}
+    assert over_seeds([0.5, 0.5])["ci95"] is None  # no seed changes it: that is no certainty
     assert points(over_seeds([0.5]), True) == "+50.0"

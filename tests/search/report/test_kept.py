@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -10,7 +11,7 @@ from fake_search import fake_content
 
 from search.report.grounds import grounds
 from search.report.model import Report
-from search.report.text import good_range, has_no_effect
+from search.report.text import comparable, good_range, has_no_effect, no_range
 from search.report.verdict import Verdict, covered
 from search.summary import values
 
@@ -53,6 +54,22 @@ def test_what_is_kept_is_named_with_the_figures(published: str, name: str) -> No
 def test_nothing_is_said_to_be_gained_by_what_was_published_before() -> None:
     assert "tuning the learning rates" not in grounds(kept())
     assert "search's best trial" in grounds(kept())
+
+
+def test_a_score_that_no_seed_changes_is_not_shown_as_certain() -> None:
+    report = kept()
+    drawn = Verdict.of(report).lines()["how sure"]
+    steady = dataclasses.replace(Verdict.of(report), std=0.0).lines()["how sure"]
+    assert "±" in drawn and "the same" not in drawn
+    assert "±" not in steady and "accuracy, the same on " in steady
+
+
+@pytest.mark.parametrize(("published", "own"), [("mmd", True), ("paper_default", True), ("default", False)])
+def test_numbers_in_another_loss_scaling_say_so(published: str, own: bool) -> None:
+    report = kept(published)
+    assert (values(report)[-1] == "in a loss scaling of its own: best.yaml has the whole setting") == own
+    assert ("loss scaling of its own" in no_range(report)) == own
+    assert (comparable(report) == {}) == own  # else its learning rates would be drawn among the trials'
 
 
 def test_what_the_space_fixes_otherwise_is_named() -> None:
