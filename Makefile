@@ -1,6 +1,7 @@
 # make search   a small real search on the embedded dataset, under 5 minutes on a CPU (ARGS=--resume to continue it)
 # make test     format, lint, types, all tests
 # make bench    the benchmarks, as tables
+# make suite    every method on the suite's real tasks (ARGS=--quick: ten minutes; else hours; interrupted, it goes on)
 # make lint     only format, lint, imports between packages, and types
 # make clean    remove everything that these create, except results/
 #
@@ -13,7 +14,7 @@ SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 READY := .venv/.ready
 BENCHMARKS := $(wildcard $(addprefix benchmarks/,quickstart.py throughput.py accuracy.py scaling.py encoding.py imagebind_gpu.py))
 
-.PHONY: search test test-faults test-cluster bench lint clean
+.PHONY: search test test-faults test-cluster bench suite lint clean
 
 search: $(READY)
 	$(BIN)/python search/run.py --space spaces/quickstart.yaml $(ARGS)
@@ -39,6 +40,15 @@ test-cluster: $(READY)
 
 bench: $(READY)
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script $(ARGS); done
+
+# Fetches the data and the towers that are missing. The recordings of spoken digits are in no package: FROM=FOLDER, where they are.
+suite: $(READY)
+	@set -e; for name in emoji hapt; do test -e data/$$name || $(BIN)/python -m condense data $$name --to data/$$name; done
+	@set -e; for name in minilm whisper_tiny_en efficientnet_lite0; do \
+		test -e towers/$$name || $(BIN)/python -m condense towers $$name --to towers/$$name; done
+	@set -e; test -e data/av_mnist || $(BIN)/python -m condense data av_mnist --to data/av_mnist $(addprefix --from ,$(FROM))
+	@set -e; test -e data/parity || $(BIN)/python -m condense data av_mnist --label parity --to data/parity $(addprefix --from ,$(FROM))
+	$(BIN)/python benchmarks/suite.py $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
