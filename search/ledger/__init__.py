@@ -2,6 +2,7 @@
 
 __all__ = [
     "atomic_files",
+    "faults",
     "ledger",
     "run_folder",
 ]

@@ -6,6 +6,7 @@
     trials/00012/progress.jsonl  a line per report: step, time, seconds, metrics, curve
     trials/00012/checkpoint.bin  the engine's checkpoint and its report; deleted when the trial ends
     trials/00012/fault.txt       the exception that the last attempt raised; absent if its process died
+    trials/00012/fault.json      that of the last attempt that raised one, with its traceback (`search/ledger/faults.py`)
     trials/00012/result.json     status, steps, score, error, finished: written once, when the trial ends
 
 A process may be killed between any two bytes that it writes. Complete files appear by rename. A report is written twice:
@@ -32,6 +33,7 @@ from typing import Any, Literal, TextIO
 
 from condense.system.errors import UserError
 from search.ledger.atomic_files import read, read_json, write
+from search.ledger.faults import record_fault
 from search.ledger.run_folder import check_folder, check_resumable, lock_folder
 
 NOT_FINITE = "loss was not finite"  # in the error of a trial that diverged
@@ -225,9 +227,12 @@ class Ledger:
         checkpoint = _read_checkpoint(self.folder(number) / "checkpoint.bin") if reports else None
         return None if checkpoint is None else (reports[-1].step, list(reports), checkpoint[2])
 
-    def set_fault(self, number: int, text: str) -> None:
-        """Records the exception that ends an attempt at a trial; the next `load` deletes it."""
-        write(self.folder(number) / "fault.txt", " ".join(text.split()).encode())
+    def set_fault(self, number: int, text: str, trace: str = "") -> int:
+        """Records the exception that ends an attempt at a trial; the next `load` deletes `fault.txt`. Returns how many attempts
+        in a row it has ended."""
+        line = " ".join(text.split())
+        write(self.folder(number) / "fault.txt", line.encode())
+        return record_fault(self.folder(number), line, trace).times
 
     def fault(self, number: int) -> str | None:
         """The exception that ended the last attempt; None if there was none because its process died."""

@@ -13,7 +13,8 @@ from ray.tune import Callback
 
 from search.analysis.failure_signatures import ended_metrics, ended_tags
 from search.analysis.saturation import Saturation
-from search.interruption import caused_by_full_disk, check_actors, check_room, stopped_by_full_disk
+from search.interruption import Stopped, caused_by_full_disk, check_actors, check_room, stopped_by_full_disk
+from search.ledger.faults import read_fault
 from search.ledger.ledger import Ledger, TrialRecord
 from search.space.model import Space
 from search.tracking.tracker import MlflowTracker
@@ -21,6 +22,7 @@ from search.tuning.display import Display
 
 log = logging.getLogger(__name__)
 SECONDS_BETWEEN_LOOKS = 5.0  # at races
+ALIKE = 3  # trials in a row that fail with the same exception, before the search ends
 
 
 def trial_tags(record: TrialRecord) -> dict[str, str]:
@@ -47,6 +49,9 @@ class SearchCallback(Callback):
         self.passed_on: dict[int, int] = {}  # trial -> step up to which its reports have been
         self.looked = 0.0  # when races were
         self.saturation = saturation  # None once it has been warned of
+        self.faults: dict[str, int] = {}  # an exception's text -> the first trial that raised it
+        self.alike: list[TrialRecord] = []  # trials in a row that failed with the same exception
+        self.stopped: Stopped | None = None  # why the search ends at the next step of Tune
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune's snapshots are not used; threads and terminals do not belong in one
@@ -72,7 +77,10 @@ class SearchCallback(Callback):
         self.display.show()
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Time goes by; and the later stages of a race: Tune hears nothing of them until the trial ends."""
+        """Time goes by; and the later stages of a race: Tune hears nothing of them until the trial ends. Only what is raised here
+        ends the search: Tune logs what `on_trial_complete` raises, and goes on."""
+        if self.stopped is not None:
+            raise self.stopped
         self.display.wait()
         clock = time.monotonic()
         if self.space.racing is None or clock - self.looked < SECONDS_BETWEEN_LOOKS:
@@ -99,8 +107,8 @@ class SearchCallback(Callback):
             self.passed_on[number] = report.step
 
     def _explain(self, trial: Any) -> None:
-        """A process that died is a line; an exception is a bug, so it is shown whole. A full disk is neither, nor is the death
-        of what all trials need: they end the search, before trials are counted as failed for it."""
+        """A process that died is a line; an exception is a bug, so the first of each kind is shown whole. A full disk is neither,
+        nor is the death of what all trials need: they end the search, before trials are counted as failed for it."""
         error = trial.get_pickled_error()
         if caused_by_full_disk(error):
             raise stopped_by_full_disk(self.ledger.output, error)
@@ -110,10 +118,25 @@ class SearchCallback(Callback):
         if record is None:
             return
         text = trial.get_error() if error is None else error
-        if text is None or isinstance(error, RayActorError):  # Tune has nothing to say of a node that went
+        if self.ledger.fault(record.number) is not None:
+            self._show_fault(record)
+        elif text is None or isinstance(error, RayActorError):  # Tune has nothing to say of a node that went
             self.display.say(f"trial {record.number}: its process died; it goes on from step {record.steps} in another")
         else:
             log.error("trial %d raised an exception after step %d:\n%s", record.number, record.steps, text)
+
+    def _show_fault(self, record: TrialRecord) -> None:
+        """The exception that ended an attempt: whole, if it is the first of its kind, else a line."""
+        fault = read_fault(self.ledger.folder(record.number))
+        if fault is None:
+            return
+        if fault.text not in self.faults:
+            self.faults[fault.text] = record.number
+            log.error("trial %d raised an exception after step %d:\n%s", record.number, record.steps, fault.trace)
+        elif record.status == "unfinished":
+            first = self.faults[fault.text]
+            same = "" if first == record.number else f" the same exception as trial {first},"
+            self.display.say(f"trial {record.number}:{same or ' an exception,'} after step {record.steps}")
 
     def _ended(self, trial: Any) -> None:
         record = self.ledger.trial(trial.config["number"])
@@ -128,7 +151,26 @@ class SearchCallback(Callback):
             tags=ended_tags(record),
         )
         self.display.ended(record)
+        fault = read_fault(self.ledger.folder(record.number)) if record.status == "failed" else None
+        if fault is not None and record.error == fault.text:
+            self._show_fault(record)
+            self.tracker.log_artifact(record.number, "traceback.txt", fault.trace.encode())
+        self._stop_if_alike(record)
         self._warn_of_saturation()
+
+    def _stop_if_alike(self, record: TrialRecord) -> None:
+        """After so many trials in a row that failed with the same exception: the others would, too."""
+        if record.status != "failed":
+            self.alike = []
+        elif record.error in self.faults:
+            self.alike = [r for r in self.alike if r.error == record.error] + [record]
+        if len(self.alike) >= ALIKE:
+            first = self.faults[str(record.error)]
+            self.stopped = Stopped(
+                f"{len(self.alike)} trials in a row failed with the exception above (trial {first}): the search ends here. "
+                f"Its traceback is in {self.ledger.folder(record.number) / 'fault.json'}; once its cause is gone, the same "
+                "command with --resume goes on"
+            )
 
     def _warn_of_saturation(self) -> None:
         """Once, from a third of the trials on: there is time to begin anew."""

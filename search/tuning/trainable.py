@@ -18,13 +18,19 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayActorError
 
 from search.analysis.metrics import replica_values, summarize
 from search.analysis.scores import per_seed_means
 from search.engine.client import Client
+from search.engine.tenant_lost import TenantLost
+from search.interruption import caused_by_full_disk
+from search.ledger.faults import described
 from search.ledger.ledger import NOT_FINITE
 from search.space.plan import Plan
 from search.tuning.racing import Runner, judge, stages
+
+SAME_FAULTS = 2  # attempts that end with the same exception, before a trial has failed
 
 
 def run_trial(config: dict[str, Any], *, pool: Any, ledger: Any, plan: Plan) -> None:
@@ -41,6 +47,7 @@ class _Running:
         self.pool, self.ledger, self.plan = pool, ledger, plan
         self.stages = stages(plan.racing, len(plan.seeds))
         self.node = socket.gethostname()
+        self.has_failed = False
 
     def run(self) -> None:
         known = ray.get(self.ledger.load.remote(self.number))
@@ -91,11 +98,14 @@ class _Running:
                 self.save(metrics, report, offset=stage * plan.steps)
                 if stage == 0 and (following is not None or len(self.stages) == 1):
                     self.tell(metrics, target)
-        return metrics
+        return None if self.has_failed else metrics
 
     @contextlib.contextmanager
     def client(self, stage: int, checkpoint: bytes | None = None) -> Iterator[Client]:
-        """A client for a stage's replicas, which leave the engine at the end; an exception is recorded in the ledger."""
+        """A client for a stage's replicas, which leave the engine at the end; an exception is recorded in the ledger.
+
+        An exception may be the node's fault, so that Tune tries the trial again; one that comes twice in a row ends it.
+        """
         plan, tenant = self.plan, f"trial {self.number}" + (f" stage {stage}" if stage else "")
         client = Client.here(self.pool, tenant)
         seeds = [plan.seeds[i] for i in self.stages[stage]]
@@ -103,9 +113,14 @@ class _Running:
             client.join(plan.tasks, self.hyperparameters, seeds, plan.steps, checkpoint, plan.cpus, plan.secondary)
             yield client
         except Exception as error:
-            text = f"{type(error).__name__}: {getattr(error, 'cause', None) or error}"
-            ray.get(self.ledger.set_fault.remote(self.number, text))
-            raise
+            text, trace = described(error)
+            times = ray.get(self.ledger.set_fault.remote(self.number, text, trace))
+            # A lost engine, or a full disk, is not the trial's fault.
+            if times < SAME_FAULTS or isinstance(error, RayActorError | TenantLost) or caused_by_full_disk(error):
+                raise
+            ray.get(self.ledger.finish.remote(self.number, "failed", None, text))
+            self.tell({"score": math.nan}, client.step + stage * plan.steps)
+            self.has_failed = True
         finally:
             client.leave()
 
