@@ -1,6 +1,6 @@
 """The suite of real tasks: every method on every task, on test, and what the search recommends there.
 
-python benchmarks/suite.py --output results/suite --quick                 10 minutes on two cores: 5 per class, small towers
+python benchmarks/suite.py --output results/suite --quick                 10 minutes on two cores: 5 per class, short searches
 python benchmarks/suite.py --output results/suite --json suite.json       everything; hours, it says how far it is
 
 Each task is a space in spaces/. Its data is made by `python -m condense data NAME --to data/NAME`. Per task and number of items
@@ -219,6 +219,7 @@ def read_spaces(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
             make_paths_absolute(task, path.parent)
             if options.encoder == "tiny" and task["encoder"]["name"] != "tiny":
                 task["encoder"] = {"name": "tiny", "image_channels": 3 if name.startswith("emoji") else 1}
+                task["synthesize"] = "inputs"  # small towers have no heads
             data = task["dataset"].get("path")
             if data is not None and not Path(data).exists():
                 recipe = Path(data).parent.name
@@ -274,14 +275,14 @@ def main() -> int:
     parser.add_argument("--convnet", choices=tuple(PRESETS), default="fast", help="how they are trained")
     parser.add_argument("--trials", type=int, help="of each search (default: the space's; --quick: 16)")
     parser.add_argument(
-        "--encoder", choices=("own", "tiny"), help="each space's own, or small towers (default own; --quick: tiny)"
+        "--encoder", choices=("own", "tiny"), default="own", help="each space's own, or small towers (default own)"
     )
     parser.add_argument("--quick", action="store_true", help="what fits into ten minutes on two cores")
     parser.add_argument("--threads", type=int, default=2, help="of PyTorch")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     options = parser.parse_args()
-    quick = {"dpc": [5], "seeds": 3, "convnet_seeds": 0, "trials": 16, "encoder": "tiny"}
-    full = {"dpc": [1, 5, 10], "seeds": 5, "convnet_seeds": 5, "encoder": "own"}
+    quick = {"dpc": [5], "seeds": 3, "convnet_seeds": 0, "trials": 16}
+    full = {"dpc": [1, 5, 10], "seeds": 5, "convnet_seeds": 5}
     for key, value in (quick if options.quick else full).items():
         if getattr(options, key) is None:
             setattr(options, key, value)
