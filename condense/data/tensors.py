@@ -38,6 +38,7 @@ from condense.system.errors import UserError
 
 MARGIN = 0.05  # how far `low` and `high` lie beyond train's extremes, as a share of their distance
 CHUNK = 256  # items checked at a time
+NAMES = {"train": "condense", "validation": "validation"}  # a file's splits -> a dataset's
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,9 @@ def load_tensors(config: TensorsDataset, wanted: Mapping[str, InputSpec] | None 
     digests = {split: _digest_items(part, tuple(specs)) for split, part in parts.items()}
     rows = {split: list(range(len(part.labels))) for split, part in parts.items()}
     source = {split: split for split in parts}
-    split_by, how = "rows", list[object]()
+    split_by, how, given = "rows", list[object](), "validation" in parts
     groups = {split: part.groups.tolist() for split, part in parts.items() if part.groups is not None}
-    if "validation" not in parts:
+    if not given:
         labels = list(map(str, parts["train"].labels.tolist()))
         try:
             if groups:
@@ -135,7 +136,11 @@ def load_tensors(config: TensorsDataset, wanted: Mapping[str, InputSpec] | None 
     key = ["tensors", kinds, class_names, split_by, content, *how]
     fingerprint = hashlib.sha256(json.dumps(key).encode()).hexdigest()
     splits = split_of("train"), split_of("validation"), split_of("test")
-    return Dataset(path.name, specs, class_names, *splits, fingerprint, shared_groups(str(path), numbers))
+    warnings = shared_groups(str(path), numbers)
+    own = {to: [digests[source[name]][i] for i in rows[name]] for name, to in NAMES.items()}
+    return Dataset(
+        path.name, specs, class_names, *splits, fingerprint, warnings, digests=own, given_validation=given
+    )
 
 
 def _fitted_series(
