@@ -94,7 +94,9 @@ class FoldOf:
     """The dataset whose condense and validation splits were divided anew (`condense/data/folds.py`), and how."""
 
     base: Dataset
-    rows: Mapping[str, Tensor]  # condense, validation -> (n,) int64, rows of base's condense and, after these, validation
+    rows: Mapping[
+        str, Tensor
+    ]  # condense, validation -> (n,) int64, rows of base's condense and, after these, validation
 
     def chosen(self, split: str, of_parts: Sequence[Tensor]) -> Tensor:
         """What the fold's `split` has of `of_parts`: a tensor of base's condense, and one of its validation."""

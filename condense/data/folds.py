@@ -36,11 +36,19 @@ def fold_of(dataset: Dataset, fold: Fold) -> Dataset:
     number = torch.from_numpy(fold_numbers(dataset, fold))
     held = number == fold.index
     rows = {"condense": (~held).nonzero()[:, 0], "validation": held.nonzero()[:, 0]}
-    splits = {name: PooledSplit((dataset.condense, dataset.validation), own) for name, own in rows.items()}
+    pool = dataset.condense, dataset.validation
     key = {"version": VERSION, "dataset": dataset.fingerprint, **fold.model_dump(mode="json")}
     # Other divisions of the same items are other data.
     key["validation"] = hashlib.sha256(np.packbits(held.numpy()).tobytes()).hexdigest()
-    made = replace(dataset, **splits, fingerprint=hash_of(key), fold=FoldOf(dataset, rows), digests={})
+    made = replace(
+        dataset,
+        name=f"{dataset.name}, fold {fold.index + 1} of {fold.of}",
+        fingerprint=hash_of(key),
+        fold=FoldOf(dataset, rows),
+        digests={},
+        condense=PooledSplit(pool, rows["condense"]),
+        validation=PooledSplit(pool, rows["validation"]),
+    )
     made.check_modalities()
     return made
 

@@ -146,9 +146,7 @@ def load_manifest(config: ManifestDataset, specs: Mapping[str, InputSpec]) -> Da
     splits = split_of("train"), split_of("validation"), split_of("test")
     warnings = shared_groups(str(path), numbers)
     own = {"condense": [digests[i] for i in train], "validation": [digests[i] for i in validation]}
-    return Dataset(
-        path.name, fitted, class_names, *splits, fingerprint, warnings, digests=own, given_validation=given
-    )
+    return Dataset(path.name, fitted, class_names, *splits, fingerprint, warnings, digests=own, given_validation=given)
 
 
 def manifest_modalities(config: ManifestDataset) -> dict[str, Modality]:

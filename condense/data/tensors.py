@@ -138,9 +138,7 @@ def load_tensors(config: TensorsDataset, wanted: Mapping[str, InputSpec] | None 
     splits = split_of("train"), split_of("validation"), split_of("test")
     warnings = shared_groups(str(path), numbers)
     own = {to: [digests[source[name]][i] for i in rows[name]] for name, to in NAMES.items()}
-    return Dataset(
-        path.name, specs, class_names, *splits, fingerprint, warnings, digests=own, given_validation=given
-    )
+    return Dataset(path.name, specs, class_names, *splits, fingerprint, warnings, digests=own, given_validation=given)
 
 
 def _fitted_series(

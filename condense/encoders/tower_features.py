@@ -55,8 +55,8 @@ def split_features(
     if dataset.fold is not None:  # a tower sees each item once for all folds
         if split == "test":
             return split_features(towers, dataset.fold.base, split, store, device, quiet)
-        parts = [split_features(towers, dataset.fold.base, part, store, device, quiet) for part in PARTS]
-        return {m: dataset.fold.chosen(split, [part[m] for part in parts]) for m in towers}
+        pool = [split_features(towers, dataset.fold.base, part, store, device, quiet) for part in PARTS]
+        return {m: dataset.fold.chosen(split, [part[m] for part in pool]) for m in towers}
     part = dataset.open_test() if split == "test" else getattr(dataset, split)
     found = {}
     for modality, tower in towers.items():
