@@ -24,6 +24,7 @@ def space(tmp_path: Path, write_space: Callable[..., Path]) -> Path:
     """Two folds of twelve groups, racing."""
     tensors = small_tensors()
     tensors["train/group"] = torch.arange(len(tensors["train/label"])) // 3 % 12
+    tensors["test/group"] = 12 + torch.arange(len(tensors["test/label"])) % 4
     safetensors.torch.save_file(tensors, tmp_path / "grouped.safetensors")
     encoder = {"name": "tiny", "epochs": 1, "width": 4, "dim": 8, "image_size": 8}
     task = {"dataset": {"name": "tensors", "path": "grouped.safetensors"}, "encoder": encoder, "dpc": 1}
