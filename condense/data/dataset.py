@@ -118,7 +118,6 @@ class Dataset:
     warnings: tuple[str, ...] = ()  # what a user should know of it, a line each
     source: Dataset | None = None  # where its items are features: the dataset that they were made of
     digests: Mapping[str, Sequence[str]] = field(default_factory=dict)  # split -> (n,) hashes of its items, where known
-    given_validation: bool = True  # whether validation is a split of the data, not split off train
     fold: FoldOf | None = None  # where condense and validation are a fold: of what
 
     @property

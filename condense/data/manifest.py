@@ -117,9 +117,9 @@ def load_manifest(config: ManifestDataset, specs: Mapping[str, InputSpec]) -> Da
     train = [index for index, row in enumerate(rows) if row.split == "train"]
     validation = [index for index, row in enumerate(rows) if row.split == "validation"]
     test = [index for index, row in enumerate(rows) if row.split == "test"]
-    split_by, how, given = "rows", list[object](), bool(validation)
+    split_by, how = "rows", list[object]()
     groups = [row.group for row in rows if row.group is not None]  # of all rows, or of none
-    if not given:
+    if not validation:
         of_train = [rows[i].label for i in train], [digests[i] for i in train]
         if groups:
             held = _hold_out_groups(path, of_train[0], [groups[i] for i in train], config.validation_fraction)
@@ -146,7 +146,7 @@ def load_manifest(config: ManifestDataset, specs: Mapping[str, InputSpec]) -> Da
     splits = split_of("train"), split_of("validation"), split_of("test")
     warnings = shared_groups(str(path), numbers)
     own = {"condense": [digests[i] for i in train], "validation": [digests[i] for i in validation]}
-    return Dataset(path.name, fitted, class_names, *splits, fingerprint, warnings, digests=own, given_validation=given)
+    return Dataset(path.name, fitted, class_names, *splits, fingerprint, warnings, digests=own)
 
 
 def manifest_modalities(config: ManifestDataset) -> dict[str, Modality]:

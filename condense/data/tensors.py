@@ -99,9 +99,9 @@ def load_tensors(config: TensorsDataset, wanted: Mapping[str, InputSpec] | None 
     digests = {split: _digest_items(part, tuple(specs)) for split, part in parts.items()}
     rows = {split: list(range(len(part.labels))) for split, part in parts.items()}
     source = {split: split for split in parts}
-    split_by, how, given = "rows", list[object](), "validation" in parts
+    split_by, how = "rows", list[object]()
     groups = {split: part.groups.tolist() for split, part in parts.items() if part.groups is not None}
-    if not given:
+    if "validation" not in parts:
         labels = list(map(str, parts["train"].labels.tolist()))
         try:
             if groups:
@@ -138,7 +138,7 @@ def load_tensors(config: TensorsDataset, wanted: Mapping[str, InputSpec] | None 
     splits = split_of("train"), split_of("validation"), split_of("test")
     warnings = shared_groups(str(path), numbers)
     own = {to: [digests[source[name]][i] for i in rows[name]] for name, to in NAMES.items()}
-    return Dataset(path.name, specs, class_names, *splits, fingerprint, warnings, digests=own, given_validation=given)
+    return Dataset(path.name, specs, class_names, *splits, fingerprint, warnings, digests=own)
 
 
 def _fitted_series(
