@@ -39,7 +39,7 @@ from search.report.text import duration, label
 from search.report.trials import Trial
 from search.report.verdict import Verdict
 from search.space.model import Space
-from search.space.plan import Plan
+from search.space.plan import Plan, with_tasks
 from search.summary import say_results
 from search.tracking.tracker import MlflowTracker
 from search.tuning.sampler import open_study
@@ -58,12 +58,18 @@ class Conclusion:
         pool: Any,
         plan: Plan,
         tasks: list[dict[str, Any]],
+        judged: list[dict[str, Any]],
         tracker: MlflowTracker,
         say: Say,
         started: float,
     ) -> None:
-        self.space, self.ledger, self.plan, self.tracker, self.say = space, ledger, plan, tracker, say
+        """`space`: the user's. `tasks`: its tasks as `EngineActor.describe` has them; `judged`: those of `plan`, the folds where
+        there are some. What runs, and is compared, are those; results are the user's tasks'.
+        """
+        self.own_space, self.ledger, self.plan, self.tracker, self.say = space, ledger, plan, tracker, say
+        self.space = with_tasks(space, plan.tasks)
         self.tasks = [{**task, "name": name} for task, name in zip(tasks, task_names(tasks), strict=True)]
+        self.judged = judged
         self.started, self.began = started, time.monotonic()
         self.output = ledger.output
         self.confirmation = ConfirmationStages(space, ledger, pool, plan, say)
@@ -74,7 +80,8 @@ class Conclusion:
         write_trials_csv(self.output / "trials.csv", records)
         confirmation, count = self.confirmation, len(self.confirmation.choosing_seeds)
         self.say(f"choosing among the best trials, the plateau's setting and the published ones on {count} fresh seeds")
-        runs, here = most_confirmation_runs(self.space), time.monotonic() - self.started + self.ledger.earlier_seconds()
+        runs = most_confirmation_runs(self.space, self.plan.folds)
+        here = time.monotonic() - self.started + self.ledger.earlier_seconds()
         pace = max(1, replica_steps(self.space, records)) / here  # of all that went before, its preparation included
         seconds = runs * self.space.steps * len(self.space.tasks) / pace
         self.say(
@@ -139,7 +146,7 @@ class Conclusion:
 
     @functools.cached_property
     def _validation(self) -> HeldOut:
-        return self.confirmation.held_out("validation", self.tasks)
+        return self.confirmation.held_out("validation", self.judged)
 
     def _settings(
         self,
@@ -177,7 +184,7 @@ class Conclusion:
             else Surface(space, scored(of_space(space, records), space.robust) + measured(choice, space))
         )
         confirmed = confirmed_settings(space, self.plan, records, choice, results, self._validation)
-        test = on_test(results, confirmation.baselines(), confirmation.held_out("test", self.tasks))
+        test = on_test(results, confirmation.baselines(), confirmation.held_out("test", self.judged))
         statuses = [r.status for r in records]
         steps = replica_steps(space, records)
         wall = self.ledger.earlier_seconds() + time.monotonic() - self.started
@@ -187,7 +194,7 @@ class Conclusion:
         content = {
             "name": space.name,
             "metric": metric_of(space),
-            "space": space,
+            "space": self.own_space,
             "seeds": {
                 "search": self.plan.seeds,
                 "choosing": confirmation.choosing_seeds,
@@ -232,14 +239,15 @@ class Conclusion:
         }
         content["verdict"] = judgement(space, choice, Saturation(self.plan, self._classes).of(records), confirmed)
         groups = self._validation.groups
-        content["validation"] = {"groups": groups, "by": "class" if groups is None else "group", "folds": None}
+        folds = self.plan.folds if self.plan.folds > 1 else None
+        content["validation"] = {"groups": groups, "by": "class" if groups is None else "group", "folds": folds}
         report = Report.model_validate(content)
         content["verdict"]["text"] = Verdict.of(report).what
         return Report.model_validate(content)
 
     @property
     def _classes(self) -> list[int]:
-        return [len(task["class_names"]) for task in self.tasks]
+        return [len(task["class_names"]) for task in self.judged]
 
     def _on_choosing_seeds(self, settings: Mapping[str, dict[str, Any]]) -> dict[str, list[float]]:
         return self.confirmation.shares(settings, self.confirmation.choosing_seeds, "choosing")
@@ -287,7 +295,7 @@ class Conclusion:
     def _condensation(self, config: dict[str, Any], task: int) -> dict[str, Any]:
         """`condense.config.models.CondensationConfig` as JSON."""
         return {
-            **self.plan.tasks[task],
+            **{key: value for key, value in self.plan.whole_tasks[task].items() if key != "fold" or value is not None},
             "steps": self.space.steps,
             "seed": self.confirmation.reporting_seeds[0],
             "hyperparameters": {k: v for k, v in config.items() if v is not None},
@@ -308,7 +316,7 @@ class Conclusion:
             }
             folder = str(condensed_folder(self.output, task))
             wanted = stops if task == 0 else stops[-1:]
-            own = self.confirmation.shown(str(task), self.plan.tasks[task], config, condensation["seed"], wanted)
+            own = self.confirmation.shown(str(task), self.plan.whole_tasks[task], config, condensation["seed"], wanted)
             for step, tenant in own:
                 engine = self.confirmation.client.engine
                 if task == 0:
@@ -322,7 +330,7 @@ class Conclusion:
     def _to_mlflow(self, report: Report, top: Sequence[TrialRecord]) -> None:
         for record in top:
             name, seed, end = f"trial {record.number}", self.plan.seeds[0], self.space.steps
-            for _, tenant in self.confirmation.shown(name, self.plan.tasks[0], record.config, seed, [end]):
+            for _, tenant in self.confirmation.shown(name, self.plan.whole_tasks[0], record.config, seed, [end]):
                 overview = ray.get(self.confirmation.client.engine.overview.remote(tenant, 0))
                 self.tracker.log_artifact(record.number, "synthetic_items.png", overview)
         for file in ("report.json", "report.html", "trials.csv", "best.yaml", "condensed/overview.png"):

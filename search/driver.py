@@ -28,10 +28,20 @@ from search.cluster.ray_session import RaySession, check_address, prepare_enviro
 from search.interruption import GO_ON, Stopped, announce_if_killed, caused_by_full_disk, stop_on_full_disk
 from search.ledger.ledger import Ledger
 from search.ledger.run_folder import absolute_folder
-from search.preflight import check_data, check_formations, check_learning_rates, check_output, missing_parts, shown
+from search.preflight import (
+    check_data,
+    check_formations,
+    check_learning_rates,
+    check_output,
+    missing_parts,
+    shown,
+    smallest,
+)
 from search.space.files import load_space, space_of
 from search.space.model import Space, replica_seeds
+from search.space.plan import Plan, cost_of_folds
 from search.space.recorded import completed
+from search.space.validation import folds_of, told
 from search.tracking.store import absolute_uri, check_tracking, default_tracking_uri
 from search.tuning.warm_start import earlier_settings, recorded, with_first_settings
 
@@ -97,7 +107,9 @@ def describe(request: Request) -> str:
     that the search itself would refuse."""
     check_output(request.output, request.space, request.resume, request.ablate)
     text = yaml.safe_dump(request.space.model_dump(mode="json"), sort_keys=False)
-    lines = [f"missing: {what}" for what in missing_parts(request.space)]
+    folds = folds_of(request.space.validation)
+    lines = [cost_of_folds(request.space, folds)] if folds > 1 else []
+    lines += [f"missing: {what}" for what in missing_parts(request.space)]
     return "\n".join([text, f"# valid; would write to {request.output}", *(f"# {line}" for line in lines)])
 
 
@@ -170,13 +182,19 @@ class Search:
         if session.joined:  # Ray goes on
             at_end.callback(end_actors, [ledger_actor, pool])  # the pool's engines end with it
         configs = [task.model_dump(mode="json") for task in space.tasks]
-        self.say(f"{space.name}: {space.trials} trials x {space.seeds} seeds, into {shown(ledger.output)}")
+        folds = folds_of(space.validation)
+        times = f" x {folds} folds" if folds > 1 else ""
+        self.say(f"{space.name}: {space.trials} trials x {space.seeds} seeds{times}, into {shown(ledger.output)}")
         preparing = time.monotonic()
         own = find_devices(space.resources).own  # the engine of a GPU whose trials need it, too
         preparation = Preparation(pool, Client(pool, "preparation", *own), self.say, space.resources.gpus_per_trial > 0)
         tasks = [preparation.describe(task) for task in configs]
         check_learning_rates(space, tasks)
-        check_formations(space, tasks, [task.pop("limits") for task in tasks])
+        limits = [task.pop("limits") for task in tasks]
+        configs, judged = preparation.folds(space.validation, configs, tasks)
+        if folds > 1:
+            limits = smallest([task.pop("limits") for task in judged], folds)
+        check_formations(space, tasks, limits)
         for task in tasks:
             count = len(task["class_names"])
             self.say(
@@ -185,9 +203,10 @@ class Search:
             )
             for warning in task["warnings"]:
                 self.say(f"warning: {warning}")
+        if folds > 1:
+            self.say(told(configs, judged))
         self.say(f"data, encoder and embeddings ready after {time.monotonic() - preparing:.0f} s")
         loaded.result()  # two threads that import the same package get in each other's way
-        from search.space.plan import Plan
         from search.tracking.tracker import MlflowTracker
 
         plan = Plan(
@@ -198,6 +217,7 @@ class Search:
             space.resources.cpus_per_trial,
             space.racing,
             tuple(space.objectives[1:]),
+            folds,
         )
         tracker = MlflowTracker(self.request.tracking_uri, "condensation", ledger.search_id, space.name)
         tracker.start(
@@ -206,10 +226,10 @@ class Search:
         )
         status = "failed"
         try:
-            classes = [len(task["class_names"]) for task in tasks]
+            classes = [len(task["class_names"]) for task in judged]
             complete = self.request.ablate or self._trials(ledger, pool, ledger_actor, plan, tracker, classes)
             if complete:
-                self._close(ledger, pool, plan, tasks, tracker)
+                self._close(ledger, pool, plan, tasks, judged, tracker)
             status = "completed" if complete else "interrupted"
         except KeyboardInterrupt:
             status = "interrupted"
@@ -227,7 +247,15 @@ class Search:
             return 130
         return 0
 
-    def _close(self, ledger: Ledger, pool: Any, plan: Any, tasks: list[dict[str, Any]], tracker: Any) -> None:
+    def _close(
+        self,
+        ledger: Ledger,
+        pool: Any,
+        plan: Plan,
+        tasks: list[dict[str, Any]],
+        judged: list[dict[str, Any]],
+        tracker: Any,
+    ) -> None:
         """Confirmation and results, or the ablation; begun again in a new engine if one dies (what was run is on disk)."""
         import ray
 
@@ -235,7 +263,8 @@ class Search:
 
         for more in reversed(range(ENGINE_DEATHS + 1)):
             try:
-                conclusion = Conclusion(self.space, ledger, pool, plan, tasks, tracker, self.say, self.started)
+                known = self.space, ledger, pool, plan, tasks, judged, tracker, self.say, self.started
+                conclusion = Conclusion(*known)
                 conclusion.ablate() if self.request.ablate else conclusion.write()
                 return
             except (ray.exceptions.RayActorError, ray.exceptions.ActorUnschedulableError):  # the latter: with its node

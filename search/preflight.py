@@ -108,6 +108,11 @@ def check_formations(space: Space, tasks: list[dict[str, Any]], limits: list[dic
             )
 
 
+def smallest(limits: list[dict[str, Any]], folds: int) -> list[dict[str, Any]]:
+    """What each task's folds have at least, of `limits` of each fold, task by task."""
+    return [min(limits[i : i + folds], key=lambda own: own["smallest_class"]) for i in range(0, len(limits), folds)]
+
+
 def check_learning_rates(space: Space, tasks: list[dict[str, Any]]) -> None:
     """Raises UserError for a learning rate without effect: one of a modality that no task has, or the common one if each
     modality has its own."""

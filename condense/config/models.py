@@ -151,10 +151,30 @@ EncoderConfig = Annotated[
 ]
 
 
+class Fold(Strict):
+    """One of several divisions of train and validation, such that each item is held out for validation once."""
+
+    index: int = Field(ge=0, description="which part is held out, from 0")
+    of: int = Field(ge=2, le=20, description="number of parts")
+    by: Literal["group", "class"] = Field(
+        "class", description="`group`: no group is divided; `class`: as many items of each label in each part"
+    )
+
+    @model_validator(mode="after")
+    def _check_index(self) -> Fold:
+        if self.index >= self.of:
+            raise ValueError(f"`index` must be < of ({self.of}), but got {self.index}")
+        return self
+
+
 class TaskConfig(Strict):
     """What is condensed: a dataset, seen through an encoder, into `dpc` items per class."""
 
     dataset: DatasetConfig = Field(SpokenDigits(), description="what is condensed, by its `name`")
+    fold: Fold | None = Field(
+        None,
+        description="a fold of train and validation instead of the dataset's own split; a search with `validation` sets it",
+    )
     encoder: EncoderConfig = Field(TinyEncoder(), description="what it is seen through, by its `name`")
     encoders: list[EncoderConfig] = Field(
         [],

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "dataset",
     "decoding",
+    "folds",
     "groups",
     "load_dataset",
     "manifest",

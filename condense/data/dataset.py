@@ -90,6 +90,21 @@ def held(split: Split, specs: Mapping[str, InputSpec], device: torch.device) -> 
 
 
 @dataclass(frozen=True)
+class FoldOf:
+    """The dataset whose condense and validation splits were divided anew (`condense/data/folds.py`), and how."""
+
+    base: Dataset
+    rows: Mapping[
+        str, Tensor
+    ]  # condense, validation -> (n,) int64, rows of base's condense and, after these, validation
+
+    def chosen(self, split: str, of_parts: Sequence[Tensor]) -> Tensor:
+        """What the fold's `split` has of `of_parts`: a tensor of base's condense, and one of its validation."""
+        whole = torch.cat(list(of_parts))
+        return whole[self.rows[split].to(whole.device)]
+
+
+@dataclass(frozen=True)
 class Dataset:
     """Three disjoint splits of the same classes and modalities."""
 
@@ -102,6 +117,8 @@ class Dataset:
     fingerprint: str  # hash of the content and of the way it was split
     warnings: tuple[str, ...] = ()  # what a user should know of it, a line each
     source: Dataset | None = None  # where its items are features: the dataset that they were made of
+    digests: Mapping[str, Sequence[str]] = field(default_factory=dict)  # split -> (n,) hashes of its items, where known
+    fold: FoldOf | None = None  # where condense and validation are a fold: of what
 
     @property
     def modalities(self) -> tuple[str, ...]:

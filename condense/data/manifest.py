@@ -144,7 +144,9 @@ def load_manifest(config: ManifestDataset, specs: Mapping[str, InputSpec]) -> Da
         how.append(f"resampling {RESAMPLING}")
     fingerprint = hashlib.sha256(json.dumps(["manifest", list(chosen), split_by, content, *how]).encode()).hexdigest()
     splits = split_of("train"), split_of("validation"), split_of("test")
-    return Dataset(path.name, fitted, class_names, *splits, fingerprint, shared_groups(str(path), numbers))
+    warnings = shared_groups(str(path), numbers)
+    own = {"condense": [digests[i] for i in train], "validation": [digests[i] for i in validation]}
+    return Dataset(path.name, fitted, class_names, *splits, fingerprint, warnings, digests=own)
 
 
 def manifest_modalities(config: ManifestDataset) -> dict[str, Modality]:

@@ -38,6 +38,7 @@ from condense.system.errors import UserError
 
 MARGIN = 0.05  # how far `low` and `high` lie beyond train's extremes, as a share of their distance
 CHUNK = 256  # items checked at a time
+NAMES = {"train": "condense", "validation": "validation"}  # a file's splits -> a dataset's
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,9 @@ def load_tensors(config: TensorsDataset, wanted: Mapping[str, InputSpec] | None 
     key = ["tensors", kinds, class_names, split_by, content, *how]
     fingerprint = hashlib.sha256(json.dumps(key).encode()).hexdigest()
     splits = split_of("train"), split_of("validation"), split_of("test")
-    return Dataset(path.name, specs, class_names, *splits, fingerprint, shared_groups(str(path), numbers))
+    warnings = shared_groups(str(path), numbers)
+    own = {to: [digests[source[name]][i] for i in rows[name]] for name, to in NAMES.items()}
+    return Dataset(path.name, specs, class_names, *splits, fingerprint, warnings, digests=own)
 
 
 def _fitted_series(

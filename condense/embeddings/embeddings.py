@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from condense.data.dataset import Dataset, Split
+from condense.data.folds import PARTS
 from condense.embeddings.encoding import OnPass, encode
 from condense.encoders.aligned import AlignedTowers
 from condense.encoders.protocol import Encoder
@@ -76,8 +77,11 @@ def load_embedded(
 ) -> Embedded:
     """Embeddings of `condense`, `validation` or `test`, from the store; computed there first if they are missing.
 
-    `quiet`: seconds before progress is shown. `on_pass`: see `encode`.
+    `quiet`: seconds before progress is shown. `on_pass`: see `encode`. Those of a fold are rows of the embeddings of the dataset
+    that it is a fold of: an encoder that is the same for all folds sees each item once.
     """
+    if dataset.fold is not None:
+        return _of_fold(dataset, encoder, split, store, device, quiet, on_pass)
     key = embedding_key(dataset, encoder, split)
 
     def make() -> dict[str, Tensor]:
@@ -95,3 +99,25 @@ def load_embedded(
     labels = tensors.pop("label")
     present = {name: tensors[f"present/{name}"] for name in dataset.modalities if f"present/{name}" in tensors}
     return Embedded({name: tensors[name] for name in dataset.modalities}, labels, present).to(device)
+
+
+def _of_fold(
+    dataset: Dataset,
+    encoder: Encoder,
+    split: str,
+    store: Store,
+    device: torch.device,
+    quiet: float,
+    on_pass: OnPass | None,
+) -> Embedded:
+    assert dataset.fold is not None
+    base = dataset.fold.base
+    if split == "test":
+        return load_embedded(base, encoder, split, store, device, quiet, on_pass)
+    cpu = torch.device("cpu")
+    parts = [load_embedded(base, encoder, part, store, cpu, quiet, on_pass) for part in PARTS]
+    own: Split = getattr(dataset, split)
+    embeddings = {
+        name: dataset.fold.chosen(split, [part.embeddings[name] for part in parts]) for name in dataset.modalities
+    }
+    return Embedded(embeddings, own.labels, own.present).to(device)

@@ -12,6 +12,7 @@ import torch
 from condense.config.models import TaskConfig
 from condense.data import load_dataset, modalities_of
 from condense.data.dataset import Dataset
+from condense.data.folds import fold_of
 from condense.embeddings.embeddings import QUIET, Embedded, load_embedded
 from condense.embeddings.encoding import OnPass
 from condense.embeddings.features import of_features
@@ -29,6 +30,7 @@ def task_key(config: TaskConfig) -> str:
     content = config.model_dump(mode="json", include={"dataset", "encoder"})
     if config.encoders:
         content |= config.model_dump(mode="json", include={"encoders"})
+    content |= {"fold": config.fold.model_dump(mode="json")} if config.fold else {}
     content |= {"mirror": True} if config.mirror else {}
     content |= {"synthesize": config.synthesize} if config.synthesize != "inputs" else {}
     return json.dumps(content, sort_keys=True)
@@ -49,6 +51,8 @@ def load_task(config: TaskConfig, store: Store, device: torch.device, quiet: flo
 def load_parts(config: TaskConfig, store: Store, device: torch.device) -> tuple[Dataset, Encoder]:
     """The first half of `load_task`: dataset and encoder. Raises the same."""
     dataset = load_dataset(config.dataset, encoder_specs(config.encoder, modalities_of(config.dataset)))
+    if config.fold is not None:
+        dataset = fold_of(dataset, config.fold)
     dataset.check_class_sizes(config.dpc)
     check_metric(config, dataset)
     encoder = build_encoder(config.encoder, dataset, store, device)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from condense.data.dataset import Dataset, Split
 from condense.data.decoding import cut, decoded, workers_for
+from condense.data.folds import PARTS
 from condense.encoders.towers.protocol import Tower
 from condense.inputs.spec import InputSpec
 from condense.storage.store import Store
@@ -51,6 +52,11 @@ def split_features(
     `split`: condense, validation or test. `quiet`: seconds before progress is shown. After a kill what was done is not lost.
     Raises UserError if an item cannot be read, FloatingPointError if its features are not finite.
     """
+    if dataset.fold is not None:  # a tower sees each item once for all folds
+        if split == "test":
+            return split_features(towers, dataset.fold.base, split, store, device, quiet)
+        pool = [split_features(towers, dataset.fold.base, part, store, device, quiet) for part in PARTS]
+        return {m: dataset.fold.chosen(split, [part[m] for part in pool]) for m in towers}
     part = dataset.open_test() if split == "test" else getattr(dataset, split)
     found = {}
     for modality, tower in towers.items():

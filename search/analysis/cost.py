@@ -31,9 +31,10 @@ def race(space: Space, records: Sequence[TrialRecord]) -> dict[str, Any] | None:
     }
 
 
-def most_confirmation_runs(space: Space) -> int:
-    """How many runs (a setting with a seed, on all tasks) the confirmation takes at most; equal settings are run once."""
-    c, tasks = space.confirmation, len(space.tasks)
+def most_confirmation_runs(space: Space, folds: int = 1) -> int:
+    """How many runs (a setting with a seed, on all tasks) the confirmation takes at most; equal settings are run once.
+    `folds`: of each task, which are tasks of `space`."""
+    c, tasks = space.confirmation, len(space.tasks) // folds
     rates = len(MMD_LEARNING_RATES) * FIRST_SEEDS
     choosing = (c.top_k + 1 + PUBLISHED) * c.seeds + 3 * c.perturbations * min(c.perturbed_seeds, c.seeds)
     tuned = (c.tuned_rates + 2) * FIRST_SEEDS + LIKELY * c.seeds if c.tuned_rates else 0

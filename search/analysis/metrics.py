@@ -44,8 +44,8 @@ def summarize(
     if len(set(plan.judged)) == 1:
         metrics[plan.judged[0]] = fmean(values)
     for i, own in enumerate(per_task(shares, tasks)):
-        if tasks > 1:
-            metrics[f"share/task_{i}"] = fmean(own)
+        if plan.places[i]:
+            metrics[f"share/{plan.places[i]}"] = fmean(own)
     for name, found in report.get("secondary", {}).items():
         metrics[f"objective/{name}"] = robust_score(found, tasks, plan.robust)[0]
     for key, found in (("judged", values), ("share", shares)):
@@ -60,10 +60,9 @@ def replica_values(metrics: dict[str, float], plan: Plan, key: str = "share") ->
 
 def _names(plan: Plan, key: str, seeds: int) -> list[str]:
     """Task-major."""
-    several = len(plan.tasks) > 1
     return [
-        f"{judged if key == 'judged' else key}/{f'task_{task}/' if several else ''}seed_{seed}"
-        for task, judged in enumerate(plan.judged)
+        f"{judged if key == 'judged' else key}/{place}{'/' if place else ''}seed_{seed}"
+        for place, judged in zip(plan.places, plan.judged, strict=True)
         for seed in range(seeds)
     ]
 

@@ -40,12 +40,14 @@ class Items:
         full: what scores are a share of: the full data's accuracy; 1 for accuracies as they are.
         groups: (count,) numbers of their groups; None: no groups are known.
         data: equal for tasks that are judged on the same items.
+        of_groups: where the items are one fold of several, the number of groups in all of them.
     """
 
     count: int
     full: float = 1.0
     groups: np.ndarray | None = None
     data: str = ""
+    of_groups: int | None = None
 
     @property
     def number_of_groups(self) -> int | None:
@@ -54,7 +56,8 @@ class Items:
     @property
     def by_group(self) -> bool:
         """Whether whole groups are drawn, rather than items."""
-        return (self.number_of_groups or 0) >= FEWEST_GROUPS
+        here = self.number_of_groups or 0
+        return here > 1 and (self.of_groups or here) >= FEWEST_GROUPS
 
 
 @dataclass(frozen=True)

@@ -19,24 +19,26 @@ def transfer(
     names: Sequence[str],
     evaluate: Callable[[Mapping[str, dict[str, Any]]], dict[str, list[float]]],
 ) -> dict[str, Any] | None:
-    """Whether the best setting for one task is good on another, by real runs on fresh seeds. None for a single task.
+    """Whether the best setting for one task is good on another, by real runs on fresh seeds. None for a single task; folds are
+    not tasks.
 
     `share[i][j]`: mean share on task j of the trial that was best for task i alone. `evaluate`: label -> setting gives label
     -> shares, task-major.
     """
     known = contenders(records)
-    if len(plan.tasks) < 2 or not known:
+    tasks = len(plan.tasks) // plan.folds
+    if tasks < 2 or not known:
         return None
 
     def on_task(record: TrialRecord, task: int) -> float:
-        return fmean(per_task(replica_values(record.metrics, plan), len(plan.tasks))[task])
+        return fmean(per_task(replica_values(record.metrics, plan), tasks)[task])
 
-    best = [max(known, key=lambda r, task=task: on_task(r, task)) for task in range(len(plan.tasks))]  # type: ignore[misc]
+    best = [max(known, key=lambda r, task=task: on_task(r, task)) for task in range(tasks)]  # type: ignore[misc]
     results = evaluate({f"trial {r.number}": r.config for r in best})
     return {
         "tasks": list(names),
         "settings": [{"task": name, "trial": r.number} for name, r in zip(names, best, strict=True)],
-        "share": [list(map(fmean, per_task(results[f"trial {r.number}"], len(plan.tasks)))) for r in best],
+        "share": [list(map(fmean, per_task(results[f"trial {r.number}"], tasks))) for r in best],
     }
 
 

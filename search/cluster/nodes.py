@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from condense.system.errors import UserError
-from search.space.model import A_LITTLE, Resources
+from search.space.resources import A_LITTLE, Resources
 
 PATIENCE = 180.0  # seconds that a search waits for nodes that are still starting
 EVERY = 10.0  # seconds between two messages

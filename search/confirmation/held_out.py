@@ -26,14 +26,15 @@ class HeldOut:
     def of(
         described: Sequence[Mapping[str, Any]], tasks: Sequence[Mapping[str, Any]], robust: Robust, shares: bool
     ) -> HeldOut:
-        """`described`: of each task {count, groups} (`EngineActor.items`); `tasks`: `EngineActor.describe`. `shares`: whether
+        """`described`: of each task its items (`EngineActor.items`); `tasks`: `EngineActor.describe`. `shares`: whether
         scores are shares of the full data's on validation."""
         items = [
             Items(
                 own["count"],
                 float(task["full_score"]) if shares else 1.0,
                 None if own["groups"] is None else np.asarray(own["groups"]),
-                str(task["fingerprints"]["dataset"]),
+                own["data"],
+                own["of_groups"],
             )
             for own, task in zip(described, tasks, strict=True)
         ]

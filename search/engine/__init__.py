@@ -8,6 +8,8 @@ __all__ = [
     "hits",
     "pool",
     "preparation",
+    "previews",
+    "split_items",
     "tenant_lost",
     "tenants",
 ]

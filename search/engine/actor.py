@@ -115,7 +115,7 @@ class EngineActor:
         return self._do(lambda: self.tenants.baselines(task, seeds))
 
     def items(self, task: dict[str, Any], split: str) -> dict[str, Any]:
-        """What the items of `validation` or `test` are: {count, groups: one number per item, or None}."""
+        """What the items of `condense`, `validation` or `test` are: see `search.engine.split_items.describe_items`."""
         return self._do(lambda: self.tenants.items(task, split))
 
     def export(self, tenant: str, position: int, folder: str, record: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from condense.system.errors import UserError
 from search.engine.client import Client
 from search.engine.pool import Device
+from search.space.validation import Validation, fold_tasks, folds_of
 
 EVERY = 30.0  # seconds between two messages while a dataset is encoded
 WORTHWHILE = 120.0  # seconds left, at least: a helper must first start its engine and read the dataset
@@ -53,6 +54,22 @@ class Preparation:
         finally:
             for reference in helpers:  # helpers that still wait for their device, or read files
                 ray.cancel(reference, recursive=False)
+
+    def folds(
+        self, validation: Validation | None, tasks: list[dict[str, Any]], described: list[dict[str, Any]]
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The folds of `tasks`, task by task, and what `describe` says of each; `tasks` and `described` where there are none.
+
+        Raises UserError if a task's data cannot be divided so.
+        """
+        if folds_of(validation) == 1:
+            return tasks, described
+        groups = []
+        for task in tasks:
+            known = [fetch(self.engine.items.remote(task, split))["groups"] for split in ("condense", "validation")]
+            groups.append(None if None in known else len({*known[0], *known[1]}))
+        folds = fold_tasks(tasks, validation, groups)
+        return folds, [self.describe(fold) for fold in folds]
 
     def _ask(self, task: dict[str, Any], doing: dict[str, Any]) -> dict[Any, str]:
         here = ray.get_runtime_context().get_node_id()

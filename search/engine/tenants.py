@@ -33,13 +33,14 @@ from condense.evaluation.secondary_scores import full_secondary, secondary_score
 from condense.export.export import draw_overview, export
 from condense.export.nearest import shown_as
 from condense.inputs.formation import items_in_each
-from condense.inputs.media import preview
 from condense.method.condensation import Condensation
 from condense.storage.store import Store
 from condense.system import device_memory as memory
 from condense.system.errors import UserError
 from search.engine.checkpoint import pack_checkpoint, unpack_checkpoint
 from search.engine.hits import pack_judged
+from search.engine.previews import cards
+from search.engine.split_items import describe_items
 from search.engine.tenant_lost import TenantLost
 
 PATIENCE = 0.25  # seconds that a call may wait for running steps
@@ -94,6 +95,7 @@ class Tenants:
         self._tasks: dict[str, Task] = {}
         self._full: dict[tuple[str, str], float] = {}  # task, metric -> validation score of the full data
         self._tests: dict[str, Embedded] = {}
+        self._encoders: dict[str, Encoder] = {}  # by fingerprint
         self._diagnostics = Diagnostics()
         self.encoding: Pass | None = None  # the pass over a split that goes on now; other threads may look at it
 
@@ -224,6 +226,7 @@ class Tenants:
     ) -> int:
         """See `EngineActor.help_encode`, and `embed_batches`."""
         dataset, encoder = self._load_parts(TaskConfig.model_validate(config))
+        dataset = dataset if dataset.fold is None else dataset.fold.base  # whose items are encoded, for all folds
         split = {"condense": dataset.condense, "validation": dataset.validation}[key["split"]]
         if embedding_key(dataset, encoder, key["split"]) != key:
             raise UserError(f"{dataset.name}: the data or the encoder differs on this host")
@@ -264,9 +267,8 @@ class Tenants:
 
     def items(self, config: dict[str, Any], split: str) -> dict[str, Any]:
         """See `EngineActor.items`."""
-        dataset = self._task(config)[2].dataset
-        part = dataset.open_test() if split == "test" else dataset.validation
-        return {"count": len(part), "groups": None if part.groups is None else part.groups.tolist()}
+        _, parsed, task = self._task(config)
+        return describe_items(task.dataset, split, parsed.fold)
 
     def export(self, name: str, position: int, folder: str, record: dict[str, Any]) -> None:
         """See `EngineActor.export`."""
@@ -291,18 +293,7 @@ class Tenants:
         """See `EngineActor.previews`."""
         replica, inputs = self._items(name, position)
         dataset, shown = shown_as(replica.task.dataset, inputs)
-        cards = []
-        for i, label in enumerate(replica.labels.tolist()):
-            if i % replica.dpc < most:
-                items = {m: preview(dataset.specs[m], x[i]) for m, x in shown.items()}
-                cards.append(
-                    {
-                        "label": dataset.class_names[label],
-                        "index": i,
-                        "items": {m: {k.lstrip("."): v for k, v in files.items()} for m, files in items.items()},
-                    }
-                )
-        return cards
+        return cards(dataset, shown, replica.labels.tolist(), replica.dpc, most)
 
     # Inside --------------------------------------------------------------------------------------------------------
 
@@ -387,7 +378,9 @@ class Tenants:
         """Dataset and encoder of a task, kept after helping to encode: a large dataset takes long to read."""
         key = task_key(config)
         if key not in self._parts:
-            self._parts[key] = load_parts(config, self.store, self.device)
+            dataset, encoder = load_parts(config, self.store, self.device)
+            # Folds of which the encoder learns nothing share it: its weights, and its passes.
+            self._parts[key] = dataset, self._encoders.setdefault(encoder.fingerprint, encoder)
         return self._parts[key]
 
     def _test(self, key: str) -> Embedded:

@@ -63,8 +63,9 @@ def confirmed_settings(
         shares = outcomes[label].scores
         score = fmean(robust_score(result["shares"], tasks, space.robust)[0] for result in row)
         found[label] = {**summary(per_seed_means(shares, tasks)), "score": score, "trial": trials.get(label)}
-        if tasks > 1:
-            found[label]["tasks"] = [_spread(own) for own in per_task(shares, tasks)]
+        if tasks > plan.folds:
+            of_each = per_task(shares, tasks // plan.folds)
+            found[label]["tasks"] = [_spread(per_seed_means(own, plan.folds)) for own in of_each]
         is_picked = not choice.keeps_published or label in ("challenger", "best", SINGLE_SEED)
         compared = choice.compared if is_picked else 1
         gain = difference(outcomes["recommended"], outcomes[label], held_out.items, compared).as_json()

@@ -200,7 +200,8 @@ def robust_rule(report: Report) -> str:
         "cvar": f"the mean of the lowest {number(100 * robust.fraction)} % of seeds and tasks",
         "mean_std": f"mean minus {number(robust.k)} standard deviation{'' if robust.k == 1 else 's'} over seeds",
     }
-    return f"Robust score: {rules[robust.rule]}, on validation data."
+    folds = None if report.validation is None else report.validation.folds
+    return f"Robust score: {rules[robust.rule]}, on validation data{f' in {folds} folds' if folds else ''}."
 
 
 def racing(known: Racing | None) -> str:

@@ -64,6 +64,7 @@ class Verdict:
     test: OnTest | None
     judgement: Judgement | None = None  # None: of an earlier version
     groups: int | None = None  # of validation items
+    folds: int | None = None  # None: a single split
 
     @property
     def keep_default(self) -> bool:
@@ -101,6 +102,7 @@ class Verdict:
             test=_on_test(report),
             judgement=report.verdict,
             groups=None if report.validation is None else report.validation.groups,
+            folds=None if report.validation is None else report.validation.folds,
         )
 
     def lines(self) -> dict[str, str]:
@@ -148,7 +150,7 @@ class Verdict:
     def _against(self) -> str:
         parts = [compared(self._name(key), found) for key, found in self.differences.items()]
         if parts:
-            parts[-1] += f" ({covered(next(iter(self.differences.values())).covers, self.groups)})"
+            parts[-1] += f" ({covered(next(iter(self.differences.values())).covers, self.groups, self.folds)})"
         parts += [f"no score for {self._name(key)}: not every loss was finite" for key in self.diverged]
         return "; ".join(parts) or "nothing: no other setting has a score"
 
@@ -195,8 +197,10 @@ def compared(name: str, found: PairedDifference) -> str:
     return f"{told} {text.interval(found.interval)} over {name}{shown}"
 
 
-def covered(covers: Sequence[str], groups: int | None) -> str:
-    """`95 %, paired, over seeds and groups`: what intervals say something of. `groups`: of validation, if any."""
+def covered(covers: Sequence[str], groups: int | None, folds: int | None = None) -> str:
+    """`95 %, paired, over seeds and groups`: what intervals say something of. `groups`, `folds`: of validation, if any."""
+    if folds is not None and len(covers) > 1:
+        return f"{covered(covers, groups)}, in {folds} folds"
     if not covers:
         return "95 %, paired"
     if covers == ["seeds"]:

@@ -6,4 +6,6 @@ __all__ = [
     "plan",
     "recorded",
     "reference",
+    "resources",
+    "validation",
 ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -16,15 +16,14 @@ from pydantic import Field, StrictFloat, ValidationError, field_validator, model
 from condense.config.modalities import RATE
 from condense.config.models import Hyperparameters, Strict, TaskConfig, is_hyperparameter
 from condense.config.published import PAPER_DEFAULT
+from search.space.resources import Resources as Resources
+from search.space.validation import Validation
 
 # Seeds of one search lie in its own block of this many: the trials' in the first half, the confirmation's in the
 # second. So they are disjoint by construction, within a search and between searches with other seeds.
 SEED_BLOCK = 10_000
 # Hyperparameters of the characteristic function: without effect if the uni-modal term is fixed to MMD.
 CF_ONLY = ("frequency_scale", "num_frequencies", "frequency_pool", "frequency_sampling", "alpha", "beta")
-
-
-A_LITTLE = 0.001  # reserved of a custom resource, which only marks a kind of node
 
 
 OURS = Hyperparameters()
@@ -117,43 +116,6 @@ class Confirmation(Strict):
     )
 
 
-class Resources(Strict):
-    """What a trial reserves. The work is done by the engine that all trials of a device share."""
-
-    cpus_per_trial: float | None = Field(
-        None,
-        gt=0,
-        description="logical CPUs; an engine on a CPU uses what its trials have. Left out: all there are, divided by "
-        "`max_concurrent`; with a GPU, a quarter of one",
-    )
-    gpus_per_trial: float = Field(0.0, ge=0, le=1, description="share of a GPU: 0, or 1/k for k trials on each GPU")
-    node_kind: str | None = Field(
-        None,
-        pattern=r"^[A-Za-z_][\w.-]*$",
-        description="a custom resource of Ray that nodes of one kind have (`ray start --resources '{\"a100\": 1}'`, `resources` "
-        "of a node type in a cluster's file): trials and the confirmation run on such nodes only. Left out: on any",
-    )
-
-    @field_validator("node_kind")
-    @classmethod
-    def _is_custom(cls, value: str | None) -> str | None:
-        if value in ("CPU", "GPU", "memory", "object_store_memory"):
-            raise ValueError("must be a custom resource, not Ray's own")
-        return value
-
-    def of_trial(self, node_cpus: Sequence[float], max_concurrent: int) -> dict[str, float]:
-        """The resources that a trial requests from Ray. Above 1, Ray takes whole numbers. `node_cpus`: CPUs of each node."""
-        cpus = self.cpus_per_trial
-        if cpus is None:
-            cpus = 0.25 if self.gpus_per_trial else min(sum(node_cpus) / max_concurrent, max(node_cpus))
-            cpus = float(int(cpus)) if cpus > 1 else max(0.01, int(cpus * 1000) / 1000)
-            # A trial's CPUs are on one node: fewer, if otherwise the nodes' remainders would leave some trials waiting.
-            while cpus > 1 and sum(int(of / cpus) for of in node_cpus) < max_concurrent:
-                cpus -= 1
-        kind = {self.node_kind: A_LITTLE} if self.node_kind else {}
-        return {"CPU": cpus} | ({"GPU": self.gpus_per_trial} if self.gpus_per_trial else {}) | kind
-
-
 @dataclass(frozen=True)
 class DefaultTrial:
     """A setting that every search runs, for comparison."""
@@ -180,6 +142,11 @@ class Space(Strict):
     seeds: int = Field(3, ge=1, le=SEED_BLOCK // 2, description="paired seeds: replicas per task, equal for all trials")
     seed: int = Field(0, ge=0, le=100_000, description="seed of the sampler; the replicas' seeds derive from it")
     robust: Robust = Field(default=Robust(), description="how replicas become one score")
+    validation: Validation | None = Field(
+        None,
+        description="several divisions of train and validation, so that settings are chosen on all of these items; replicas "
+        "are then tasks x folds x seeds. Left out: each dataset's own split",
+    )
     objectives: list[Literal["score", "worst_class", "retrieval"]] = Field(
         default=["score"],
         description="what is searched for: `score` alone, or with others, of which each trial gets the robust score too "
@@ -240,6 +207,10 @@ class Space(Strict):
         if self.warm_start and self.trials <= len(self.first_trials()):
             count = len(self.warm_start)
             raise ValueError(f"`trials` must be > 2 defaults + {count} of `warm_start`, but got {self.trials}")
+        if self.validation is not None and any(task.fold is not None for task in self.tasks):
+            raise ValueError(
+                "`validation` makes folds of all tasks: it must not be given together with a task's `fold`"
+            )
         if self.racing is not None and self.robust.rule in ("worst_case", "cvar"):
             raise ValueError(f"`racing` goes by means over seeds: not with `robust.rule`: {self.robust.rule}")
         if self.racing is not None and self.racing.start >= self.seeds:

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from condense.config.models import (
     CondensationConfig,
+    Fold,
     Hyperparameters,
     ImageBindEncoder,
     ManifestDataset,
@@ -31,7 +32,9 @@ from condense.config.towers import (
     TinyTower,
     TransformersTower,
 )
-from search.space.model import Confirmation, Dimension, Racing, Resources, Robust, Sampler, Scheduler, Space
+from search.space.model import Confirmation, Dimension, Racing, Robust, Sampler, Scheduler, Space
+from search.space.resources import Resources
+from search.space.validation import Validation
 
 KINDS = {
     "integer": "whole number",
@@ -55,6 +58,7 @@ SCHEMA = ROOT / "spaces" / "space.schema.json"  # beside the spaces, whose first
 SECTIONS: list[tuple[str, str, type[BaseModel]]] = [
     ("A space", "What `search/run.py --space FILE.yaml` reads, and `--set KEY=VALUE` overrides.", Space),
     ("`tasks`, each", "Also the first keys of what `python -m condense run` reads.", TaskConfig),
+    ("`fold`", "", Fold),
     ("`dataset`: spoken_digits", "", SpokenDigits),
     ("`dataset`: manifest", "", ManifestDataset),
     (
@@ -87,6 +91,7 @@ SECTIONS: list[tuple[str, str, type[BaseModel]]] = [
         Hyperparameters,
     ),
     ("`robust`", "See `docs/robust.md`, also for `racing` and `confirmation`.", Robust),
+    ("`validation`", "", Validation),
     ("`racing`", "", Racing),
     ("`sampler`", "", Sampler),
     ("`scheduler`", "", Scheduler),

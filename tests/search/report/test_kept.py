@@ -102,6 +102,8 @@ def test_values_that_have_no_effect_say_so() -> None:
 )
 def test_intervals_say_what_they_cover(covers: list[str], groups: int | None, told: str) -> None:
     assert covered(covers, groups) == told
+    in_folds = told if len(covers) < 2 else f"{told}, in 3 folds"
+    assert covered(covers, groups, 3) == in_folds
 
 
 def test_no_range_is_good_that_is_the_whole_range() -> None:
