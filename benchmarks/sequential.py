@@ -38,8 +38,8 @@ WORLDS = {  # items, groups, variance of a seed, of a seed and item together
     "1000 items, very noisy seeds": (1000, None, 0.1, 0.4),
 }
 GAINS = (0.0, 0.3, 0.5)  # of the better settings, in standard deviations
-# What is run beside the comparison, as in spaces/quickstart.yaml: MMD's rates, tuned rates and their report, what single seeds would
-# have chosen, runs around candidates. Those around what is recommended are the same for both and left out.
+# What is run beside the comparison, as in spaces/quickstart.yaml: MMD's rates, tuned rates and their report, what single seeds
+# would have chosen, runs around candidates. Those around what is recommended are the same for both and left out.
 FIXED = 15 + (10 * 3 + 3 * 17 + SEEDS) + 3 * SEEDS + 36
 MMD, SINGLE, RATES, AROUND = 9, 9, 10 + 3 * 3, 24
 
@@ -99,8 +99,9 @@ class World:
 
 
 def choose(world: World, counts: Sequence[int] | None, shift: int = 0) -> dict[str, Any]:
-    """{better: whether a setting is recommended over the published ones, gain: its true one, covered, runs}. `counts`: None for the
-    looks of the sequential rule, or a fixed number of seeds, alone. `shift`: takes other seeds."""
+    """{better: whether a setting is recommended over the published ones, lead: its true one, covered, runs, ...}.
+
+    `counts`: None for the looks of the sequential rule, or a fixed number of seeds, alone. `shift`: takes other seeds."""
     top, published = world.candidates()
     fixed = counts is not None
     runs = FIXED if fixed else MMD
@@ -120,7 +121,7 @@ def choose(world: World, counts: Sequence[int] | None, shift: int = 0) -> dict[s
 
     settled = compare_in_looks(
         top, published, None, looks(SEEDS)[-1:] if fixed else looks(SEEDS), TRIALS, execute,
-        lambda a, b, n, of: world.apart(a, b, choosing(n), TRIALS if fixed and of > 1 else of), affords,
+        lambda a, b, n, of: world.apart(a, b, choosing(n), of), affords,
     )  # fmt: skip
     best = next(p for p in published if p.label == settled.best)
     shown = [c for c in top if c.label in settled.shown]
@@ -212,7 +213,8 @@ def benchmark(options: argparse.Namespace) -> dict[str, Any]:
             a, again, b = row["fixed"], row["again"], row["sequential"]
             print(
                 f"| {name} | {gain} | {100 * a['recommended']:.1f} % | {100 * b['recommended']:.1f} % | {100 * b['false']:.1f} % "
-                f"| {100 * b['same']:.1f} % ({100 * again['same']:.1f} %) | {100 * a['covered']:.1f} % | {100 * b['covered']:.1f} % "
+                f"| {100 * b['same']:.1f} % ({100 * again['same']:.1f} %) "
+                f"| {100 * a['covered']:.1f} % | {100 * b['covered']:.1f} % "
                 f"| {a['runs']:.0f} | {b['runs']:.0f} | {100 * b['runs'] / a['runs']:.0f} % "
                 f"| {b['choosing_seeds']:.1f} + {b['reporting_seeds']:.1f} |",
                 flush=True,

@@ -270,7 +270,7 @@ class Conclusion:
 
     def _on_choosing_seeds(self, settings: Mapping[str, dict[str, Any]]) -> dict[str, list[float]]:
         """On those of the first look: this is no choice."""
-        first = looks(self.space.confirmation.seeds)[0].seeds
+        first = looks(self.space.confirmation.seeds)[0]
         return self.confirmation.shares(settings, self.confirmation.choosing_seeds[:first], "choosing")
 
     def _perturbation(

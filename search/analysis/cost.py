@@ -44,13 +44,13 @@ def confirmation_budget(space: Space, records: Sequence[TrialRecord]) -> int:
 
 def fewest_confirmation_runs(space: Space) -> int:
     """What the confirmation needs at least: the first look, and a report on few seeds."""
-    return _mmd_rates() + _candidates(space) * looks(space.confirmation.seeds)[0].seeds + reserved_runs(space)
+    return _mmd_rates() + _candidates(space) * looks(space.confirmation.seeds)[0] + reserved_runs(space)
 
 
 def reserved_runs(space: Space) -> int:
     """What is needed to report a choice, whatever it is."""
     tasks = len(space.tasks)
-    across = tasks * looks(space.confirmation.seeds)[0].seeds if tasks > 1 else 0  # `search.analysis.transfer`
+    across = tasks * looks(space.confirmation.seeds)[0] if tasks > 1 else 0  # `search.analysis.transfer`
     return REPORTED * fewest_reporting_seeds(space) + across
 
 

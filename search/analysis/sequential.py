@@ -3,9 +3,10 @@
 **Looks and their error.** A comparison is looked at with a fifth of the seeds, and so on (`FRACTIONS`) up to all of them, and
 ends once the lower end of its interval is above 0. To be right at all looks together, each has a share of the error: what the
 power family of Kim and DeMets (1987, "Design and analysis of group sequential tests based on the type I error spending rate
-function") spends up to there, (n / most)^`POWER`, minus what was spent before. Shares add up to 1 and errors at most add
-up (Bonferroni), whatever the correlation of the looks: that is close to 1 where items dominate, which all looks share. The
-intervals are repeated confidence intervals (Jennison and Turnbull 1989): they hold at whichever look the comparison ends.
+function") spends up to there, information^`POWER`, minus what was spent before (Lan and DeMets 1983). Information is that of
+all seeds' mean: the variance there over the variance now. So where items dominate, whom more seeds do not narrow, the first
+look has nearly all of it. Errors at most add up (Bonferroni), whatever the correlation of the looks. The intervals are
+repeated confidence intervals (Jennison and Turnbull 1989): they hold at whichever look the comparison ends.
 
 **Futility.** Seeds narrow their own part of an interval, not that of items. A comparison is over when all seeds would not bring
 its lower end above 0, even if the rest of them were as lucky as one time in ten. This stop can only lose
@@ -17,7 +18,6 @@ recommendations, so it costs no error.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
 from search.analysis.paired import Paired, student
@@ -26,6 +26,7 @@ from search.analysis.statistics import LEVEL
 FIRST_LOOK = 4  # seeds: with fewer, their variance is hardly known
 FRACTIONS = (0.2, 0.35, 0.6, 1.0)  # of all seeds, at each look
 POWER = 1.5
+LEAST = 1e-4  # share of a look
 LUCK = 0.9  # quantile of what the seeds that are left may bring
 
 Standing = Literal["shown", "open", "items", "seeds"]
@@ -33,30 +34,31 @@ Standing = Literal["shown", "open", "items", "seeds"]
 would than are allowed."""
 
 
-@dataclass(frozen=True)
-class Look:
-    """The comparison with so many seeds, and its `share` of the error that may be made at all looks together."""
-
-    seeds: int
-    share: float
-
-    def compared(self, settings: int) -> int:
-        """How many settings an interval is to hold for at once, so that with only this share of the error it holds for `settings`
-        of them."""
-        error = self.share * -math.expm1(math.log(LEVEL) / settings)
-        return math.ceil(math.log(LEVEL) / math.log1p(-error) - 1e-9)
-
-
-def looks(most: int) -> list[Look]:
-    """The looks up to `most` seeds; a single one where there are few. None is followed by one with less than half more."""
+def looks(most: int) -> list[int]:
+    """Numbers of seeds up to `most`; a single one where these are few. None is followed by one with less than half more."""
     counts = sorted({max(FIRST_LOOK, round(most * fraction)) for fraction in FRACTIONS})
-    counts = [*(n for n in counts if 1.5 * n <= most), most]
-    spent = [0.0, *((n / most) ** POWER for n in counts)]
-    return [Look(n, now - before) for n, now, before in zip(counts, spent[1:], spent, strict=False)]
+    return [*(n for n in counts if 1.5 * n <= most), most]
+
+
+def spent(found: Paired, most: int) -> float:
+    """The share of the error that may be made up to a look, in [0, 1]."""
+    if found.n >= most:
+        return 1.0
+    own, information = found.variance, found.n / most
+    if own is not None and own.items + own.seeds > 0:
+        information = (own.items + own.seeds / most) / (own.items + own.seeds / found.n)
+    return float(information**POWER)
+
+
+def as_compared(settings: int, share: float) -> int:
+    """How many settings an interval is to hold for at once, so that with only this share of the error it holds for `settings` of
+    them."""
+    error = max(share, LEAST) * -math.expm1(math.log(LEVEL) / settings)
+    return math.ceil(math.log(LEVEL) / math.log1p(-error) - 1e-9)
 
 
 def standing(found: Paired, most: int, compared: int, luck: float = LUCK) -> Standing:
-    """What a comparison has come to. `most`: the seeds of the last look; `compared`: `Look.compared` there; `luck`: 0.5 where only
+    """What a comparison has come to. `most`: the seeds of the last look; `compared`: `as_compared` there; `luck`: 0.5 where only
     what is likely to be shown is worth more seeds."""
     if found.low > 0:
         return "shown"

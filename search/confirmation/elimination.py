@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeVar
 
 from search.analysis.paired import Paired
-from search.analysis.sequential import Look, Standing, may_turn, standing
+from search.analysis.sequential import Standing, as_compared, may_turn, spent, standing
 
 Stopped = Literal["decided", "items", "budget", "seeds"]
 """Why a comparison got no more seeds: a setting is shown to be better; no number of seeds would show one, because the held-out
@@ -56,7 +56,7 @@ def compare_in_looks(
     candidates: Sequence[C],
     published: Sequence[C],
     preferred: str | None,
-    looks: Sequence[Look],
+    looks: Sequence[int],
     compared: int,
     run: Callable[[Sequence[C], int], None],
     compare: Callable[[C, C, int, int], Paired],
@@ -68,8 +68,9 @@ def compare_in_looks(
     """
     active, kept, found = list(candidates), list(published), dict[str, Paired]()
     stands: dict[str, Standing] = {}
-    for i, look in enumerate(looks):
-        last, n = looks[-1], look.seeds
+    before: dict[str, float] = {}  # share of the error that was spent
+    for i, n in enumerate(looks):
+        most = looks[-1]
         run([*active, *kept], n)
         ran = [p for p in kept if math.isfinite(p.mean)]
         active = [c for c in active if math.isfinite(c.mean)]
@@ -77,12 +78,15 @@ def compare_in_looks(
             return Settled("decided", n, None)
         best = max(ran, key=lambda p: p.mean)
         for c in active:
-            found[c.label] = compare(c, best, n, look.compared(compared))
-            stands[c.label] = standing(found[c.label], last.seeds, last.compared(compared))
+            now, already = spent(compare(c, best, n, compared), most), before.get(c.label, 0.0)
+            found[c.label] = compare(c, best, n, as_compared(compared, now - already))
+            before[c.label] = now = max(now, already)
+            left = now - already if n == most else 1 - now
+            stands[c.label] = standing(found[c.label], most, as_compared(compared, left))
         shown = [c for c in active if stands[c.label] == "shown"]
         unsure = [c for c in active if stands[c.label] == "open"]
         apart = {p.label: compare(best, p, n, 1) for p in ran if p is not best}
-        rivals = [label for label, own in apart.items() if standing(own, last.seeds, 1, 0.5) == "open"]
+        rivals = [label for label, own in apart.items() if standing(own, most, 1, 0.5) == "open"]
         stopped: Stopped | None = None
         if shown and preferred not in {c.label for c in unsure}:
             stopped = "decided"
@@ -91,9 +95,9 @@ def compare_in_looks(
             stopped = "seeds" if "seeds" in ends else "items" if ends else "decided"
         else:
             if unsure:  # they have to be above whichever published setting turns out to be the best
-                rivals += [label for label, own in apart.items() if may_turn(own, last.seeds) and label not in rivals]
+                rivals += [label for label, own in apart.items() if may_turn(own, most) and label not in rivals]
             active, kept = [*shown, *unsure], [p for p in ran if p is best or p.label in rivals]
-            if not affords((looks[i + 1].seeds - n) * (len(active) + len(kept))):
+            if not affords((looks[i + 1] - n) * (len(active) + len(kept))):
                 stopped = "decided" if shown else "budget"
         if stopped is not None:
             return Settled(stopped, n, best.label, [c.label for c in shown], found)
