@@ -25,7 +25,7 @@ from search.analysis.statistics import LEVEL
 
 FIRST_LOOK = 4  # seeds: with fewer, their variance is hardly known
 FRACTIONS = (0.2, 0.35, 0.6, 1.0)  # of all seeds, at each look
-POWER = 1.5
+POWER = 4.0
 LEAST = 1e-4  # share of a look
 LUCK = 0.9  # quantile of what the seeds that are left may bring
 
