@@ -12,7 +12,13 @@ import yaml
 
 from condense.config.models import Hyperparameters
 from condense.system.errors import UserError
-from search.analysis.cost import most_confirmation_runs, race, replica_steps
+from search.analysis.cost import (
+    fewest_reporting_seeds,
+    most_confirmation_runs,
+    race,
+    replica_steps,
+    tuned_rates_runs,
+)
 from search.analysis.failure_regions import regions
 from search.analysis.importance import importances
 from search.analysis.paired import Paired
@@ -20,11 +26,13 @@ from search.analysis.pareto import pareto
 from search.analysis.ranking import best_by_single_seed, best_trial, best_trials
 from search.analysis.robustness import QUANTILE, response_pairs, responses, robust_region, sensitivity, surface_of
 from search.analysis.saturation import Saturation
+from search.analysis.sequential import looks
 from search.analysis.surrogate import Surface, of_space, scored
 from search.analysis.transfer import task_names, transfer
 from search.confirmation.ablation import FULL, ablation_table, ablations, lines, write_csv
 from search.confirmation.held_out import HeldOut
 from search.confirmation.perturbation import REPORTING, run_around
+from search.confirmation.reporting import ReportingPlan, known_around, movable, wanted_seeds
 from search.confirmation.selection import Choice, choose, measured
 from search.confirmation.stages import ConfirmationStages
 from search.confirmation.trials_csv import write_trials_csv
@@ -35,7 +43,7 @@ from search.ledger.run_folder import condensed_folder, task_suffix
 from search.report.confirmed import SINGLE_SEED, confirmed_settings, judgement, metric_of, on_test
 from search.report.model import Report
 from search.report.page import write_html
-from search.report.text import duration, label
+from search.report.text import count, duration, label
 from search.report.trials import Trial
 from search.report.verdict import Verdict
 from search.space.model import Space
@@ -78,9 +86,11 @@ class Conclusion:
         """Everything, the report included. Raises UserError if no trial of the search completed."""
         records = self.ledger.trials()
         write_trials_csv(self.output / "trials.csv", records)
-        confirmation, count = self.confirmation, len(self.confirmation.choosing_seeds)
-        self.say(f"choosing among the best trials, the plateau's setting and the published ones on {count} fresh seeds")
-        runs = most_confirmation_runs(self.space, self.plan.folds)
+        confirmation = self.confirmation
+        self.say(
+            "choosing among the best trials, the plateau's setting and the published ones on fresh seeds, more where it is open"
+        )
+        runs = most_confirmation_runs(self.space, records, self.plan.folds)
         here = time.monotonic() - self.started + self.ledger.earlier_seconds()
         pace = max(1, replica_steps(self.space, records)) / here  # of all that went before, its preparation included
         seconds = runs * self.space.steps * len(self.space.tasks) / pace
@@ -98,14 +108,22 @@ class Conclusion:
             confirmation.choosing_seeds,
             published,
             self._compare_on_choosing_seeds,
+            confirmation.affords,
         )
         if choice is None:
             raise UserError(f"{self.output}: every trial of the search failed, so nothing can be recommended")
         settings = self._settings(records, choice, surface, published)
-        self.say(f"confirming {label(choice.chosen.label)} against the others on {count} other seeds")
-        confirmation.baselines()  # opens test on this node, whose embeddings then reach the others
-        results = confirmation.run(settings, confirmation.reporting_seeds, "reporting", test=True)
-        report = self._report(records, choice, surface, results)
+        singles = {f"{SINGLE_SEED}/{r.number}": r.config for r in best_by_single_seed(records, self.plan)}
+        around = movable(self.space, records, choice, surface)
+        wanted = wanted_seeds(self.space, choice, confirmation.choosing_seeds, self._compare_on_choosing_seeds)
+        planned = confirmation.plan_report(settings, singles, wanted, len(around))
+        seeds = confirmation.reporting_seeds
+        self.say(f"confirming {label(choice.chosen.label)} against the others on {count(len(seeds), 'other seed')}")
+        confirmation.baselines(seeds)  # opens test on this node, whose embeddings then reach the others
+        results = confirmation.run(settings, seeds, "reporting", test=True)
+        if planned.single:
+            results |= confirmation.run(singles, seeds[: planned.single], "reporting")
+        report = self._report(records, choice, surface, results, self._perturbation(choice, around, planned, surface))
         write_json(self.output / "report.json", report.as_json())
         self._best_yaml(choice.chosen.config, report)
         gallery = self._export(choice.chosen.config)
@@ -121,8 +139,9 @@ class Conclusion:
             yaml.safe_load((self.output / "best.yaml").read_text())["hyperparameters"]
         )
         settings = ablations(config.model_dump(mode="json"))
-        self.say(f"ablation: {len(settings)} sets of loss terms on {len(self.confirmation.reporting_seeds)} seeds")
-        results = self.confirmation.run(settings, self.confirmation.reporting_seeds, "ablation", test=True)
+        seeds = self.confirmation.reporting_seeds = report.seeds.reporting
+        self.say(f"ablation: {len(settings)} sets of loss terms on {count(len(seeds), 'seed')}")
+        results = self.confirmation.run(settings, seeds, "ablation", test=True)
         values, test = (
             {k: self.confirmation.per_seed(r, key) for k, r in results.items()} for key in ("shares", "test")
         )
@@ -139,9 +158,11 @@ class Conclusion:
         self.say(f"in {self.output / 'ablation.csv'} and report.html")
         return report
 
-    def _compare_on_choosing_seeds(self, a: Mapping[str, Any], b: Mapping[str, Any], compared: int) -> Paired:
+    def _compare_on_choosing_seeds(
+        self, a: Mapping[str, Any], b: Mapping[str, Any], seeds: Sequence[int], compared: int
+    ) -> Paired:
         """`search.confirmation.selection.Compare`, of settings that have run."""
-        results = self.confirmation.run({"a": dict(a), "b": dict(b)}, self.confirmation.choosing_seeds, "choosing")
+        results = self.confirmation.run({"a": dict(a), "b": dict(b)}, seeds, "choosing")
         return self._validation.compared(results["a"], results["b"], compared)
 
     @functools.cached_property
@@ -158,13 +179,15 @@ class Conclusion:
         """label -> all hyperparameters of what is measured on the reporting seeds."""
         settings = {"recommended": choice.chosen.config}
         settings["best"] = (best_trial(records) or best_trials(records, 1)[0]).config
-        settings |= {f"{SINGLE_SEED}/{r.number}": r.config for r in best_by_single_seed(records, self.plan)}
         if choice.challenger not in (None, choice.chosen):
             settings["challenger"] = choice.challenger.config
         settings |= {name: own.model_dump(mode="json") for name, own in published.items() if name != "mmd"}
-        tuned = self.confirmation.tuned_rates(surface, (choice.challenger or choice.chosen).params)
-        if tuned is not None:
-            settings["tuned_rates"] = tuned
+        fewest = fewest_reporting_seeds(self.space)
+        if not choice.keeps_published and self.confirmation.affords(tuned_rates_runs(self.space) + fewest):
+            # Where a published setting is kept, there is no gain to be told apart.
+            tuned = self.confirmation.tuned_rates(surface, choice.chosen.params)
+            if tuned is not None:
+                settings["tuned_rates"] = tuned
         return {**settings, "mmd": published["mmd"].model_dump(mode="json")}
 
     def _report(
@@ -173,18 +196,20 @@ class Conclusion:
         choice: Choice,
         surface: Surface | None,
         results: dict[str, dict[str, Any]],
+        perturbation: dict[str, Any] | None,
     ) -> Report:
         space, confirmation, chosen = self.space, self.confirmation, choice.chosen
-        if chosen.published and not space.contains(Hyperparameters.model_validate(chosen.config)):
-            surface = None  # a published setting of another space: the model knows nothing of what is around it
+        surface = known_around(space, chosen, surface)
         # What is told of the score's course rests on the candidates' runs as well: the model may have been wrong about them.
         informed = (
             None
             if surface is None
             else Surface(space, scored(of_space(space, records), space.robust) + measured(choice, space))
         )
-        confirmed = confirmed_settings(space, self.plan, records, choice, results, self._validation)
-        test = on_test(results, confirmation.baselines(), confirmation.held_out("test", self.judged))
+        budget = confirmation.budget * space.steps * len(space.tasks)
+        confirmed = confirmed_settings(space, records, choice, results, self._validation, budget)
+        baselines = confirmation.baselines(confirmation.reporting_seeds)
+        test = on_test(results, baselines, confirmation.held_out("test", self.judged))
         statuses = [r.status for r in records]
         steps = replica_steps(space, records)
         wall = self.ledger.earlier_seconds() + time.monotonic() - self.started
@@ -197,7 +222,7 @@ class Conclusion:
             "space": self.own_space,
             "seeds": {
                 "search": self.plan.seeds,
-                "choosing": confirmation.choosing_seeds,
+                "choosing": confirmation.choosing_seeds[: choice.seeds(len(space.tasks))],
                 "reporting": confirmation.reporting_seeds,
             },
             "search_id": self.ledger.search_id,
@@ -211,7 +236,7 @@ class Conclusion:
             "candidates": choice.as_json(len(space.tasks)),
             "confirmation": confirmed,
             "shrinkage": confirmed.shrinkage,
-            "perturbation": self._perturbation(records, choice, surface),
+            "perturbation": perturbation,
             "robust_region": robust_region(informed, chosen.params),
             "response": responses(informed, chosen.params),
             "response_pairs": response_pairs(informed, chosen.params),
@@ -250,33 +275,32 @@ class Conclusion:
         return [len(task["class_names"]) for task in self.judged]
 
     def _on_choosing_seeds(self, settings: Mapping[str, dict[str, Any]]) -> dict[str, list[float]]:
-        return self.confirmation.shares(settings, self.confirmation.choosing_seeds, "choosing")
+        """On those of the first look: this is no choice."""
+        first = looks(self.space.confirmation.seeds)[0]
+        return self.confirmation.shares(settings, self.confirmation.choosing_seeds[:first], "choosing")
 
     def _perturbation(
-        self, records: Sequence[TrialRecord], choice: Choice, surface: Surface | None
+        self, choice: Choice, settings: Mapping[str, dict[str, Any]], planned: ReportingPlan, surface: Surface | None
     ) -> dict[str, Any] | None:
-        """Real runs around the recommended setting, and around the search's best trial, with moves and seeds that had no part
-        in the choice."""
-        confirmation, chosen, best = self.space.confirmation, choice.chosen, best_trial(records)
-        if surface is None or not confirmation.reported_perturbations:
+        """Real runs around the recommended setting, and if the budget allows it around the search's best trial, with moves and
+        seeds that had no part in the choice."""
+        confirmation = self.space.confirmation
+        if surface is None or not planned.around:
             return None
-        settings = {"recommended": chosen.config}
-        if best is not None and best.number != chosen.trial:
-            settings["best"] = best.config
         found = run_around(
             self.space,
             surface,
-            settings,
+            dict(list(settings.items())[: planned.around]),
             self.confirmation.shares,
             self.confirmation.reporting_seeds,
-            confirmation.reported_perturbations,
+            planned.moved,
             REPORTING,
         )
         return {
             "decades": confirmation.perturbed_decades,
             "quantile": QUANTILE,
-            "seeds": min(confirmation.perturbed_seeds, confirmation.seeds),
-            "predicted": choice.predicted if chosen.trial is None else None,
+            "seeds": min(confirmation.perturbed_seeds, len(self.confirmation.reporting_seeds)),
+            "predicted": choice.predicted if choice.chosen.trial is None else None,
             "recommended": found["recommended"].as_json(),
             "best": found["best"].as_json() if "best" in found else None,
         }

@@ -12,6 +12,7 @@ __all__ = [
     "robustness",
     "saturation",
     "scores",
+    "sequential",
     "statistics",
     "surrogate",
     "transfer",

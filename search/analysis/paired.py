@@ -74,10 +74,35 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Variance:
+    """What a difference's variance is made of.
+
+    Attributes:
+        seeds: that of one seed on these items, which more seeds average out.
+        items: that of the mean over new items or groups, which they do not.
+        freedom: degrees of freedom of `items`.
+    """
+
+    seeds: float
+    items: float
+    freedom: float
+
+    def half(self, quantile: float, seeds: int | None) -> float:
+        """Half the width of the interval with so many seeds; None: with any number of them."""
+        of_seeds = 0.0 if seeds is None else self.seeds / seeds
+        variance = self.items + of_seeds
+        if variance <= 0:
+            return 0.0
+        satterthwaite = self.items**2 / self.freedom + (of_seeds**2 / (seeds - 1) if seeds and seeds > 1 else 0.0)
+        return student(quantile, max(1.0, variance**2 / satterthwaite)) * math.sqrt(variance)
+
+
+@dataclass(frozen=True)
 class Paired(Difference):
     """A difference (or a score) with its interval, and what the interval covers: `seeds`, and `items` or `groups`."""
 
     covers: tuple[str, ...] = ("seeds",)
+    variance: Variance | None = None  # None: not known
 
     def as_json(self) -> dict[str, Any]:
         return {**super().as_json(), "covers": list(self.covers)}
@@ -136,7 +161,7 @@ def difference_of_tails(
     if spread <= 1e-12:
         return Paired(mean, math.nan, math.nan, seeds)
     groups = [int(_numbers(each).max()) + 1 for each in items] if weights else []
-    half = _student(quantile, max(1, min([seeds, *groups]) - 1)) * spread
+    half = student(quantile, max(1, min([seeds, *groups]) - 1)) * spread
     unit = "groups" if all(each.by_group for each in items) else "items"
     return Paired(mean, mean - half, mean + half, seeds, ("seeds", unit) if weights else ("seeds",))
 
@@ -157,11 +182,12 @@ def _over_seeds(a: Outcome, b: Outcome | None, tasks: int, quantile: float) -> P
     n, mean = len(apart), float(apart.mean())
     if n < 2 or float(apart.std()) <= 1e-12:
         return Paired(mean, math.nan, math.nan, n)
+    of_seeds = Variance(float(apart.var(ddof=1)), 0.0, 1.0)
     if quantile <= (1 + LEVEL) / 2:
         found = paired_difference(apart.tolist(), [0.0] * n)
-        return Paired(found.mean, found.low, found.high, n)
-    half = _student(quantile, n - 1) * float(apart.std(ddof=1)) / math.sqrt(n)
-    return Paired(mean, mean - half, mean + half, n)
+        return Paired(found.mean, found.low, found.high, n, variance=of_seeds)
+    half = student(quantile, n - 1) * float(apart.std(ddof=1)) / math.sqrt(n)
+    return Paired(mean, mean - half, mean + half, n, variance=of_seeds)
 
 
 def _over_both(own: Sequence[np.ndarray], items: Sequence[Items], quantile: float) -> Paired:
@@ -185,13 +211,15 @@ def _over_both(own: Sequence[np.ndarray], items: Sequence[Items], quantile: floa
         if all((own[task] == own[task].flat[0]).all() for task in members):
             least += whole * -math.expm1(math.log(1 - quantile) / count)
     mean, of_seeds = float(of_seed.mean()), 0.0
+    freedom = of_items**2 / satterthwaite
     if seeds > 1:
         of_seeds = float(of_seed.var(ddof=1)) / seeds
         satterthwaite += of_seeds**2 / (seeds - 1)
     variance = max(of_seeds + of_items - of_cells, of_seeds, of_items)
-    half = max(_student(quantile, max(1.0, variance**2 / satterthwaite)) * math.sqrt(variance), least)
+    half = max(student(quantile, max(1.0, variance**2 / satterthwaite)) * math.sqrt(variance), least)
     unit = "groups" if all(each.by_group for each in items) else "items"
-    return Paired(mean, mean - half, mean + half, seeds, ("seeds", unit) if seeds > 1 else (unit,))
+    parts = Variance(of_seeds * seeds, max(0.0, of_items - of_cells), freedom)
+    return Paired(mean, mean - half, mean + half, seeds, ("seeds", unit) if seeds > 1 else (unit,), parts)
 
 
 def _by_groups(x: np.ndarray, items: Items) -> tuple[float, float, float]:
@@ -229,7 +257,8 @@ def _numbers(items: Items) -> np.ndarray:
     return number
 
 
-def _student(quantile: float, freedom: float) -> float:
+def student(quantile: float, freedom: float) -> float:
+    """Quantile of Student's t."""
     from scipy import stats
 
     return float(stats.t.ppf(quantile, freedom))

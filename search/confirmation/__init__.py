@@ -2,8 +2,10 @@
 
 __all__ = [
     "ablation",
+    "elimination",
     "held_out",
     "perturbation",
+    "reporting",
     "reruns",
     "selection",
     "stages",

@@ -12,7 +12,7 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,7 @@ class Reruns:
         """`folder`: where results are kept; created if missing. `say` hears how far a stage is, if it takes long."""
         self.folder, self.pool, self.plan, self.devices, self.say = folder, pool, plan, list(devices), say
         self.room: dict[Device, int] = {}  # number of runs that fit into a device's memory
+        self.asked: set[Run] = set()  # by this process, whether they were kept or not: what a budget counts
         folder.mkdir(exist_ok=True)
 
     def run(
@@ -72,6 +73,7 @@ class Reruns:
         """
         keys = {label: key_of(hyperparameters) for label, hyperparameters in settings.items()}
         by_key = {keys[label]: hyperparameters for label, hyperparameters in settings.items()}
+        self.asked |= {(key, seed) for key in by_key for seed in seeds}
         known = {key: self._read(key, hyperparameters) for key, hyperparameters in by_key.items()}
 
         def lacks(key: str, seed: int) -> bool:
@@ -83,6 +85,10 @@ class Reruns:
         waiting = deque((key, seed) for key in by_key if key not in settled for seed in seeds if lacks(key, seed))
         self._run(waiting, known, stage, test)
         return {label: self._result(known[key], seeds, test) for label, key in keys.items()}
+
+    def more(self, settings: Iterable[Mapping[str, Any]], seeds: Sequence[int]) -> int:
+        """How many runs of these have not been asked for yet."""
+        return len({(key_of(own), seed) for own in settings for seed in seeds} - self.asked)
 
     def replica_steps(self) -> int:
         """Of all runs that are kept; of one that diverged, as if it had gone to its end."""
@@ -96,7 +102,8 @@ class Reruns:
         def tell() -> None:
             left = len(waiting) + sum(len(some.seeds) for some in running)
             seconds = time.monotonic() - started
-            self.say(f"{stage.replace('_', ' ')}: {total - left} of {total} runs done after {seconds:.0f} s")
+            told = f"{stage.replace('_', ' ')}: {total - left} of {total} runs done after {seconds:.0f} s"
+            self.say(told + (f", about {seconds * left / (total - left):.0f} s left" if left < total else ""))
 
         try:
             while waiting or running:

@@ -10,6 +10,9 @@ Published settings (the paper's default, the project's, tuned MMD) run on the sa
 the best of them only if it is shown to be better on new items, too, although it is the best of all settings that were tried on
 these ones (`search/analysis/paired.py`). Else the published one is kept. The score of what is recommended, and the runs around
 it, are then measured on other seeds (`search/confirmation/stages.py`).
+
+Seeds are added only where that is open (`search/confirmation/elimination.py`), and settings are moved only where several of
+them are shown to be better: what else runs around would say changes nothing.
 """
 
 from __future__ import annotations
@@ -26,15 +29,21 @@ from search.analysis.paired import Paired
 from search.analysis.ranking import best_trials
 from search.analysis.robustness import plateau_setting
 from search.analysis.scores import by_tail, level, mean_and_std, per_seed_means, per_task, robust_score, tail_mean
+from search.analysis.sequential import looks
 from search.analysis.statistics import paired_difference, tied_by_score, tied_with_best
 from search.analysis.surrogate import Scored, Surface, of_space
+from search.confirmation.elimination import Settled, Stopped, compare_in_looks
 from search.confirmation.perturbation import CHOOSING, Around, Evaluate, run_around
 from search.ledger.ledger import TrialRecord
 from search.space.model import CF_ONLY, Space
 
 PLATEAU = "plateau"
-Compare = Callable[[Mapping[str, Any], Mapping[str, Any], int], Paired]
-"""(all hyperparameters of a setting, of another, how many the first is the best of) -> their difference on the choosing seeds."""
+Compare = Callable[[Mapping[str, Any], Mapping[str, Any], Sequence[int], int], Paired]
+"""(all hyperparameters of a setting, of another, seeds that both have run on, how many the first is the best of) -> their
+difference."""
+
+Affords = Callable[[int], bool]
+"""Whether so many more runs are within the budget, beside what is needed to report the choice."""
 
 
 @dataclass
@@ -50,6 +59,13 @@ class Candidate:
     tied: bool = False
     around: Around = field(default_factory=Around)  # real runs around it
     published: bool = False
+    mean: float = -math.inf  # what settings are compared by (`search.analysis.scores.level`), if finite
+
+    def take(self, shares: list[float], space: Space) -> None:
+        """The results of its runs."""
+        self.shares = shares
+        self.score = robust_score(shares, len(space.tasks), space.robust)[0]
+        self.mean = finite(level(shares, len(space.tasks), space.robust))
 
 
 @dataclass(frozen=True)
@@ -60,7 +76,8 @@ class Choice:
         predicted: the plateau's 10 % quantile, by the model.
         challenger: the best setting that the search has found; None if none could be run to its end.
         published: the best published setting; None if there was none to compare with.
-        difference: the challenger minus that one; simultaneous over the `compared` settings that were tried.
+        difference: the challenger minus that one; simultaneous over the `compared` settings that were tried, and over looks.
+        stopped: why no more seeds were added; None if nothing was compared.
     """
 
     chosen: Candidate
@@ -70,10 +87,15 @@ class Choice:
     published: Candidate | None = None
     difference: Paired | None = None
     compared: int = 1
+    stopped: Stopped | None = None
 
     @property
     def keeps_published(self) -> bool:
         return self.chosen.published
+
+    def seeds(self, tasks: int) -> int:
+        """On how many the candidates have run at most."""
+        return max(len(c.shares) for c in self.candidates) // tasks
 
     def as_json(self, tasks: int) -> list[dict[str, Any]]:
         """The candidates, best score first."""
@@ -98,10 +120,11 @@ def choose(
     seeds: Sequence[int],
     published: Mapping[str, Hyperparameters] | None = None,
     compare: Compare | None = None,
+    affords: Affords = lambda _: True,
 ) -> Choice | None:
     """The recommendation of a search; None if no trial can be recommended.
 
-    `seeds`: fresh seeds to choose on. `published`: label -> setting that is kept unless another is shown to be better by
+    `seeds`: fresh seeds to choose on, at most. `published`: label -> setting that is kept unless another is shown to be better by
     `compare`; also one that differs from the space in a fixed hyperparameter. Without them, the challenger is recommended.
     """
     known = {label: own.model_dump(mode="json") for label, own in (published or {}).items()}
@@ -120,49 +143,72 @@ def choose(
         for label, own in (published or {}).items()
     ]
     candidates = [*challengers, *kept]
-    results = evaluate({c.label: c.config for c in candidates}, seeds, "choosing")
-    for c in candidates:
-        c.shares = results[c.label]
-        c.score = robust_score(c.shares, len(space.tasks), space.robust)[0]
-    challenger = None
-    if challengers:
-        _mark_tied(challengers, _tied(space, challengers))
-        if surface is not None and space.confirmation.perturbations:
-            _run_around(space, challengers, surface, evaluate, seeds)
-        challenger = _chosen(challengers)
-    ran = [c for c in kept if math.isfinite(c.score)]
-    if challenger is None or not ran or compare is None:
-        best = challenger or max(kept, key=lambda c: finite(c.score))
-        return Choice(best, candidates, predicted, challenger)
-    tried = sum(r.status in ("completed", "pruned") and r.name not in known for r in records)
-    return _decided(space, candidates, challenger, compare, tried + (surface is not None), predicted)
+
+    def run(some: Sequence[Candidate], count: int) -> None:
+        results = evaluate({c.label: c.config for c in some}, seeds[:count], "choosing")
+        for c in some:
+            c.take(results[c.label], space)
+
+    if compare is not None and kept:
+        tried = sum(r.status in ("completed", "pruned") and r.name not in known for r in records)
+        compared = tried + (surface is not None)
+        settled = compare_in_looks(
+            challengers, kept, PLATEAU, looks(len(seeds)), compared, run,
+            lambda a, b, count, of: compare(a.config, b.config, seeds[:count], of), affords,
+        )  # fmt: skip
+        if settled.best is not None:
+            return _decided(space, candidates, settled, compare, seeds, compared, predicted, surface, evaluate, affords)
+    run(candidates, len(seeds))
+    if not challengers:
+        return Choice(max(kept, key=lambda c: c.mean), candidates, predicted)
+    _mark_tied(challengers, _tied(space, challengers))
+    if surface is not None and space.confirmation.perturbations:
+        _run_around(space, challengers, surface, evaluate, seeds)
+    challenger = _chosen(challengers)
+    return Choice(challenger, candidates, predicted, challenger)
 
 
 def _decided(
     space: Space,
     candidates: list[Candidate],
-    challenger: Candidate,
+    settled: Settled,
     compare: Compare,
+    seeds: Sequence[int],
     compared: int,
     predicted: float | None,
+    surface: Surface | None,
+    evaluate: Evaluate,
+    affords: Affords,
 ) -> Choice:
-    """The challenger, or another that is shown to be better than the best published setting; else that one."""
+    """The challenger if it is shown to be better than the best published setting; else that one."""
+    tasks = len(space.tasks)
 
-    def mean(c: Candidate) -> float:
-        return finite(level(c.shares, len(space.tasks), space.robust))
+    def common(*some: Candidate) -> int:
+        return min(len(c.shares) for c in some) // tasks
 
-    published = max((c for c in candidates if c.published), key=mean)
-    others = sorted((c for c in candidates if not c.published and c is not challenger), key=lambda c: -finite(c.score))
-    chosen, found = published, compare(challenger.config, published.config, compared)
-    for c in (challenger, *others):
-        own = found if c is challenger else compare(c.config, published.config, compared)
-        if own.low > 0:
-            chosen, challenger, found = c, c, own
-            break
-    leader = max(candidates, key=mean)
-    apart = {c.label: compare(leader.config, c.config, len(candidates)) for c in candidates if c is not leader}
-    _mark_tied(candidates, {leader.label} | {label for label, own in apart.items() if own.low <= 0})
-    return Choice(chosen, candidates, predicted, challenger, published, found, compared)
+    def apart(a: Candidate, b: Candidate, of: int) -> Paired:
+        return compare(a.config, b.config, seeds[: common(a, b)], of)
+
+    published = next(c for c in candidates if c.label == settled.best)
+    ran = [c for c in candidates if not c.published and math.isfinite(c.mean)]
+    rivals = [c for c in ran if c.label in settled.shown]
+    most = max((common(c) for c in ran), default=0)
+    challenger = None
+    if rivals or ran:
+        rivals = rivals or [c for c in ran if common(c) == most]
+        _mark_tied(rivals, _tied(space, rivals))
+        two = sorted((c for c in rivals if c.tied), key=lambda c: (c.label != PLATEAU, -finite(c.score)))[:2]
+        moved = min(space.confirmation.perturbed_seeds, len(seeds)) * space.confirmation.perturbations
+        if surface is not None and settled.shown and len(two) > 1 and affords(2 * moved):
+            _run_around(space, two, surface, evaluate, seeds)
+        challenger = _chosen(rivals)
+    found = None if challenger is None else settled.found[challenger.label]
+    longest = max(common(c) for c in candidates if math.isfinite(c.mean))
+    leader = max((c for c in candidates if common(c) == longest), key=lambda c: c.mean)
+    behind = [c for c in candidates if c is not leader and not apart(leader, c, len(candidates)).low <= 0]
+    _mark_tied(candidates, {c.label for c in candidates if c not in behind})
+    chosen = challenger if challenger is not None and settled.shown else published
+    return Choice(chosen, candidates, predicted, challenger, published, found, compared, settled.stopped)
 
 
 def _mark_tied(candidates: Sequence[Candidate], tied: set[str]) -> None:

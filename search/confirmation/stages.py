@@ -2,10 +2,13 @@
 
 Two sets of fresh seeds, disjoint from each other and from the search's: the candidates and the published settings are compared
 on the first, and the chosen one is measured against all others on the second. So luck with seeds is not reported as gain.
+
+All runs count against a budget. What is read from disk counts, too: so a confirmation that was killed takes the same way again.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -13,10 +16,12 @@ from typing import Any
 import ray
 
 from condense.config.published import MMD_LEARNING_RATES, mmd
-from search.analysis.cost import FIRST_SEEDS, LIKELY
+from search.analysis.cost import FIRST_SEEDS, LIKELY, LIKELY_MMD, confirmation_budget, reserved_runs
 from search.analysis.scores import mean_and_std, per_seed_means, robust_score
+from search.analysis.sequential import FIRST_LOOK, looks
 from search.analysis.surrogate import Surface
 from search.confirmation.held_out import HeldOut
+from search.confirmation.reporting import ReportingPlan, plan_report
 from search.confirmation.reruns import Reruns
 from search.confirmation.selection import finite
 from search.engine.client import Client, forget
@@ -34,13 +39,44 @@ class ConfirmationStages:
         self, space: Space, ledger: Ledger, pool: Any, plan: Plan, say: Callable[[str], None] = lambda _: None
     ) -> None:
         """`say` hears how far a stage is, if it takes long."""
-        self.space, self.plan = space, plan
+        self.space, self.plan, self.ledger = space, plan, ledger
         devices = find_devices(space.resources)
         self.pool, self.worker = pool, devices.workers[0]
         self.client = Client(pool, "confirmation", *devices.own)  # an engine on this node, where the files are
         self.folder = ledger.output / "confirmation"
         self.reruns = Reruns(self.folder, pool, plan, devices.workers, say)
         self.choosing_seeds, self.reporting_seeds = fresh_seeds(space)
+
+    @functools.cached_property
+    def budget(self) -> int:
+        """How many runs there may be."""
+        return confirmation_budget(self.space, self.ledger.trials(), self.plan.folds)
+
+    @property
+    def left(self) -> int:
+        """How many more there may be."""
+        return self.budget - len(self.reruns.asked)
+
+    def affords(self, runs: int) -> bool:
+        """`search.confirmation.selection.Affords`."""
+        return runs <= self.left - reserved_runs(self.space, self.plan.folds)
+
+    def plan_report(
+        self, settings: Mapping[str, dict[str, Any]], singles: Mapping[str, dict[str, Any]], wanted: int, movable: int
+    ) -> ReportingPlan:
+        """`search.confirmation.reporting.plan_report`; `reporting_seeds` are then those that `settings` are compared on."""
+        space, seeds, more = self.space, self.reporting_seeds, self.reruns.more
+        first = looks(space.confirmation.seeds)[0] if len(space.tasks) > 1 else 0
+        planned = plan_report(
+            space,
+            self.left - first * len(space.tasks),  # for `search.analysis.transfer`
+            wanted,
+            movable,
+            lambda count: more(settings.values(), seeds[:count]),
+            lambda count: more([own for own in singles.values() if own not in settings.values()], seeds[:count]),
+        )
+        self.reporting_seeds = seeds[: planned.seeds]
+        return planned
 
     def shares(
         self, settings: Mapping[str, dict[str, Any]], seeds: Sequence[int], stage: str
@@ -63,16 +99,14 @@ class ConfirmationStages:
         return finite(robust_score(result["shares"], len(self.space.tasks), self.space.robust)[0])
 
     def tuned_mmd(self) -> dict[str, Any]:
-        """The MMD setting with the best learning rate on validation, over the first choosing seeds."""
+        """The MMD setting with the best learning rate on validation: all on one choosing seed, the best two on three."""
         settings = {f"{rate:g}": mmd(rate).model_dump(mode="json") for rate in MMD_LEARNING_RATES}
-        results = self.run(settings, self.choosing_seeds[:FIRST_SEEDS], "mmd_rate")
-        best = max(settings, key=lambda label: finite(fmean(self.per_seed(results[label]))))
-        return settings[best]
+        return self._best(settings, self.choosing_seeds[:FIRST_SEEDS], LIKELY_MMD, "mmd_rate", self._mean)
 
     def tuned_rates(self, surface: Surface | None, chosen: Mapping[str, Any]) -> dict[str, Any] | None:
         """The default's lambdas and sigma with the best learning rates for them, to separate the gain of the lambdas. Tries an
-        even spread over the searched rates, the default's own, and those of the chosen setting: all on three choosing
-        seeds, the best three on all of them. None if no learning rate is searched, or none is to be tried.
+        even spread over the searched rates, the default's own, and those of the chosen setting: all on one choosing
+        seed, the best three on a few. None if no learning rate is searched, or none is to be tried.
         """
         names = [name for name in self.space.search if name.startswith("learning_rate")]
         count = self.space.confirmation.tuned_rates
@@ -88,25 +122,38 @@ class ConfirmationStages:
             f"rates {i}": default.hyperparameters.model_copy(update=some).model_dump(mode="json")
             for i, some in enumerate(rates)
         }
-        first = self.run(settings, self.choosing_seeds[:FIRST_SEEDS], "rates")
-        likely = sorted(settings, key=lambda label: -self.score(first[label]))[:LIKELY]
-        results = self.run({label: settings[label] for label in likely}, self.choosing_seeds, "rates_all")
-        return settings[max(likely, key=lambda label: self.score(results[label]))]
+        return self._best(settings, self.choosing_seeds[:FIRST_LOOK], LIKELY, "rates", self.score)
 
-    def baselines(self) -> dict[str, list[dict[str, list[Any]]]]:
+    def _mean(self, result: Mapping[str, Any]) -> float:
+        return finite(fmean(self.per_seed(result)))
+
+    def _best(
+        self,
+        settings: Mapping[str, dict[str, Any]],
+        seeds: Sequence[int],
+        likely: int,
+        stage: str,
+        value: Callable[[Mapping[str, Any]], float],
+    ) -> dict[str, Any]:
+        """All on the first of `seeds`, so many of them on all."""
+        first = self.run(settings, seeds[:1], stage)
+        again = sorted(settings, key=lambda label: -value(first[label]))[:likely]
+        results = self.run({label: settings[label] for label in again}, seeds, stage)
+        return settings[max(again, key=lambda label: value(results[label]))]
+
+    def baselines(self, seeds: Sequence[int]) -> dict[str, list[dict[str, list[Any]]]]:
         """method -> of each task its accuracies on test, and which items were right ({scores, hits}), over seeds: random,
         herding, k_center, k_means, full_data."""
         path = self.folder / "baselines.json"
         known = read_json(path) or {}
-        if known.get("seeds") == self.reporting_seeds and "methods" in known:  # earlier versions kept no hits
+        if known.get("seeds") == list(seeds) and "methods" in known:  # earlier versions kept no hits
             methods: dict[str, list[dict[str, list[Any]]]] = known["methods"]
             return methods
         per_task = [
-            self._ask(lambda engine, of: engine.baselines.remote(of, self.reporting_seeds), task)
-            for task in self.plan.tasks
+            self._ask(lambda engine, of: engine.baselines.remote(of, list(seeds)), task) for task in self.plan.tasks
         ]
         merged = {method: [result[method] for result in per_task] for method in per_task[0]}
-        write_json(path, {"seeds": self.reporting_seeds, "methods": merged})
+        write_json(path, {"seeds": list(seeds), "methods": merged})
         return merged
 
     def held_out(self, split: str, tasks: Sequence[Mapping[str, Any]]) -> HeldOut:

@@ -15,6 +15,7 @@ __all__ = [
     "page",
     "parallel",
     "pareto",
+    "part",
     "response",
     "robustness",
     "tables",

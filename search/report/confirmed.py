@@ -11,7 +11,7 @@ import numpy as np
 
 from condense.config.models import Hyperparameters
 from search.analysis.paired import Outcome, difference
-from search.analysis.ranking import best_by_single_seed, best_trial, best_trials
+from search.analysis.ranking import best_trial, best_trials
 from search.analysis.scores import mean_and_std, per_seed_means, per_task, robust_score
 from search.confirmation.held_out import HeldOut
 from search.confirmation.selection import Choice, applied
@@ -19,7 +19,6 @@ from search.confirmation.stages import summary
 from search.ledger.ledger import TrialRecord
 from search.report.model import Confirmation
 from search.space.model import Space
-from search.space.plan import Plan
 
 SINGLE_SEED = "best_single_seed"
 TESTED = ("recommended", "challenger", "default", "paper_default", "tuned_rates")  # settings on test, besides MMD
@@ -33,22 +32,23 @@ def metric_of(space: Space) -> str:
 
 def confirmed_settings(
     space: Space,
-    plan: Plan,
     records: Sequence[TrialRecord],
     choice: Choice,
     results: Mapping[str, dict[str, Any]],
     held_out: HeldOut,
+    budget: int,
 ) -> Confirmation:
     """Scores on the reporting seeds, and paired differences of the recommended setting to each other one.
 
     `results`: label -> `Reruns.run`, with a label `best_single_seed/N` for each trial N that a seed of the search alone would
-    have chosen. `held_out`: the validation items.
+    have chosen, on fewer seeds maybe. `held_out`: the validation items. `budget`: in replica-steps.
 
     An interval is simultaneous over all settings that were tried where one of the two was chosen as the best of them on the same
     items.
     """
     tasks = len(space.tasks)
-    best, single = best_trial(records), [r.number for r in best_by_single_seed(records, plan)]
+    best = best_trial(records)
+    single = [int(label.partition("/")[2]) for label in results if label.startswith(SINGLE_SEED)]
     trials = {"recommended": choice.chosen.trial, "best": None if best is None else best.number}
     if choice.challenger is not None:
         trials["challenger"] = choice.challenger.trial
@@ -68,7 +68,8 @@ def confirmed_settings(
             found[label]["tasks"] = [_spread(per_seed_means(own, plan.folds)) for own in of_each]
         is_picked = not choice.keeps_published or label in ("challenger", "best", SINGLE_SEED)
         compared = choice.compared if is_picked else 1
-        gain = difference(outcomes["recommended"], outcomes[label], held_out.items, compared).as_json()
+        on_same = held_out.on_validation(first_seeds(results["recommended"], len(row[0]["seeds"]), tasks))
+        gain = difference(on_same, outcomes[label], held_out.items, compared).as_json()
         if label == "default":
             found["difference"] = {**gain, "against": "default"}  # 0 where that is recommended
         if label != "recommended":
@@ -79,6 +80,7 @@ def confirmed_settings(
         found[SINGLE_SEED]["trials"] = single
     searched = best or best_trials(records, 1)[0]
     found |= {"differences": differences, "shrinkage": searched.metrics["score_mean"] - found["best"]["mean"]}
+    found |= {"stopped": choice.stopped, "budget": budget}
     return Confirmation.model_validate(found)
 
 
@@ -129,6 +131,13 @@ def judgement(space: Space, choice: Choice, limit: str | None, confirmed: Confir
         "compared": choice.compared,
         "unlike_fixed": {name: own[name] for name, fixed in space.fixed.items() if own.get(name, fixed) != fixed},
     }
+
+
+def first_seeds(result: Mapping[str, Any], count: int, tasks: int) -> dict[str, Any]:
+    """`search.confirmation.reruns.Reruns.run` of a setting, as if it had run on the first `count` of its seeds only."""
+    parts = {name: result[name] for name in ("shares", "hits")}
+    cut = {name: [value for own in per_task(of, tasks) for value in own[:count]] for name, of in parts.items()}
+    return {**result, **cut, "seeds": list(result["seeds"][:count])}
 
 
 def _mean_of(runs: Sequence[Outcome]) -> Outcome:

@@ -8,38 +8,13 @@ and are in the JSON only where they were set. So is what was added to the report
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator
+from pydantic import Field, field_serializer
 
+from search.report.part import Number, Part, Value, finite
 from search.space.model import Space
-
-Number = float | None
-Value = bool | int | float | str | None  # of a hyperparameter
-
-
-class Part(BaseModel):
-    """What all parts share: no unknown keys, no changes, and None for what is not finite."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _finite(cls, value: Any) -> Any:
-        return finite(value)
-
-
-def finite(content: Any) -> Any:
-    """The same lists and mappings, with None for NaN and infinity: JSON has neither."""
-    if isinstance(content, float):
-        return content if math.isfinite(content) else None
-    if isinstance(content, dict):
-        return {key: finite(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [finite(value) for value in content]
-    return content
 
 
 class Measured(Part):
@@ -105,6 +80,13 @@ class Confirmation(Part):
     difference: DifferenceTo = Field(description="to the project's default, also where that is recommended")
     differences: dict[str, PairedDifference] = Field(description="setting -> to that one; not to an equal one")
     shrinkage: Number = Field(description="the best trial's score in the search minus that on fresh seeds")
+    stopped: Literal["decided", "items", "budget", "seeds"] | None = Field(
+        None,
+        description="why no more choosing seeds were added: a setting is shown to be better (`decided`); held-out items vary too "
+        "much for any number of seeds to show one (`items`); `budget` spent; `seeds` that are allowed would not, or did not, "
+        "show one. None: nothing was compared",
+    )
+    budget: int | None = Field(None, description="replica-steps that there were; None: of an earlier version")
 
     def rows(self) -> dict[str, Confirmed]:
         """setting -> its runs, for all that were run."""

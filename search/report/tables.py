@@ -82,11 +82,15 @@ def _kept(entry: Candidate) -> float | None:
 def _choice(report: Report) -> str:
     """How the choice was made, as far as the numbers show it."""
     known, chosen = report.candidates, report.chosen
-    counts = {entry.confirmed.n for entry in known}
-    seeds = text.count(counts.pop(), "fresh seed") if len(counts) == 1 else "fresh seeds"
+    counts = sorted({entry.confirmed.n for entry in known})
+    seeds = text.count(counts[0], "fresh seed") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} fresh seeds"
     told = (
         f"{text.count(len(known), 'setting')} {'were' if len(known) != 1 else 'was'} compared on {seeds} of their own. "
     )
+    if len(counts) > 1:
+        told = told[:-2] + ", more where it was open which is better. "
+    why = text.WHY_NO_MORE_SEEDS.get(report.confirmation.stopped or "decided", "")
+    told += f"{why[:1].upper()}{why[1:]}. " if why else ""
     level = [entry for entry in known if entry.tied or entry.chosen]
     if report.verdict is not None and report.verdict.keep_default:
         told += (

@@ -204,6 +204,14 @@ def robust_rule(report: Report) -> str:
     return f"Robust score: {rules[robust.rule]}, on validation data{f' in {folds} folds' if folds else ''}."
 
 
+WHY_NO_MORE_SEEDS = {
+    "decided": "",
+    "items": "more seeds would not change that, more held-out items might",
+    "budget": "the budget for it was spent before more seeds could tell; `confirmation.budget` raises it",
+    "seeds": "as many seeds as are allowed would not tell; `confirmation.seeds` raises that",
+}
+
+
 def racing(known: Racing | None) -> str:
     """A sentence on how many seeds trials were run on, and what that saved; empty where trials did not race."""
     counts = sorted((int(seeds), trials) for seeds, trials in known.seeds.items() if trials) if known else []

@@ -234,11 +234,13 @@ def _kept(report: Report, judgement: Judgement) -> str:
     if found is None or found.mean is None:
         return f"{told}: no setting tried could be compared with it"
     told += ": no setting tried is better by more than the data can show"
+    why = text.WHY_NO_MORE_SEEDS.get(report.confirmation.stopped or "decided", "")
+    why = f"; {why}" if why else ""
     if found.interval is None:
-        return f"{told} ({_tried(judgement)}: {text.signed(found.mean)}, no interval known)"
+        return f"{told} ({_tried(judgement)}: {text.signed(found.mean)}, no interval known){why}"
     return (
         f"{told} ({_tried(judgement)}: {text.signed(found.mean)} {text.interval(found.interval)} over it, 95 % for the best of "
-        f"{text.count(judgement.compared, 'setting')})"
+        f"{text.count(judgement.compared, 'setting')}){why}"
     )
 
 

@@ -97,7 +97,12 @@ class Confirmation(Strict):
     """What is re-run on fresh seeds after the search."""
 
     top_k: int = Field(3, ge=1, description="how many of the best trials are confirmed, besides the defaults")
-    seeds: int = Field(10, ge=2, le=SEED_BLOCK // 4, description="fresh seeds to choose on, and as many to report on")
+    seeds: int = Field(10, ge=2, le=SEED_BLOCK // 4, description="fresh seeds to choose on, and to report on, at most")
+    budget: int | None = Field(
+        None,
+        ge=0,
+        description="replica-steps that it may take (a little is always run); left out: what the trials took",
+    )
     perturbations: int = Field(
         8, ge=0, description="real runs around a candidate, each with all hyperparameters moved at random; 0: none"
     )

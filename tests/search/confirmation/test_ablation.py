@@ -12,7 +12,7 @@ from search_process import SearchProcess, report
 
 from condense.config.models import Hyperparameters
 from search.confirmation.ablation import FULL, ablation_table, ablations, lines
-from search.report.model import finite
+from search.report.part import finite
 
 CONFIG = Hyperparameters(lambda_cross=0.05, lambda_joint=4.0, frequency_scale=0.3).model_dump(mode="json")
 

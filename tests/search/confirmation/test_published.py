@@ -57,8 +57,7 @@ class Known:
     def evaluate(self, settings: Mapping[str, Any], seeds: Sequence[int], stage: str) -> dict[str, list[float]]:
         return {label: list(self.outcome(config, seeds).scores) for label, config in settings.items()}
 
-    def compare(self, a: Mapping[str, Any], b: Mapping[str, Any], compared: int) -> Paired:
-        seeds = list(range(100, 108))
+    def compare(self, a: Mapping[str, Any], b: Mapping[str, Any], seeds: Sequence[int], compared: int) -> Paired:
         return difference(self.outcome(a, seeds), self.outcome(b, seeds), [Items(ITEMS)], compared)
 
     def choice(self, count: int = 20) -> Choice:

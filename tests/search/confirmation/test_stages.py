@@ -1,13 +1,18 @@
-"""Where settings are run after the trials."""
+"""Where settings are run after the trials, and on how many seeds."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from search.analysis.cost import most_confirmation_runs
+import pytest
+
+from search.analysis.cost import confirmation_budget, fewest_confirmation_runs, most_confirmation_runs
 from search.analysis.surrogate import Scored, Surface
+from search.confirmation.reporting import plan_report
 from search.confirmation.stages import ConfirmationStages
+from search.ledger.ledger import Report, TrialRecord
 from search.space.files import load_space
+from search.space.model import Space
 
 
 def test_learning_rates_of_choices_are_those_of_the_chosen_setting() -> None:
@@ -34,6 +39,37 @@ def test_learning_rates_of_choices_are_those_of_the_chosen_setting() -> None:
     assert {h["learning_rate_vision"] for h in spread} == {3.0}
 
 
-def test_the_plan_counts_at_least_what_is_run() -> None:
+def trials(space: Space, count: int) -> list[TrialRecord]:
+    """So many trials that ran to their end."""
+    metrics = {"score": 0.9, "score_mean": 0.9, "score_std": 0.01, "seeds": float(space.seeds)}
+    reports = (Report(space.steps, 1.0, 1.0, metrics),)
+    seeds = list(range(space.seeds))
+    return [
+        TrialRecord(i, None, {}, {}, seeds, 0.0, "completed", space.steps, 0.9, reports=reports) for i in range(count)
+    ]
+
+
+def test_the_budget_is_what_the_trials_took_unless_told_otherwise() -> None:
     space = load_space("quickstart")
-    assert 409 <= most_confirmation_runs(space) < 700  # 409: of a real search, in which some settings were the same
+    assert confirmation_budget(space, trials(space, 40)) == 40 * space.seeds == 120
+    assert most_confirmation_runs(space, trials(space, 40)) == 120
+    told = load_space("quickstart", [f"confirmation.budget={200 * space.steps}"])
+    assert confirmation_budget(told, trials(space, 40)) == 200
+    rich = load_space("quickstart", ["confirmation.budget=100000000"])
+    assert most_confirmation_runs(rich, []) < 600  # all that could be run
+    none = load_space("quickstart", ["confirmation.budget=0"])
+    fewest = fewest_confirmation_runs(space)
+    assert confirmation_budget(none, trials(space, 40)) == most_confirmation_runs(none, []) == fewest == 61
+
+
+@pytest.mark.parametrize("wanted", [4, 11, 20])
+@pytest.mark.parametrize("movable", [0, 1, 2])
+def test_a_report_stays_within_what_is_left(wanted: int, movable: int) -> None:
+    space = load_space("quickstart")
+    for left in range(20, 400):
+        planned = plan_report(space, left, wanted, movable, lambda n: 5 * n, lambda n: 3 * n)
+        moved = planned.moved * planned.around * space.confirmation.perturbed_seeds
+        assert 5 * planned.seeds + 3 * planned.single + moved <= left
+        assert 4 <= planned.seeds <= wanted and (planned.moved == 0 or planned.moved >= 8)
+    assert (planned.seeds, planned.single, planned.around) == (wanted, 3, movable)
+    assert planned.moved == (space.confirmation.reported_perturbations if movable else 0)

@@ -52,6 +52,7 @@ def test_a_report_of_an_earlier_version_is_read_and_written_as_it_was(earlier: d
     assert {k: v for k, v in written.items() if k != "space"} == {k: v for k, v in earlier.items() if k != "space"}
     for own, other in zip(written["space"].pop("tasks"), earlier["space"].pop("tasks"), strict=True):
         assert other.items() <= own.items()
+    assert earlier["space"].pop("confirmation").items() <= written["space"].pop("confirmation").items()
     assert earlier["space"].items() <= written["space"].items()  # keys that were added since have their default
     assert report.confirmation.recommended.mean == earlier["confirmation"]["recommended"]["mean"]
     assert report.chosen is not None and report.chosen.label == "trial 6"
