@@ -80,7 +80,7 @@ class Conclusion:
         self.judged = judged
         self.started, self.began = started, time.monotonic()
         self.output = ledger.output
-        self.confirmation = ConfirmationStages(space, ledger, pool, plan, say)
+        self.confirmation = ConfirmationStages(self.space, ledger, pool, plan, say)
 
     def write(self) -> Report:
         """Everything, the report included. Raises UserError if no trial of the search completed."""
@@ -207,7 +207,7 @@ class Conclusion:
             else Surface(space, scored(of_space(space, records), space.robust) + measured(choice, space))
         )
         budget = confirmation.budget * space.steps * len(space.tasks)
-        confirmed = confirmed_settings(space, records, choice, results, self._validation, budget)
+        confirmed = confirmed_settings(space, self.plan, records, choice, results, self._validation, budget)
         baselines = confirmation.baselines(confirmation.reporting_seeds)
         test = on_test(results, baselines, confirmation.held_out("test", self.judged))
         statuses = [r.status for r in records]

@@ -66,7 +66,7 @@ class ConfirmationStages:
     ) -> ReportingPlan:
         """`search.confirmation.reporting.plan_report`; `reporting_seeds` are then those that `settings` are compared on."""
         space, seeds, more = self.space, self.reporting_seeds, self.reruns.more
-        first = looks(space.confirmation.seeds)[0] if len(space.tasks) > 1 else 0
+        first = looks(space.confirmation.seeds)[0] if len(space.tasks) > self.plan.folds else 0
         planned = plan_report(
             space,
             self.left - first * len(space.tasks),  # for `search.analysis.transfer`

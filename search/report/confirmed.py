@@ -19,6 +19,7 @@ from search.confirmation.stages import summary
 from search.ledger.ledger import TrialRecord
 from search.report.model import Confirmation
 from search.space.model import Space
+from search.space.plan import Plan
 
 SINGLE_SEED = "best_single_seed"
 TESTED = ("recommended", "challenger", "default", "paper_default", "tuned_rates")  # settings on test, besides MMD
@@ -32,6 +33,7 @@ def metric_of(space: Space) -> str:
 
 def confirmed_settings(
     space: Space,
+    plan: Plan,
     records: Sequence[TrialRecord],
     choice: Choice,
     results: Mapping[str, dict[str, Any]],
