@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from condense import api
-from condense.config.files import load_config
+from condense.config.files import load_config, with_overrides
 from condense.config.modalities import RATE, check_learning_rates
 from condense.config.models import CondensationConfig, validate
 from condense.data import modalities_of
@@ -107,11 +107,12 @@ def evaluate(
     *,
     protocol: NetworkProtocol = FAST,  # of the networks from scratch
     device: str | None = None,  # None: the GPU if there is one
+    overrides: Sequence[str] = (),  # of the recorded configuration
 ) -> int:
     """A condensed dataset against chosen real items at equal budget and full data, on test: a table."""
     where = device_of(device)
     inputs, labels, record = read_export(directory)
-    config = _recorded_config(directory, record)
+    config = _recorded_config(directory, record, overrides)
     if json_path is not None:
         _check_writable(json_path)
     store = open_store()
@@ -295,13 +296,16 @@ def _describe(task: Task) -> str:
     return f"{task.dataset.name}: {classes}, {' + '.join(task.modalities)}"
 
 
-def _recorded_config(directory: Path, record: Mapping[str, Any]) -> CondensationConfig:
+def _recorded_config(directory: Path, record: Mapping[str, Any], overrides: Sequence[str]) -> CondensationConfig:
     path = directory / RECORD
     if not isinstance(record.get("config"), dict):
         raise UserError(f"{path}: must hold `config`, the configuration that the items were made with")
     if not isinstance(record.get("fingerprints"), dict):
         raise UserError(f"{path}: must hold `fingerprints` of dataset and encoder")
-    return validate(CondensationConfig, record["config"], f"{path}, `config`")
+    keys = with_overrides(record["config"], overrides)
+    return validate(
+        CondensationConfig, keys, " ".join([f"{path}, `config`", *(["with", *overrides] if overrides else [])])
+    )
 
 
 def _recorded_teacher(directory: Path, record: Mapping[str, Any]) -> dict[str, Any]:

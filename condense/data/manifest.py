@@ -23,6 +23,7 @@ from torch.utils.data import get_worker_info
 
 from condense.config.modalities import Modality, in_order
 from condense.config.models import ManifestDataset
+from condense.data.content import content_of
 from condense.data.dataset import Dataset, stratified_holdout
 from condense.data.groups import group_numbers, grouped_holdout, shared_groups
 from condense.data.manifest_rows import Row, read_rows
@@ -144,7 +145,8 @@ def load_manifest(config: ManifestDataset, specs: Mapping[str, InputSpec]) -> Da
         how.append(f"resampling {RESAMPLING}")
     fingerprint = hashlib.sha256(json.dumps(["manifest", list(chosen), split_by, content, *how]).encode()).hexdigest()
     splits = split_of("train"), split_of("validation"), split_of("test")
-    return Dataset(path.name, fitted, class_names, *splits, fingerprint, shared_groups(str(path), numbers))
+    warnings = shared_groups(str(path), numbers)
+    return Dataset(path.name, fitted, class_names, *splits, fingerprint, warnings, content_of(content))
 
 
 def manifest_modalities(config: ManifestDataset) -> dict[str, Modality]:

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from condense.config.models import TensorsDataset
+from condense.data.content import content_of
 from condense.data.dataset import Dataset, without_missing
 from condense.data.groups import group_numbers, grouped_holdout, shared_groups
 from condense.data.manifest import hold_out
@@ -135,7 +136,13 @@ def load_tensors(config: TensorsDataset, wanted: Mapping[str, InputSpec] | None 
     key = ["tensors", kinds, class_names, split_by, content, *how]
     fingerprint = hashlib.sha256(json.dumps(key).encode()).hexdigest()
     splits = split_of("train"), split_of("validation"), split_of("test")
-    return Dataset(path.name, specs, class_names, *splits, fingerprint, shared_groups(str(path), numbers))
+    warnings = shared_groups(str(path), numbers)
+    by_item = content_of(
+        (split, str(label), digest)
+        for split, part in parts.items()
+        for label, digest in zip(part.labels.tolist(), digests[split], strict=True)
+    )
+    return Dataset(path.name, specs, class_names, *splits, fingerprint, warnings, by_item)
 
 
 def _fitted_series(
