@@ -23,6 +23,7 @@ __all__ = [
     "manifest",
     "manifest_rows",
     "modalities_of",
+    "shared_files",
     "speech",
     "spoken_digits",
     "tensor_parts",
