@@ -189,6 +189,7 @@ class Search:
             self.say(
                 f"{task['dataset']} ({', '.join(task['modalities'])}): {task['items']['condense']} items in "
                 f"{count} class{'es' if count > 1 else ''}, full-data validation {task['metric']} {task['full_score']:.3f}"
+                f"{beside(task)}"
             )
             for warning in task["warnings"]:
                 self.say(f"warning: {warning}")
@@ -313,6 +314,14 @@ class Search:
             spent = ", ".join(f"{kind} {amount:.1f} s" for kind, amount in seconds.items())
             log.info("engine on node %s%s: %s", node[:8], f", GPU {gpu}" if gpu else "", spent)
         return left(ledger, space) <= 0
+
+
+def beside(task: Mapping[str, Any]) -> str:
+    """What an accuracy of unbalanced classes is told beside."""
+    rate = task.get("base_rate")
+    if rate is None:
+        return ""
+    return f" (balanced {task['full_balanced']:.3f}; always answering {rate[0]!r}: {rate[1]:.3f})"
 
 
 def end_actors(actors: Sequence[Any]) -> None:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +24,14 @@ from torch.utils.data import get_worker_info
 from condense.config.modalities import Modality, in_order
 from condense.config.models import ManifestDataset
 from condense.data.content import content_of
+from condense.data.cut_texts import cut_texts
 from condense.data.dataset import Dataset, stratified_holdout
 from condense.data.groups import group_numbers, shared_groups
 from condense.data.manifest_rows import Row, read_rows
 from condense.data.shared_files import components, crossing, grouped_with_files, held_out_components
-from condense.inputs.media import check_file, is_resampled, read_item
+from condense.inputs.media import check_file, is_averaged, is_resampled, read_item
 from condense.inputs.series import SeriesSpec, measured_shape
-from condense.inputs.spec import InputSpec
+from condense.inputs.spec import InputSpec, WrittenSpec
 from condense.system.errors import UserError
 from condense.system.process import cores
 
@@ -92,7 +93,8 @@ def load_manifest(config: ManifestDataset, specs: Mapping[str, InputSpec]) -> Da
     (`condense/data/shared_files.py`, `condense/data/groups.py`).
 
     The fingerprint covers splits, labels, texts, file contents and missing modalities in row order, not file names; what
-    validation was split off by; and `RESAMPLING`, if any sound is resampled. It costs one read of all files.
+    validation was split off by; and how sounds are read, if any is resampled or has several
+    channels. It costs one read of all files.
     Series are measured on the condense split (`SeriesSpec.fitted`), which costs another of those.
 
     Raises UserError, one line naming CSV, row and file, for any error in the CSV, for files that are missing,
@@ -149,11 +151,16 @@ def load_manifest(config: ManifestDataset, specs: Mapping[str, InputSpec]) -> Da
         return ManifestSplit(path, fitted, own, labels, numbers.get(name))
 
     content = [(row.split, row.label, digest) for row, digest in zip(rows, digests, strict=True)]
-    if _any_resampled(path, rows, chosen):
+    if _any_sound(is_resampled, path, rows, chosen):
         how.append(f"resampling {RESAMPLING}")
+    if _any_sound(is_averaged, path, rows, chosen):
+        how.append("channels averaged")
     fingerprint = hashlib.sha256(json.dumps(["manifest", list(chosen), split_by, content, *how]).encode()).hexdigest()
     splits = split_of("train"), split_of("validation"), split_of("test")
     warnings = shared_groups(str(path), numbers, sorted(set(groups)))
+    for place, spec in enumerate(chosen.values()):
+        if isinstance(spec, WrittenSpec):
+            warnings += cut_texts(str(path), spec, ((f"row {row.line}", row.cells[place]) for row in rows))
     warnings += crossing(str(path), "file", {split: _places(rows, files, own) for split, own in indices.items()})
     return Dataset(path.name, fitted, class_names, *splits, fingerprint, warnings, content_of(content))
 
@@ -323,9 +330,11 @@ def _digest_items(
     return digests, files
 
 
-def _any_resampled(path: Path, rows: list[Row], specs: Mapping[str, InputSpec]) -> bool:
+def _any_sound(
+    test: Callable[[InputSpec, Path], bool], path: Path, rows: list[Row], specs: Mapping[str, InputSpec]
+) -> bool:
     sounds = {(modality, cell) for row in rows for modality, cell in zip(specs, row.cells, strict=True) if cell}
-    return any(is_resampled(specs[modality], path.parent / cell) for modality, cell in sounds)
+    return any(test(specs[modality], path.parent / cell) for modality, cell in sounds)
 
 
 def digest_file(path: Path) -> str:

@@ -95,7 +95,7 @@ class ConfirmationStages:
 
     def baselines(self) -> dict[str, list[dict[str, list[Any]]]]:
         """method -> of each task its accuracies on test, and which items were right ({scores, hits}), over seeds: random,
-        herding, k_center, k_means, full_data."""
+        herding, k_center, k_means, full_data; `majority` where all tasks have it."""
         path = self.folder / "baselines.json"
         known = read_json(path) or {}
         if known.get("seeds") == self.reporting_seeds and "methods" in known:  # earlier versions kept no hits
@@ -105,7 +105,8 @@ class ConfirmationStages:
             self._ask(lambda engine, of: engine.baselines.remote(of, self.reporting_seeds), task)
             for task in self.plan.tasks
         ]
-        merged = {method: [result[method] for result in per_task] for method in per_task[0]}
+        common = [method for method in per_task[0] if all(method in result for result in per_task)]
+        merged = {method: [result[method] for result in per_task] for method in common}
         write_json(path, {"seeds": self.reporting_seeds, "methods": merged})
         return merged
 

@@ -9,7 +9,9 @@ import torch
 from condense.config.models import TaskConfig
 from condense.data.dataset import Dataset
 from condense.embeddings.task import Task
-from condense.evaluation.retrieval import alignment_warnings
+from condense.evaluation.base_rate import balanced_accuracy, base_rate
+from condense.evaluation.replica_scores import probe_hits
+from condense.evaluation.task_warnings import task_warnings
 from condense.inputs.formation import items_in_each
 
 
@@ -34,7 +36,20 @@ def description(config: TaskConfig, task: Task, full_score: float) -> dict[str, 
         "items": {"condense": len(task.condense.labels), "validation": len(task.validation.labels)},
         "metric": config.metric,
         "full_score": full_score,
-        "warnings": [*task.dataset.warnings, *alignment_warnings(task.validation)],
+        **_base_rate(config, task),
+        "warnings": task_warnings(task, config.metric, full_score),
         "fingerprints": task.fingerprints,
         "device": str(task.device),
+    }
+
+
+def _base_rate(config: TaskConfig, task: Task) -> dict[str, Any]:
+    """Of an accuracy where the classes of validation are unbalanced; else nothing."""
+    rate = base_rate(task.validation.labels, task.dataset.class_names)
+    if config.metric != "accuracy" or rate.balanced:
+        return {}
+    right = probe_hits(task.condense, task.validation, task.dataset.num_classes)
+    return {
+        "base_rate": [rate.answer, rate.share],
+        "full_balanced": balanced_accuracy(right, task.validation.labels),
     }

@@ -34,7 +34,7 @@ from condense.embeddings.task import (
 )
 from condense.encoders.protocol import Encoder
 from condense.engine.engine import Engine
-from condense.evaluation.coresets import judged_selections
+from condense.evaluation.coresets import judged_baselines
 from condense.evaluation.diagnostics import Diagnostics
 from condense.evaluation.replica_scores import full_score, held_out_items, synthetic_features, validate_items
 from condense.evaluation.secondary_scores import full_secondary, secondary_scores
@@ -259,7 +259,7 @@ class Tenants:
     def baselines(self, config: dict[str, Any], seeds: Sequence[int]) -> dict[str, dict[str, list[Any]]]:
         """See `EngineActor.baselines`."""
         key, parsed, task = self._task(config)
-        judged = judged_selections(task, self._test(key), parsed.dpc, seeds, parsed.metric)
+        judged = judged_baselines(task, self._test(key), parsed.dpc, seeds, parsed.metric)
         return {method: pack_judged(own) for method, own in judged.items()}
 
     def items(self, config: dict[str, Any], split: str) -> dict[str, Any]:
