@@ -99,15 +99,18 @@ def build_parser() -> Parser:
     download.add_argument("--to", type=Path, required=True, metavar="PATH", help="a file, or a folder that is there")
 
     add_recipe_commands(commands)
-    for command in (run, embed):
+    for command in (run, evaluate, embed):
         command.add_argument(
             "--set",
             action="append",
             default=[],
             metavar="KEY=VALUE",
             dest="overrides",
-            help="override a key, such as dpc=5 or hyperparameters.learning_rate=3; may be repeated",
+            help="override a key of the recorded configuration, such as dataset.path=FILE where the data have moved"
+            if command is evaluate
+            else "override a key, such as dpc=5 or hyperparameters.learning_rate=3; may be repeated",
         )
+    for command in (run, embed):
         command.add_argument(
             "--device", metavar="DEVICE", help="cpu, cuda or cuda:1 (default: the GPU if there is one)"
         )
@@ -143,7 +146,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             protocol = network_protocol(options.convnet, options.architecture, options.steps)
             return commands.evaluate(
-                options.directory, options.convnet_seeds, options.json, protocol=protocol, device=options.device
+                options.directory,
+                options.convnet_seeds,
+                options.json,
+                protocol=protocol,
+                device=options.device,
+                overrides=options.overrides,
             )
         return commands.embed(options.config, options.overrides, options.device)
     except UserError as error:

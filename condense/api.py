@@ -20,6 +20,7 @@ from torch import Tensor
 
 from condense.config.modalities import check_learning_rates
 from condense.config.models import CondensationConfig, Hyperparameters, TaskConfig, validate
+from condense.config.places import without_places
 from condense.data.dataset import MemorySplit
 from condense.embeddings.embeddings import QUIET
 from condense.embeddings.task import Task
@@ -278,7 +279,7 @@ def run(
 
     unfinished = None
     if keep_beside is not None:
-        known = config_of(config, hyperparameters, seed, steps).model_dump(mode="json")
+        known = without_places(config_of(config, hyperparameters, seed, steps).model_dump(mode="json"))
         identity = {**known, "fingerprints": shared.fingerprints, "state_version": STATE_VERSION}
         unfinished = Unfinished(Path(keep_beside), identity)
     done = SingleRun(start, steps, full, unfinished)

@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,19 @@ import torch
 from torch import Tensor
 
 from condense import api
-from condense.config.files import load_config
+from condense.config.files import load_config, with_overrides
 from condense.config.modalities import RATE, check_learning_rates
 from condense.config.models import CondensationConfig, validate
 from condense.data import modalities_of
 from condense.data.dataset import MemorySplit
 from condense.embeddings.embeddings import QUIET
 from condense.embeddings.task import Task, load_task, load_test
-from condense.evaluation.comparison import PROTOCOLS, Comparison, Sample, as_json, compare, share_of
+from condense.evaluation.base_rate import no_better
+from condense.evaluation.comparison import BALANCED, Comparison, Sample, as_json, compare, share_of
 from condense.evaluation.convnet import check_shapes
 from condense.evaluation.network_protocol import FAST, NetworkProtocol
-from condense.evaluation.retrieval import alignment_warnings
 from condense.evaluation.soft_labels import KINDS, check_teacher, recorded_teacher
+from condense.evaluation.task_warnings import dataset_warnings, embedding_warnings
 from condense.export.export import read_export, read_soft_labels
 from condense.export.folder import RECORD, check_replaceable
 from condense.storage.cache_folder import check_writable
@@ -56,8 +57,7 @@ def _run(config: CondensationConfig, output: Path, device: torch.device) -> int:
     store = open_store()
     task = api.LoadedTask(config, _load(config, store, device), store)
     shared = task.embedded
-    for text in alignment_warnings(shared.condense):
-        print(f"warning: {text}", file=sys.stderr)
+    warn(embedding_warnings(shared))
     for name in sorted(config.hyperparameters.model_fields_set):
         modality = name.removeprefix(RATE)
         given = getattr(config.hyperparameters, name) is not None
@@ -85,6 +85,9 @@ def _run(config: CondensationConfig, output: Path, device: torch.device) -> int:
         line.end()
     first, last = result.reports[0], result.reports[-1]
     print(f"start    {line.score(first)}\nend      {line.score(last)}")
+    if config.metric == "accuracy":
+        names = shared.dataset.class_names
+        warn(no_better(shared.dataset.name, "validation", result.full_score, shared.validation.labels, names))
     if last.score < first.score:
         print(
             f"warning: the result scores below its start ({100 * last.score:.1f} % < {100 * first.score:.1f} %): "
@@ -107,11 +110,12 @@ def evaluate(
     *,
     protocol: NetworkProtocol = FAST,  # of the networks from scratch
     device: str | None = None,  # None: the GPU if there is one
+    overrides: Sequence[str] = (),  # of the recorded configuration
 ) -> int:
     """A condensed dataset against chosen real items at equal budget and full data, on test: a table."""
     where = device_of(device)
     inputs, labels, record = read_export(directory)
-    config = _recorded_config(directory, record)
+    config = _recorded_config(directory, record, overrides)
     if json_path is not None:
         _check_writable(json_path)
     store = open_store()
@@ -140,6 +144,12 @@ def evaluate(
     if teacher is not None:
         print(f"soft labels by the full data's {teacher['teacher']}, temperature {teacher['temperature']:g}")
     print(table(results, names, protocol.label))
+    rate = comparison.base_rate
+    if task.dataset.num_classes > 1 and not rate.balanced:
+        print(f"always answering {rate.answer!r}: {100 * rate.share:.1f} % (balanced: the mean over classes)")
+    if task.dataset.num_classes > 1:
+        full = results["full_data"]["probe"].mean
+        warn(no_better(task.dataset.name, "test", full, comparison.test.labels, task.dataset.class_names))
     if json_path is not None:
         content = {
             "directory": str(directory),
@@ -170,11 +180,13 @@ def table(results: Mapping[str, Mapping[str, Sample]], names: Mapping[str, str],
 
     `names`: what rows are called; `network`: what the column of the networks from scratch is called.
     """
-    rows = [["", "linear probe", "of full", network, "of full", "retrieval", "of full"]]
     full = results["full_data"]
+    titles = {"probe": "linear probe", BALANCED: "balanced", "convnet": network, "retrieval": "retrieval"}
+    shown = [key for key in titles if key != BALANCED or key in full]
+    rows = [["", *(cell for key in shown for cell in (titles[key], "of full"))]]
     for method, of_protocol in results.items():
         row = [names.get(method, method)]
-        for protocol in PROTOCOLS:
+        for protocol in shown:
             sample = of_protocol[protocol]
             if not sample.values:
                 row += ["-", "-"]
@@ -239,9 +251,14 @@ def _check_writable(path: Path) -> None:
 def _load(config: CondensationConfig, store: Store, device: torch.device, quiet: float = QUIET) -> Task:
     print(f"reading {config.dataset.name} through {config.encoder.name} (the first time takes longer)", file=sys.stderr)
     task = load_task(config, store, device, quiet)
-    for text in task.dataset.warnings:
-        print(f"warning: {text}", file=sys.stderr)
+    warn(dataset_warnings(task.dataset))
     return task
+
+
+def warn(lines: Iterable[str]) -> None:
+    """On stderr."""
+    for line in lines:
+        print(f"warning: {line}", file=sys.stderr)
 
 
 class ReportLine:
@@ -295,13 +312,16 @@ def _describe(task: Task) -> str:
     return f"{task.dataset.name}: {classes}, {' + '.join(task.modalities)}"
 
 
-def _recorded_config(directory: Path, record: Mapping[str, Any]) -> CondensationConfig:
+def _recorded_config(directory: Path, record: Mapping[str, Any], overrides: Sequence[str]) -> CondensationConfig:
     path = directory / RECORD
     if not isinstance(record.get("config"), dict):
         raise UserError(f"{path}: must hold `config`, the configuration that the items were made with")
     if not isinstance(record.get("fingerprints"), dict):
         raise UserError(f"{path}: must hold `fingerprints` of dataset and encoder")
-    return validate(CondensationConfig, record["config"], f"{path}, `config`")
+    keys = with_overrides(record["config"], overrides)
+    return validate(
+        CondensationConfig, keys, " ".join([f"{path}, `config`", *(["with", *overrides] if overrides else [])])
+    )
 
 
 def _recorded_teacher(directory: Path, record: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,8 @@ from condense.system.live_line import LiveLine
 from search.cluster.nodes import awaited_nodes, check_resources, wait_for_nodes
 from search.cluster.ray_session import RaySession, check_address, prepare_environment, ray_session
 from search.interruption import GO_ON, Stopped, announce_if_killed, caused_by_full_disk, stop_on_full_disk
+from search.ledger.data_identity import check_data as check_data_identity
+from search.ledger.data_identity import check_encoders, record_data
 from search.ledger.ledger import Ledger
 from search.ledger.run_folder import absolute_folder
 from search.preflight import (
@@ -188,18 +190,25 @@ class Search:
         preparing = time.monotonic()
         own = find_devices(space.resources).own  # the engine of a GPU whose trials need it, too
         preparation = Preparation(pool, Client(pool, "preparation", *own), self.say, space.resources.gpus_per_trial > 0)
+        identities = [preparation.identify(task) for task in configs]
+        check_data_identity(ledger.output, identities, configs)
         tasks = [preparation.describe(task) for task in configs]
+        fingerprints = [task["fingerprints"] for task in tasks]
+        check_encoders(ledger.output, fingerprints, configs)
         check_learning_rates(space, tasks)
+        own_configs = configs
         limits = [task.pop("limits") for task in tasks]
         configs, judged = preparation.folds(space.validation, configs, tasks)
         if folds > 1:
             limits = smallest([task.pop("limits") for task in judged], folds)
         check_formations(space, tasks, limits)
+        record_data(ledger.output, identities, fingerprints, own_configs)
         for task in tasks:
             count = len(task["class_names"])
             self.say(
                 f"{task['dataset']} ({', '.join(task['modalities'])}): {task['items']['condense']} items in "
                 f"{count} class{'es' if count > 1 else ''}, full-data validation {task['metric']} {task['full_score']:.3f}"
+                f"{beside(task)}"
             )
             for warning in task["warnings"]:
                 self.say(f"warning: {warning}")
@@ -335,6 +344,14 @@ class Search:
             spent = ", ".join(f"{kind} {amount:.1f} s" for kind, amount in seconds.items())
             log.info("engine on node %s%s: %s", node[:8], f", GPU {gpu}" if gpu else "", spent)
         return left(ledger, space) <= 0
+
+
+def beside(task: Mapping[str, Any]) -> str:
+    """What an accuracy of unbalanced classes is told beside."""
+    rate = task.get("base_rate")
+    if rate is None:
+        return ""
+    return f" (balanced {task['full_balanced']:.3f}; always answering {rate[0]!r}: {rate[1]:.3f})"
 
 
 def end_actors(actors: Sequence[Any]) -> None:

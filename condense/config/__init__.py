@@ -6,6 +6,7 @@ __all__ = [
     "hyperparameters",
     "modalities",
     "models",
+    "places",
     "published",
     "strict",
     "towers",

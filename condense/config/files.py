@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from condense.config.models import CondensationConfig, parse_yaml, read_yaml, validate
+from condense.config.places import places
 from condense.system.errors import UserError
 
 
@@ -25,20 +27,23 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> CondensationConfig
     return validate(CondensationConfig, content, " ".join([str(path), *(["with", *overrides] if overrides else [])]))
 
 
+def with_overrides(content: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A recorded configuration's keys, overridden as in `load_config`. Raises UserError for an override that is not one."""
+    kept = copy.deepcopy(dict(content))
+    for override in overrides:
+        _apply(kept, override)
+    make_paths_absolute(kept, Path.cwd())
+    return kept
+
+
 def make_paths_absolute(content: dict[str, Any], folder: Path) -> None:
     """Makes the dataset and encoder paths of a task absolute, in place. A model name counts as a path if the folder exists."""
-    bank = content.get("encoders")
-    encoders = [content.get("encoder"), *(bank if isinstance(bank, list) else [])]
-    for towers in [e.get("towers") for e in encoders if isinstance(e, dict)]:
-        encoders += towers.values() if isinstance(towers, dict) else []
-    nodes = [(content.get("dataset"), "path"), *((e, key) for e in encoders for key in ("checkpoint", "path", "model"))]
-    for node, key in nodes:
-        if isinstance(node, dict) and isinstance(node.get(key), str):
-            path = Path(node[key])
-            # Not resolved: a manifest's files are relative to the path that the user gave, which may be a link.
-            path = Path(os.path.abspath(folder / (path.expanduser() if path.parts[:1] == ("~",) else path)))
-            if key != "model" or path.is_dir():
-                node[key] = str(path)
+    for node, key in places(content):
+        path = Path(node[key])
+        # Not resolved: a manifest's files are relative to the path that the user gave, which may be a link.
+        path = Path(os.path.abspath(folder / (path.expanduser() if path.parts[:1] == ("~",) else path)))
+        if key != "model" or path.is_dir():
+            node[key] = str(path)
 
 
 def _apply(content: dict[str, Any], override: str) -> None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "content",
+    "cut_texts",
     "dataset",
     "decoding",
     "folds",
@@ -23,6 +25,7 @@ __all__ = [
     "manifest",
     "manifest_rows",
     "modalities_of",
+    "shared_files",
     "speech",
     "spoken_digits",
     "tensor_parts",

@@ -116,6 +116,7 @@ class Dataset:
     _test: Split
     fingerprint: str  # hash of the content and of the way it was split
     warnings: tuple[str, ...] = ()  # what a user should know of it, a line each
+    content: Mapping[str, str] = field(default_factory=dict)  # by item (`condense/data/content.py`); empty: not known
     source: Dataset | None = None  # where its items are features: the dataset that they were made of
     digests: Mapping[str, Sequence[str]] = field(default_factory=dict)  # split -> (n,) hashes of its items, where known
     fold: FoldOf | None = None  # where condense and validation are a fold: of what

@@ -83,13 +83,15 @@ def group_numbers(of_splits: Mapping[str, Sequence[Hashable]]) -> dict[str, Tens
     }
 
 
-def shared_groups(source: str, of_splits: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """One warning if a group is on both sides of a split; `of_splits`: split -> (n,) numbers of groups."""
+def shared_groups(source: str, of_splits: Mapping[str, Tensor], names: Sequence[object] = ()) -> tuple[str, ...]:
+    """One warning if a group is on both sides of a split; `of_splits`: split -> (n,) numbers of groups. `names`: of the groups,
+    by number, for an example."""
     found = []
     for a, b in itertools.combinations(of_splits, 2):
-        count = len(set(of_splits[a].tolist()) & set(of_splits[b].tolist()))
-        if count:
-            found.append(f"{count} in both {a} and {b}")
+        common = set(of_splits[a].tolist()) & set(of_splits[b].tolist())
+        if common:
+            example = f" (such as {names[min(common)]!r})" if names else ""
+            found.append(f"{len(common)} in both {a} and {b}{example}")
     if not found:
         return ()
     total = len(set(torch.cat(list(of_splits.values())).tolist()))

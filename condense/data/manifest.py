@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +23,15 @@ from torch.utils.data import get_worker_info
 
 from condense.config.modalities import Modality, in_order
 from condense.config.models import ManifestDataset
+from condense.data.content import content_of
+from condense.data.cut_texts import cut_texts
 from condense.data.dataset import Dataset, stratified_holdout
-from condense.data.groups import group_numbers, grouped_holdout, shared_groups
+from condense.data.groups import group_numbers, shared_groups
 from condense.data.manifest_rows import Row, read_rows
-from condense.inputs.media import check_file, is_resampled, read_item
+from condense.data.shared_files import components, crossing, grouped_with_files, held_out_components
+from condense.inputs.media import check_file, is_averaged, is_resampled, read_item
 from condense.inputs.series import SeriesSpec, measured_shape
-from condense.inputs.spec import InputSpec
+from condense.inputs.spec import InputSpec, WrittenSpec
 from condense.system.errors import UserError
 from condense.system.process import cores
 
@@ -86,12 +89,12 @@ def load_manifest(config: ManifestDataset, specs: Mapping[str, InputSpec]) -> Da
     """The dataset that a CSV lists. `specs`: modality -> input of the encoder.
 
     Without `validation` rows, a share of each label's `train` rows is held out by the hash of their content: the same
-    items on every machine and in any row order. Items count as the same if all their cells have the same content; rows
-    that share a part (several captions of one clip) are different items, so give them a `group`. With groups, whole groups
-    are held out (`condense/data/groups.py`).
+    items on every machine and in any row order. Rows that share a file, and rows of one group, are held out together
+    (`condense/data/shared_files.py`, `condense/data/groups.py`).
 
-    The fingerprint covers splits, labels, texts, file contents and missing modalities in row order, not file names; the
-    groups if validation was split off by them; and `RESAMPLING`, if any sound is resampled. It costs one read of all files.
+    The fingerprint covers splits, labels, texts, file contents and missing modalities in row order, not file names; what
+    validation was split off by; and how sounds are read, if any is resampled or has several
+    channels. It costs one read of all files.
     Series are measured on the condense split (`SeriesSpec.fitted`), which costs another of those.
 
     Raises UserError, one line naming CSV, row and file, for any error in the CSV, for files that are missing,
@@ -111,7 +114,7 @@ def load_manifest(config: ManifestDataset, specs: Mapping[str, InputSpec]) -> Da
     rows = [Row(row.line, row.split, row.label, tuple(row.cells[i] for i in places), row.group) for row in rows]
     class_names = _check_labels(path, rows)
     class_of = {name: index for index, name in enumerate(class_names)}
-    digests = _digest_items(path, rows, chosen)
+    digests, files = _digest_items(path, rows, chosen)
     _check_leakage(path, rows, digests)
 
     train = [index for index, row in enumerate(rows) if row.split == "train"]
@@ -121,13 +124,21 @@ def load_manifest(config: ManifestDataset, specs: Mapping[str, InputSpec]) -> Da
     groups = [row.group for row in rows if row.group is not None]  # of all rows, or of none
     if not validation:
         of_train = [rows[i].label for i in train], [digests[i] for i in train]
+        keys = [list(files[i].values()) for i in train]
         if groups:
-            held = _hold_out_groups(path, of_train[0], [groups[i] for i in train], config.validation_fraction)
-            split_by, how = f"grouped {config.validation_fraction}", [[groups[i] for i in train]]
+            held, by = _hold_out_groups(path, of_train[0], [groups[i] for i in train], keys, config.validation_fraction)
+            split_by, how = f"grouped {config.validation_fraction}", [by]
         else:
             _check_enough_to_hold_out(path, [rows[i] for i in train], of_train[1])
-            held = hold_out(*of_train, config.validation_fraction)
-            split_by = f"stratified {config.validation_fraction}"
+            whole = components([[digest, *own] for digest, own in zip(of_train[1], keys, strict=True)], of_train[1])
+            if whole == of_train[1]:  # no two items share a file
+                held, split_by = hold_out(*of_train, config.validation_fraction), "stratified"
+            else:
+                held, split_by = (
+                    held_out_components(of_train[0], whole, of_train[1], config.validation_fraction),
+                    "files",
+                )
+            split_by = f"{split_by} {config.validation_fraction}"
         validation = [index for index, is_held in zip(train, held, strict=True) if is_held]
         train = [index for index, is_held in zip(train, held, strict=True) if not is_held]
     indices = {"train": train, "validation": validation, "test": test}
@@ -140,13 +151,19 @@ def load_manifest(config: ManifestDataset, specs: Mapping[str, InputSpec]) -> Da
         return ManifestSplit(path, fitted, own, labels, numbers.get(name))
 
     content = [(row.split, row.label, digest) for row, digest in zip(rows, digests, strict=True)]
-    if _any_resampled(path, rows, chosen):
+    if _any_sound(is_resampled, path, rows, chosen):
         how.append(f"resampling {RESAMPLING}")
+    if _any_sound(is_averaged, path, rows, chosen):
+        how.append("channels averaged")
     fingerprint = hashlib.sha256(json.dumps(["manifest", list(chosen), split_by, content, *how]).encode()).hexdigest()
     splits = split_of("train"), split_of("validation"), split_of("test")
-    warnings = shared_groups(str(path), numbers)
+    warnings = shared_groups(str(path), numbers, sorted(set(groups)))
+    for place, spec in enumerate(chosen.values()):
+        if isinstance(spec, WrittenSpec):
+            warnings += cut_texts(str(path), spec, ((f"row {row.line}", row.cells[place]) for row in rows))
+    warnings += crossing(str(path), "file", {split: _places(rows, files, own) for split, own in indices.items()})
     own = {"condense": [digests[i] for i in train], "validation": [digests[i] for i in validation]}
-    return Dataset(path.name, fitted, class_names, *splits, fingerprint, warnings, digests=own)
+    return Dataset(path.name, fitted, class_names, *splits, fingerprint, warnings, content_of(content), digests=own)
 
 
 def manifest_modalities(config: ManifestDataset) -> dict[str, Modality]:
@@ -203,9 +220,11 @@ def _fit_series(path: Path, rows: Sequence[Row], specs: Mapping[str, InputSpec])
     }
 
 
-def _hold_out_groups(path: Path, labels: Sequence[str], groups: Sequence[str], fraction: float) -> list[bool]:
+def _hold_out_groups(
+    path: Path, labels: Sequence[str], groups: Sequence[str], keys: Sequence[Sequence[str]], fraction: float
+) -> tuple[list[bool], list[str]]:
     try:
-        return grouped_holdout(labels, groups, fraction)
+        return grouped_with_files(labels, groups, keys, fraction)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
@@ -229,6 +248,15 @@ def hold_out(labels: Sequence[str], digests: Sequence[str], fraction: float) -> 
 
 def _at(path: Path, row: Row, modality: str) -> str:
     return f"{path}: row {row.line}, column `{modality}`"
+
+
+def _places(rows: Sequence[Row], files: Sequence[Mapping[str, str]], chosen: Sequence[int]) -> dict[Hashable, str]:
+    """A file's digest -> where it first is among the rows `chosen`."""
+    found: dict[Hashable, str] = {}
+    for index in chosen:
+        for cell, digest in files[index].items():
+            found.setdefault(digest, f"{cell} in row {rows[index].line}")
+    return found
 
 
 def _check_labels(path: Path, rows: list[Row]) -> tuple[str, ...]:
@@ -268,8 +296,11 @@ def _check_leakage(path: Path, rows: list[Row], digests: list[str]) -> None:
             )
 
 
-def _digest_items(path: Path, rows: list[Row], specs: Mapping[str, InputSpec]) -> list[str]:
-    """A hash of each row's texts and file contents, None for missing ones. Checks that all files exist before reading one."""
+def _digest_items(
+    path: Path, rows: list[Row], specs: Mapping[str, InputSpec]
+) -> tuple[list[str], list[dict[str, str]]]:
+    """A hash of each row's texts and file contents, None for missing ones; and each row's files, cell -> a hash of the content.
+    Checks that all files exist before reading one."""
     places: dict[str, tuple[Row, str]] = {}  # file cell -> its first occurrence; each file is hashed once
     for row in rows:
         for (modality, spec), cell in zip(specs.items(), row.cells, strict=True):
@@ -291,22 +322,20 @@ def _digest_items(path: Path, rows: list[Row], specs: Mapping[str, InputSpec]) -
     with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:  # disk-bound, and sha256 releases the GIL
         list(pool.map(check, places))
         of_file = dict(zip(places, pool.map(digest, places), strict=True))
-    return [
-        hashlib.sha256(
-            json.dumps(
-                [
-                    (cell if spec.kind == "text" else of_file[cell]) if cell else None
-                    for spec, cell in zip(specs.values(), row.cells, strict=True)
-                ]
-            ).encode()
-        ).hexdigest()
-        for row in rows
-    ]
+    kinds, digests, files = [spec.kind for spec in specs.values()], [], []
+    for row in rows:
+        cells = list(zip(kinds, row.cells, strict=True))
+        parts = [(cell if kind == "text" else of_file[cell]) if cell else None for kind, cell in cells]
+        digests.append(hashlib.sha256(json.dumps(parts).encode()).hexdigest())
+        files.append({cell: of_file[cell] for kind, cell in cells if cell and kind != "text"})
+    return digests, files
 
 
-def _any_resampled(path: Path, rows: list[Row], specs: Mapping[str, InputSpec]) -> bool:
+def _any_sound(
+    test: Callable[[InputSpec, Path], bool], path: Path, rows: list[Row], specs: Mapping[str, InputSpec]
+) -> bool:
     sounds = {(modality, cell) for row in rows for modality, cell in zip(specs, row.cells, strict=True) if cell}
-    return any(is_resampled(specs[modality], path.parent / cell) for modality, cell in sounds)
+    return any(test(specs[modality], path.parent / cell) for modality, cell in sounds)
 
 
 def digest_file(path: Path) -> str:

@@ -28,9 +28,11 @@ import torch
 from torch import Tensor
 
 from condense.config.models import TensorsDataset
+from condense.data.content import content_of
 from condense.data.dataset import Dataset, without_missing
 from condense.data.groups import group_numbers, grouped_holdout, shared_groups
 from condense.data.manifest import hold_out
+from condense.data.shared_files import crossing
 from condense.data.tensor_parts import SCALES, Part, read_content
 from condense.inputs.series import SeriesSpec
 from condense.inputs.spec import ArraySpec, InputSpec
@@ -136,9 +138,22 @@ def load_tensors(config: TensorsDataset, wanted: Mapping[str, InputSpec] | None 
     key = ["tensors", kinds, class_names, split_by, content, *how]
     fingerprint = hashlib.sha256(json.dumps(key).encode()).hexdigest()
     splits = split_of("train"), split_of("validation"), split_of("test")
-    warnings = shared_groups(str(path), numbers)
+    warnings = shared_groups(str(path), numbers, sorted({group for own in groups.values() for group in own}))
+    warnings += crossing(
+        str(path),
+        "item",
+        {
+            split: {digests[source[split]][i]: f"item {i} of {source[split]}" for i in reversed(own)}
+            for split, own in indices.items()
+        },
+    )
+    by_item = content_of(
+        (split, str(label), digest)
+        for split, part in parts.items()
+        for label, digest in zip(part.labels.tolist(), digests[split], strict=True)
+    )
     own = {to: [digests[source[name]][i] for i in rows[name]] for name, to in NAMES.items()}
-    return Dataset(path.name, specs, class_names, *splits, fingerprint, warnings, digests=own)
+    return Dataset(path.name, specs, class_names, *splits, fingerprint, warnings, by_item, digests=own)
 
 
 def _fitted_series(

@@ -5,6 +5,7 @@ __all__ = [
     "encoding",
     "features",
     "initialization_cache",
+    "input_figures",
     "statistics",
     "task",
     "views",

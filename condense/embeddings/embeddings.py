@@ -12,6 +12,7 @@ from torch import Tensor
 from condense.data.dataset import Dataset, Split
 from condense.data.folds import PARTS
 from condense.embeddings.encoding import OnPass, encode
+from condense.embeddings.input_figures import PREFIX
 from condense.encoders.aligned import AlignedTowers
 from condense.encoders.protocol import Encoder
 from condense.storage.store import Store
@@ -32,6 +33,7 @@ class Embedded:
     embeddings: Mapping[str, Tensor]
     labels: Tensor
     present: Mapping[str, Tensor] = field(default_factory=dict)
+    figures: Mapping[str, Tensor] = field(default_factory=dict)  # modality -> (n, 3) `input_figures.figures`, if known
 
     @property
     def features(self) -> Tensor:
@@ -50,7 +52,7 @@ class Embedded:
         def moved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             return {name: x.to(device) for name, x in tensors.items()}
 
-        return Embedded(moved(self.embeddings), self.labels.to(device), moved(self.present))
+        return Embedded(moved(self.embeddings), self.labels.to(device), moved(self.present), self.figures)
 
 
 def embed_split(encoder: Encoder, split: Split, device: torch.device, batch: int | None = None) -> Embedded:
@@ -92,13 +94,16 @@ def load_embedded(
         if isinstance(encoder, AlignedTowers):  # keeps its towers' features, which outlast its heads
             embeddings = encoder.embed_split(dataset, split, store, device, quiet)
         else:
-            embeddings = encode(encoder, part, device, parts, key, name=name, quiet=quiet, on_pass=on_pass)
+            embeddings = encode(
+                encoder, part, device, parts, key, name=name, quiet=quiet, on_pass=on_pass, with_figures=True
+            )
         return {**embeddings, "label": part.labels, **{f"present/{name}": has for name, has in part.present.items()}}
 
     tensors = store.get_or_make("embeddings", key, make)
     labels = tensors.pop("label")
     present = {name: tensors[f"present/{name}"] for name in dataset.modalities if f"present/{name}" in tensors}
-    return Embedded({name: tensors[name] for name in dataset.modalities}, labels, present).to(device)
+    known = {name: tensors[PREFIX + name] for name in dataset.modalities if PREFIX + name in tensors}
+    return Embedded({name: tensors[name] for name in dataset.modalities}, labels, present, known).to(device)
 
 
 def _of_fold(
@@ -120,4 +125,6 @@ def _of_fold(
     embeddings = {
         name: dataset.fold.chosen(split, [part.embeddings[name] for part in parts]) for name in dataset.modalities
     }
-    return Embedded(embeddings, own.labels, own.present).to(device)
+    known = [name for name in dataset.modalities if all(name in part.figures for part in parts)]
+    figures = {name: dataset.fold.chosen(split, [part.figures[name] for part in parts]) for name in known}
+    return Embedded(embeddings, own.labels, own.present, figures).to(device)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from condense.data.dataset import Split
 from condense.data.decoding import CHUNK, cut, decoded, workers_for
+from condense.embeddings.input_figures import PREFIX, figures
 from condense.encoders.protocol import Encoder
 from condense.storage.store import Store
 from condense.system.device_memory import budget, is_out_of_memory, measured
@@ -45,8 +46,10 @@ def encode(
     quiet: float = math.inf,
     batch: int | None = None,
     on_pass: OnPass | None = None,
+    with_figures: bool = False,
 ) -> dict[str, Tensor]:
     """modality -> (n, D) float32 on the CPU, of unit norm; zeros for what an item lacks, which no encoder sees.
+    `with_figures`: also figures/modality -> (n, 3), zeros likewise (`condense.embeddings.input_figures.figures`).
 
     `parts`: where shards are kept, of what `key` says; None: nowhere. `name`: what progress calls the split; `quiet`:
     seconds before there is any. `batch`: items; by default as many as the device has memory for. `on_pass` gets the pass as
@@ -64,7 +67,7 @@ def encode(
         finally:
             if on_pass is not None:
                 on_pass(None)
-    return work.result
+    return {name: x for name, x in work.result.items() if with_figures or not name.startswith(PREFIX)}
 
 
 class Pass:
@@ -221,7 +224,10 @@ class Embedder:
         """
         while True:
             try:
-                return {name: self._embed(name, [chunk[name] for chunk in chunks], items) for name in chunks[0]}
+                found: dict[str, Tensor] = {}
+                for name in chunks[0]:
+                    found[name], found[PREFIX + name] = self._embed(name, [chunk[name] for chunk in chunks], items)
+                return found
             except Exception as error:
                 if self.batch == 1 or not is_out_of_memory(error):
                     raise
@@ -230,7 +236,7 @@ class Embedder:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def _embed(self, name: str, chunks: list[Tensor], items: range) -> Tensor:
+    def _embed(self, name: str, chunks: list[Tensor], items: range) -> tuple[Tensor, Tensor]:
         inputs = torch.cat([chunk.to(self.device, non_blocking=True) for chunk in chunks])
         result = torch.zeros(len(items), self.encoder.dim)
         rows = torch.arange(len(items))
@@ -238,13 +244,16 @@ class Embedder:
             rows = rows[self.present[name][items.start : items.stop]]
             if len(rows) < len(items):
                 inputs = inputs[rows.to(self.device)]
+        known = torch.zeros(len(items), 3)
+        if len(rows):
+            known[rows] = figures(inputs)
         for at in range(0, len(rows), self.batch):
             embedded = self.encoder.embed(name, inputs[at : at + self.batch]).float()
             if not embedded.isfinite().all():
                 bad = items.start + int(rows[at + int((~embedded.isfinite().all(1)).nonzero()[0])])
                 raise FloatingPointError(f"the {name} embedding of item {bad} is not finite")
             result[rows[at : at + self.batch]] = embedded.cpu()
-        return result
+        return result, known
 
 
 def fitting_batch(encoder: Encoder, split: Split, device: torch.device) -> int:

@@ -48,9 +48,16 @@ def load_task(config: TaskConfig, store: Store, device: torch.device, quiet: flo
     return embed_task(dataset, encoder, store, device, quiet, mirror=config.mirror, bank=bank)
 
 
-def load_parts(config: TaskConfig, store: Store, device: torch.device) -> tuple[Dataset, Encoder]:
-    """The first half of `load_task`: dataset and encoder. Raises the same."""
-    dataset = load_dataset(config.dataset, encoder_specs(config.encoder, modalities_of(config.dataset)))
+def load_data(config: TaskConfig) -> Dataset:
+    """The dataset alone, in the form that the encoder takes. Raises UserError if it cannot be read, or does not fit."""
+    return load_dataset(config.dataset, encoder_specs(config.encoder, modalities_of(config.dataset)))
+
+
+def load_parts(
+    config: TaskConfig, store: Store, device: torch.device, dataset: Dataset | None = None
+) -> tuple[Dataset, Encoder]:
+    """The first half of `load_task`: dataset and encoder. `dataset`: its `load_data`, if that was done. Raises the same."""
+    dataset = load_data(config) if dataset is None else dataset
     if config.fold is not None:
         dataset = fold_of(dataset, config.fold)
     dataset.check_class_sizes(config.dpc)

@@ -2,6 +2,7 @@
 
 __all__ = [
     "augmentation",
+    "base_rate",
     "comparison",
     "convnet",
     "coresets",
@@ -16,4 +17,5 @@ __all__ = [
     "retrieval_metric",
     "secondary_scores",
     "soft_labels",
+    "task_warnings",
 ]

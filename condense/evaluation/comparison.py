@@ -32,12 +32,13 @@ from torch import Tensor
 from condense.data.dataset import MemorySplit, Split, held
 from condense.embeddings.embeddings import Embedded, embed_split
 from condense.embeddings.task import Task, load_test
+from condense.evaluation.base_rate import BaseRate, balanced_accuracy, base_rate
 from condense.evaluation.convnet import convnet_accuracies, train_from_scratch
 from condense.evaluation.coresets import SELECTIONS
 from condense.evaluation.linear_probe import as_share
 from condense.evaluation.network_protocol import FAST, NetworkProtocol
 from condense.evaluation.networks import Network
-from condense.evaluation.replica_scores import probe_accuracy
+from condense.evaluation.replica_scores import probe_hits
 from condense.evaluation.retrieval import Projections
 from condense.evaluation.retrieval_metric import full_projections, retrieval_scores
 from condense.method.condensation import initial_inputs
@@ -47,6 +48,7 @@ VERSION = 1  # of the training of networks, apart from what `NetworkProtocol.key
 CONVNET_STEPS = FAST.steps_for(1)
 RANDOM_DRAWS = 5  # random choices of items in a comparison, at least
 PROTOCOLS = ("probe", "convnet", "retrieval")
+BALANCED = "balanced"  # the probe's accuracy, mean over classes: beside it where classes are unbalanced
 SOFT = " + soft"  # after a method's name: the same items with a teacher's labels
 
 
@@ -108,7 +110,17 @@ class Comparison:
 
     def probe(self, embedded: Embedded, targets: Tensor | None = None) -> float:
         """Test accuracy of a linear probe, 0 .. 1. `targets`: soft labels (n, C), in place of the items' labels."""
-        return probe_accuracy(embedded, self.test, self.task.dataset.num_classes, targets=targets)
+        return self.probe_accuracies(embedded, targets)[0]
+
+    def probe_accuracies(self, embedded: Embedded, targets: Tensor | None = None) -> tuple[float, float]:
+        """`probe`, and the balanced accuracy: the mean over the classes that test has."""
+        right = probe_hits(embedded, self.test, self.task.dataset.num_classes, targets)
+        return right.float().mean().item(), balanced_accuracy(right, self.test.labels)
+
+    @functools.cached_property
+    def base_rate(self) -> BaseRate:
+        """What always giving the same answer gets on test."""
+        return base_rate(self.test.labels, self.task.dataset.class_names)
 
     def retrieval(self, embedded: Embedded, taught: bool = False) -> float | None:
         """The metric `retrieval` on test, 0 .. 1, mean over pairs of modalities and directions; None without any pair.
@@ -200,7 +212,7 @@ def compare(
 
     `sets[method]`: one or more results (seeds) of a method. Each gets a probe; the ConvNets take them in turn. `random`
     has `draws` sets, at least as many as ConvNets. Sets that are not finite get NaN. With one class there are neither
-    probes nor ConvNets.
+    probes nor ConvNets. Where test's classes are unbalanced, there is also `balanced`: the probes' accuracy, mean over classes.
     """
     task = comparison.task
     classes = task.dataset.num_classes > 1
@@ -218,10 +230,14 @@ def compare(
             rows[name + SOFT] = [(items, x, None if x is None else soft(items)) for items, x, _ in rows[name]]
 
     def scores(trained_on: Sequence[tuple[Embedded | None, Tensor | None]], taught: bool = False) -> dict[str, Sample]:
-        accuracies = [math.nan if x is None else comparison.probe(x, y) for x, y in trained_on] if classes else []
+        none = (math.nan, math.nan)
+        probes = [none if x is None else comparison.probe_accuracies(x, y) for x, y in trained_on] if classes else []
         recalls = [comparison.retrieval(x, taught) for x, _ in trained_on if x is not None] if retrieval else []
         found = tuple(recall for recall in recalls if recall is not None)
-        return {"probe": Sample(tuple(accuracies)), "retrieval": Sample(found)}
+        scores = {"probe": Sample(tuple(own for own, _ in probes)), "retrieval": Sample(found)}
+        if classes and not comparison.base_rate.balanced:
+            scores[BALANCED] = Sample(tuple(own for _, own in probes))
+        return scores
 
     results = {name: scores([(x, y) for _, x, y in row], name.endswith(SOFT)) for name, row in rows.items()}
     results["full_data"] = scores([(task.condense, None)])
@@ -241,7 +257,8 @@ def as_json(results: Mapping[str, Mapping[str, Sample]]) -> dict[str, Any]:
             protocol: {**of[protocol].as_json(), "share": share_of(of[protocol].mean, full[protocol].mean)}
             if of[protocol].values
             else None
-            for protocol in PROTOCOLS
+            for protocol in (*PROTOCOLS, BALANCED)
+            if protocol != BALANCED or BALANCED in of
         }
         for method, of in results.items()
     }

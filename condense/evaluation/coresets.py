@@ -11,6 +11,7 @@ import torch
 
 from condense.embeddings.embeddings import Embedded
 from condense.embeddings.task import Task
+from condense.evaluation.base_rate import base_rate
 from condense.evaluation.replica_scores import Judged, judge
 from condense.method.initialization import choose_items
 
@@ -48,3 +49,17 @@ def judged_selections(
         for method in SELECTIONS
     }
     return {**result, "full_data": [judge(task.condense, held_out, classes, metric)]}
+
+
+def judged_baselines(
+    task: Task, held_out: Embedded, dpc: int, seeds: Sequence[int], metric: str = "accuracy"
+) -> dict[str, list[Judged]]:
+    """`judged_selections`, and where the classes of `held_out` are unbalanced and the metric is accuracy `majority`: always
+    answering with the condense split's most frequent class."""
+    judged = judged_selections(task, held_out, dpc, seeds, metric)
+    names = task.dataset.class_names
+    if metric == "accuracy" and not base_rate(held_out.labels, names).balanced:
+        answer = int(torch.bincount(task.condense.labels, minlength=len(names)).argmax())
+        right = (held_out.labels == answer).cpu()
+        judged["majority"] = [Judged(right.float().mean().item(), right)]
+    return judged

@@ -159,6 +159,13 @@ def probe_accuracy(
     return accuracy(probes, held_out.features, held_out.labels).overall.mean().item()
 
 
+def probe_hits(train: Embedded, held_out: Embedded, num_classes: int, targets: Tensor | None = None) -> Tensor:
+    """(n,) bool: which items of `held_out` the probe of `probe_accuracy` gets right."""
+    soft = None if targets is None else targets[None].to(train.labels.device)
+    probes = train_probes(train.features[None], train.labels[None], None, num_classes, (0,), targets=soft)
+    return hits(probes, held_out.features, held_out.labels)[:, 0, 0]
+
+
 def held_out_scores(replicas: Sequence[Condensation], held_out: Sequence[Embedded]) -> list[float]:
     """Final scores (`score_of`) on other data than validation: `held_out[i]` for `replicas[i]`. NaN as in `validate`."""
     return [judged.score for judged in held_out_items(replicas, held_out)]

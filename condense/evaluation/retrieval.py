@@ -193,6 +193,7 @@ class Alignment:
     standard_error: float  # of paired - unpaired
     class_recall: float  # class-level recall@1, mean of both directions
     chance: float  # class_recall at random
+    count: int  # pairs
 
     @property
     def gap(self) -> float:
@@ -248,6 +249,7 @@ def alignment(
         standard_error=float(torch.maximum(over_items, over_classes)),
         class_recall=sum(recalls.values()) / 2,
         chance=float((counts / n).square().sum()),
+        count=n,
     )
 
 
@@ -261,10 +263,15 @@ def warning(
     """One line if these modalities are not aligned well enough for a condensation, else None.
 
     They count as aligned if the gap is at least 3 standard errors, and the nearest item is of the right class for at
-    least a tenth of the way from chance to always. Without `classes` (every item is one of its own) the nearest must be
-    the partner more often than by chance: of a thousand captions, good encoders put the right one first for few.
+    least a tenth of the way from chance to always. Few classes seldom make 3 standard errors, however good the towers are: it
+    also counts if the gap is positive, and the nearest is right for half of that way, and by 2 standard errors of chance.
+    Without `classes` (every item is one of its own) the nearest must be the partner more often than by chance: of a thousand
+    captions, good encoders put the right one first for few.
     """
     if found.z >= 3 and found.class_recall >= found.chance + (0.1 * (1 - found.chance) if classes else 0.0):
+        return None
+    by_chance = (found.chance * (1 - found.chance) / found.count) ** 0.5  # standard error of recall that is chance
+    if classes and found.gap > 0 and found.class_recall >= found.chance + max(0.5 * (1 - found.chance), 2 * by_chance):
         return None
     others, recall = ("different classes", "class recall@1") if classes else ("others", "recall@1")
     return (

@@ -67,6 +67,7 @@ class FbankSpec(FileSpec, WaveSpec):
     """
 
     file_types: ClassVar[str] = "WAV or FLAC"
+    averages_channels: ClassVar[bool] = False  # as the official code
     sample_rate: int = kaldi.SAMPLE_RATE  # Hz
 
     @staticmethod

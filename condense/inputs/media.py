@@ -18,7 +18,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from condense.inputs.series_plot import plot
-from condense.inputs.spec import ArraySpec, FileSpec, ImageSpec, InputSpec, LogMelSpec, WrittenSpec, mel_filters
+from condense.inputs.spec import (
+    ArraySpec,
+    FileSpec,
+    ImageSpec,
+    InputSpec,
+    LogMelSpec,
+    WaveSpec,
+    WrittenSpec,
+    mel_filters,
+)
 from condense.inputs.waves import griffin_lim, power_of_mel, read_clip
 from condense.system.errors import UserError
 
@@ -117,6 +126,16 @@ def is_resampled(spec: InputSpec, path: Path) -> bool:
     try:
         return int(soundfile.info(path).samplerate) != spec.sample_rate
     except (OSError, RuntimeError):  # the latter: of libsndfile
+        return False
+
+
+def is_averaged(spec: InputSpec, path: Path) -> bool:
+    """Whether `read_item` averages several channels of a file, by its header; as `is_resampled`."""
+    if not (isinstance(spec, WaveSpec) and spec.averages_channels):
+        return False
+    try:
+        return int(soundfile.info(path).channels) > 1
+    except (OSError, RuntimeError):
         return False
 
 

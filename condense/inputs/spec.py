@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Hashable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -91,6 +92,7 @@ class WaveSpec(InputSpec, ABC):
     """Base of inputs that are made from a mono clip of sound."""
 
     usual_kind: ClassVar[str] = "sound"
+    averages_channels: ClassVar[bool] = True  # else the first is read
     sample_rate: int  # Hz
 
     @property
@@ -111,6 +113,15 @@ class WrittenSpec(InputSpec, ABC):
     @abstractmethod
     def encode(self, text: str) -> Tensor:
         """(*shape) float32. Raises UserError for an unsupported text."""
+
+    @property
+    def reads(self) -> str:
+        """How much of a text is read, such as `63 bytes`."""
+        return f"{self.shape[0]} positions"
+
+    def left_of(self, text: str) -> Hashable | None:
+        """What is read of a text that is cut, the same for all that are then alike; None: all of it."""
+        return None
 
     @abstractmethod
     def decode(self, item: Tensor) -> str:
@@ -260,10 +271,21 @@ class TextSpec(WrittenSpec):
         if "\0" in text:
             raise UserError("the text holds a NUL character, which marks the end of a text")
         length, dim = self.shape
-        encoded = text.encode()[: length - 1].decode(errors="ignore").encode() + bytes([self.END])
+        encoded = self._kept(text) + bytes([self.END])
         item = torch.zeros(length, dim)
         item[: len(encoded)] = self.codebook[torch.tensor(list(encoded))]
         return item
+
+    def _kept(self, text: str) -> bytes:
+        return text.encode()[: self.shape[0] - 1].decode(errors="ignore").encode()
+
+    @property
+    def reads(self) -> str:
+        return f"{self.shape[0] - 1} bytes"
+
+    def left_of(self, text: str) -> bytes | None:
+        kept = self._kept(text)
+        return None if kept == text.encode() else kept
 
     def decode(self, item: Tensor) -> str:
         """The nearest codebook byte of each position, up to END; invalid UTF-8 becomes U+FFFD."""

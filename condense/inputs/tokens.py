@@ -58,9 +58,26 @@ class TokenSpec(WrittenSpec):
         """(length,) int64. A long text is cut before the end token, which is always there."""
         length = self.shape[0]
         before = [] if self.start is None else [self.start]
-        inner = [token for token in self.open_tokenizer().encode(text) if token not in (self.start, self.end)]
-        tokens = [*before, *inner[: length - len(before) - 1], self.end]
+        tokens = [*before, *self._inner(text)[: self._room], self.end]
         return torch.tensor(tokens + [self.padding] * (length - len(tokens)))
+
+    def _inner(self, text: str) -> list[int]:
+        return [token for token in self.open_tokenizer().encode(text) if token not in (self.start, self.end)]
+
+    @property
+    def _room(self) -> int:
+        """For tokens of the text itself."""
+        return self.shape[0] - 1 - (self.start is not None)
+
+    @property
+    def reads(self) -> str:
+        return f"{self._room} tokens"
+
+    def left_of(self, text: str) -> tuple[int, ...] | None:
+        if len(text.encode()) <= self._room:  # a token holds a byte or more
+            return None
+        inner = self._inner(text)
+        return tuple(inner[: self._room]) if len(inner) > self._room else None
 
     def encode(self, text: str) -> Tensor:
         """(length, width) float32: the rows of the text's tokens."""

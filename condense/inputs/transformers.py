@@ -29,7 +29,7 @@ from condense.config.towers import TransformersTower
 from condense.inputs.media import spectrogram_picture, wav_file
 from condense.inputs.spec import FileSpec, ImageSpec, InputSpec, WaveSpec
 from condense.inputs.tokens import TokenSpec
-from condense.inputs.waves import griffin_lim, power_of_mel, read_wave, resample
+from condense.inputs.waves import griffin_lim, mono, power_of_mel, read_wave, resample
 from condense.system.errors import UserError
 
 TABLES = {  # model type -> name of its token embeddings among the weights
@@ -242,7 +242,7 @@ class ClapSpec(FileSpec, WaveSpec):
 
     def read(self, path: Path) -> Tensor:
         channels, rate = read_wave(path)
-        wave = resample(channels[:1], rate, self.sample_rate)[0]
+        wave = resample(mono(channels), rate, self.sample_rate)[0]
         surplus = len(wave) - self.num_samples
         if surplus > 0:
             wave = wave[surplus // 2 : surplus // 2 + self.num_samples]

@@ -32,11 +32,16 @@ def read_wave(path: Path) -> tuple[Tensor, int]:
     return torch.from_numpy(np.ascontiguousarray(channels.T)), rate
 
 
+def mono(channels: Tensor) -> Tensor:
+    """(channels, n) -> (1, n): their mean, as ffmpeg and librosa make it. One of them may be silent."""
+    return channels.mean(0, keepdim=True) if len(channels) > 1 else channels
+
+
 def read_clip(path: Path, sample_rate: int, num_samples: int) -> Tensor:
-    """(num_samples,) of a file's channel 0 at `sample_rate`, Hz; a short one is zero-padded at its end, a long one keeps its
-    middle. Raises what `read_wave` does."""
+    """(num_samples,) of a file at `sample_rate`, Hz, the mean of its channels; a short one is zero-padded at its
+    end, a long one keeps its middle. Raises what `read_wave` does."""
     channels, rate = read_wave(path)
-    wave = resample(channels[:1], rate, sample_rate)[0]
+    wave = resample(mono(channels), rate, sample_rate)[0]
     surplus = len(wave) - num_samples
     if surplus > 0:
         wave = wave[surplus // 2 : surplus // 2 + num_samples]

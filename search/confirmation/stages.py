@@ -143,7 +143,7 @@ class ConfirmationStages:
 
     def baselines(self, seeds: Sequence[int]) -> dict[str, list[dict[str, list[Any]]]]:
         """method -> of each task its accuracies on test, and which items were right ({scores, hits}), over seeds: random,
-        herding, k_center, k_means, full_data."""
+        herding, k_center, k_means, full_data; `majority` where all tasks have it."""
         path = self.folder / "baselines.json"
         known = read_json(path) or {}
         if known.get("seeds") == list(seeds) and "methods" in known:  # earlier versions kept no hits
@@ -152,7 +152,8 @@ class ConfirmationStages:
         per_task = [
             self._ask(lambda engine, of: engine.baselines.remote(of, list(seeds)), task) for task in self.plan.tasks
         ]
-        merged = {method: [result[method] for result in per_task] for method in per_task[0]}
+        common = [method for method in per_task[0] if all(method in result for result in per_task)]
+        merged = {method: [result[method] for result in per_task] for method in common}
         write_json(path, {"seeds": list(seeds), "methods": merged})
         return merged
 

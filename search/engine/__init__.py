@@ -4,6 +4,7 @@ __all__ = [
     "actor",
     "checkpoint",
     "client",
+    "description",
     "devices",
     "hits",
     "pool",

@@ -52,6 +52,11 @@ class EngineActor:
 
     # Calls ---------------------------------------------------------------------------------------------------------
 
+    def identify(self, task: dict[str, Any]) -> dict[str, Any]:
+        """What a task's data are, before anything is computed of them: {name, fingerprint, content}. Raises UserError if they
+        cannot be read, or the encoder does not take them."""
+        return self._do(lambda: self.tenants.identify(task))  # type: ignore[no-any-return]
+
     def describe(self, task: dict[str, Any]) -> dict[str, Any]:
         """Loads a task and returns what the driver needs to know about it."""
         return self._do(lambda: self.tenants.describe(task))

@@ -32,6 +32,11 @@ class Preparation:
         self.own = client.node, client.gpu
         self.troubles: set[str] = set()  # a host with eight GPUs would report the same one eight times
 
+    def identify(self, task: dict[str, Any]) -> dict[str, Any]:
+        """See `EngineActor.identify`. Raises UserError if the data cannot be read."""
+        found: dict[str, Any] = fetch(self.engine.identify.remote(task))
+        return found
+
     def describe(self, task: dict[str, Any]) -> dict[str, Any]:
         """See `EngineActor.describe`. Raises UserError if the data cannot be read, or the encoder does not take it."""
         answer = self.engine.describe.remote(task)

@@ -22,22 +22,30 @@ from condense.config.models import Hyperparameters, TaskConfig
 from condense.data.dataset import Dataset
 from condense.embeddings.embeddings import Embedded, embedding_key
 from condense.embeddings.encoding import Pass, embed_batches
-from condense.embeddings.task import Task, check_metric, embed_task, load_bank, load_parts, load_test, task_key
+from condense.embeddings.task import (
+    Task,
+    check_metric,
+    embed_task,
+    load_bank,
+    load_data,
+    load_parts,
+    load_test,
+    task_key,
+)
 from condense.encoders.protocol import Encoder
 from condense.engine.engine import Engine
-from condense.evaluation.coresets import judged_selections
+from condense.evaluation.coresets import judged_baselines
 from condense.evaluation.diagnostics import Diagnostics
 from condense.evaluation.replica_scores import full_score, held_out_items, synthetic_features, validate_items
-from condense.evaluation.retrieval import alignment_warnings
 from condense.evaluation.secondary_scores import full_secondary, secondary_scores
 from condense.export.export import draw_overview, export
 from condense.export.nearest import shown_as
-from condense.inputs.formation import items_in_each
 from condense.method.condensation import Condensation
 from condense.storage.store import Store
 from condense.system import device_memory as memory
 from condense.system.errors import UserError
 from search.engine.checkpoint import pack_checkpoint, unpack_checkpoint
+from search.engine.description import description, identity
 from search.engine.hits import pack_judged
 from search.engine.previews import cards
 from search.engine.split_items import describe_items
@@ -91,6 +99,7 @@ class Tenants:
         self._at_a_time = 1  # steps between two checks of the queue
         # Where the time went.
         self.seconds: dict[str, float] = dict.fromkeys(("steps", "validation", "joins"), 0.0)
+        self._datasets: dict[str, Dataset] = {}  # that were only identified
         self._parts: dict[str, tuple[Dataset, Encoder]] = {}  # of tasks that are not embedded yet
         self._tasks: dict[str, Task] = {}
         self._full: dict[tuple[str, str], float] = {}  # task, metric -> validation score of the full data
@@ -232,27 +241,18 @@ class Tenants:
             raise UserError(f"{dataset.name}: the data or the encoder differs on this host")
         return embed_batches(encoder, split, self.device, batch, take, put)
 
+    def identify(self, config: dict[str, Any]) -> dict[str, Any]:
+        """See `EngineActor.identify`."""
+        key = task_key(parsed := TaskConfig.model_validate(config))
+        known = self._tasks[key].dataset if key in self._tasks else self._datasets.get(key)
+        if known is None:
+            known = self._datasets[key] = load_data(parsed)
+        return identity(known.source or known)
+
     def describe(self, config: dict[str, Any]) -> dict[str, Any]:
         """See `EngineActor.describe`."""
         key, parsed, task = self._task(config)
-        task.dataset.check_class_sizes(parsed.dpc)
-        return {
-            "dataset": task.dataset.name,
-            "encoder": parsed.encoder.name,
-            "dpc": parsed.dpc,
-            "modalities": list(task.modalities),
-            "class_names": list(task.dataset.class_names),
-            "limits": {
-                "smallest_class": int(torch.bincount(task.dataset.condense.labels).min()),
-                "items_in_each": {f: items_in_each(task.dataset.specs, f) for f in range(1, 5)},  # by `formation`
-            },
-            "items": {"condense": len(task.condense.labels), "validation": len(task.validation.labels)},
-            "metric": parsed.metric,
-            "full_score": self._full[key, parsed.metric],
-            "warnings": [*task.dataset.warnings, *alignment_warnings(task.validation)],
-            "fingerprints": task.fingerprints,
-            "device": str(self.device),
-        }
+        return description(parsed, task, self._full[key, parsed.metric])
 
     def finals(self, name: str) -> dict[str, Any]:
         """See `EngineActor.finals`."""
@@ -262,7 +262,7 @@ class Tenants:
     def baselines(self, config: dict[str, Any], seeds: Sequence[int]) -> dict[str, dict[str, list[Any]]]:
         """See `EngineActor.baselines`."""
         key, parsed, task = self._task(config)
-        judged = judged_selections(task, self._test(key), parsed.dpc, seeds, parsed.metric)
+        judged = judged_baselines(task, self._test(key), parsed.dpc, seeds, parsed.metric)
         return {method: pack_judged(own) for method, own in judged.items()}
 
     def items(self, config: dict[str, Any], split: str) -> dict[str, Any]:
@@ -378,7 +378,7 @@ class Tenants:
         """Dataset and encoder of a task, kept after helping to encode: a large dataset takes long to read."""
         key = task_key(config)
         if key not in self._parts:
-            dataset, encoder = load_parts(config, self.store, self.device)
+            dataset, encoder = load_parts(config, self.store, self.device, self._datasets.pop(key, None))
             # Folds of which the encoder learns nothing share it: its weights, and its passes.
             self._parts[key] = dataset, self._encoders.setdefault(encoder.fingerprint, encoder)
         return self._parts[key]

@@ -2,6 +2,7 @@
 
 __all__ = [
     "atomic_files",
+    "data_identity",
     "faults",
     "ledger",
     "run_folder",

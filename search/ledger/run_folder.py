@@ -12,7 +12,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from condense.config.places import without_places
 from condense.system.errors import UserError
+from search.ledger.data_identity import known_tasks
 
 LOOKS = 4  # at a lock, before it counts as another driver's
 # Keys that a resumed search may change: they alter how much is run, not what a trial is.
@@ -69,12 +71,20 @@ def check_folder(output: Path, space: Mapping[str, Any], resume: bool, known: Ma
         return
     if known is None or not isinstance(known.get("space"), dict):
         raise UserError(f"{file}: is damaged: it does not hold the record of a search")
-    difference = _difference(known["space"], space, CHANGEABLE)
+    there = known["space"]
+    if known_tasks(output) is not None:  # what the data hold is compared once they are read
+        there, space = _without_places(there), _without_places(space)
+    difference = _difference(there, space, CHANGEABLE)
     if difference is not None:
         key, there, here = difference
         raise UserError(f"{output}: holds another search: `{key}` is {there} there but {here} here")
     if not resume:
         raise UserError(f"{output}: already holds this search: continue with --resume, or choose another --output")
+
+
+def _without_places(space: Mapping[str, Any]) -> dict[str, Any]:
+    tasks = space.get("tasks")
+    return {**space, "tasks": [without_places(task) for task in tasks] if isinstance(tasks, list) else tasks}
 
 
 def _difference(there: Any, here: Any, skip: Iterable[str] = ()) -> tuple[str, str, str] | None:

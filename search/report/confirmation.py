@@ -121,7 +121,7 @@ def scores_on_test(test: Mapping[str, Measured], word: str = "accuracy") -> go.F
     """Accuracy (or what `word` says) on the test split: recommended and defaults, baselines at the same budget, full data."""
     order = ["recommended", "challenger", "tuned_rates", "default", "paper_default"]
     order += [key for key in test if key not in text.SETTINGS]
-    order += ["mmd", "herding", "k_center", "k_means", "random", "full_data"]
+    order += ["mmd", "herding", "k_center", "k_means", "random", "majority", "full_data"]
     rows: list[Row] = []
     for key in order:
         entry = test.get(key)

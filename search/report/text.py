@@ -18,6 +18,7 @@ SETTINGS = {
     "default": "project's default",
     "paper_default": "paper's default",
     "random": "random choice",
+    "majority": "always the most frequent class",
     "herding": "herding",
     "k_center": "k-center",
     "k_means": "k-means",

@@ -170,3 +170,19 @@ def test_another_encoder_is_warned_of(config: Path, capsys: pytest.CaptureFixtur
     capsys.readouterr()
     assert main(["evaluate", str(output), "--convnet-seeds", "0"]) == 0
     assert "warning: " in capsys.readouterr().err
+
+
+def test_moved_data_are_found_by_their_key(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = config.parent / "out"
+    assert main(["run", str(config), "--output", str(output)]) == 0
+    data = Path(read_export(output)[2]["config"]["dataset"]["path"])
+    elsewhere = data.parent / "elsewhere"
+    elsewhere.mkdir()
+    moved = data.rename(elsewhere / data.name)
+    asked = ["evaluate", str(output), "--convnet-seeds", "0"]
+    assert str(data) in refused(capsys, *asked)
+    capsys.readouterr()
+    assert main([*asked, "--set", f"dataset.path={moved}"]) == 0
+    write_tensors(moved, seed=1)
+    assert "have changed since this was condensed" in refused(capsys, *asked, "--set", f"dataset.path={moved}")
+    assert "unknown key `dataset.place`" in refused(capsys, *asked, "--set", f"dataset.place={moved}")
