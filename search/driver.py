@@ -30,7 +30,15 @@ from search.ledger.data_identity import check_data as check_data_identity
 from search.ledger.data_identity import check_encoders, record_data
 from search.ledger.ledger import Ledger
 from search.ledger.run_folder import absolute_folder
-from search.preflight import check_data, check_formations, check_learning_rates, check_output, missing_parts, shown
+from search.preflight import (
+    check_data,
+    check_formations,
+    check_learning_rates,
+    check_output,
+    data_warnings,
+    missing_parts,
+    shown,
+)
 from search.space.files import load_space, space_of
 from search.space.model import Space, replica_seeds
 from search.space.recorded import completed
@@ -95,11 +103,12 @@ class Request:
 
 
 def describe(request: Request) -> str:
-    """What `--dry-run` prints: the validated space, and what is missing on this machine. Raises UserError for an output folder
-    that the search itself would refuse."""
+    """What `--dry-run` prints: the validated space, and what is missing on this machine, or else what is remarkable in the data.
+    Raises UserError for an output folder or data that the search itself would refuse."""
     check_output(request.output, request.space, request.resume, request.ablate)
     text = yaml.safe_dump(request.space.model_dump(mode="json"), sort_keys=False)
     lines = [f"missing: {what}" for what in missing_parts(request.space)]
+    lines += [] if lines else [f"warning: {what}" for what in data_warnings(request.space)]
     return "\n".join([text, f"# valid; would write to {request.output}", *(f"# {line}" for line in lines)])
 
 
