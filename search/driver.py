@@ -35,6 +35,7 @@ from search.preflight import (
     check_formations,
     check_learning_rates,
     check_output,
+    data_warnings,
     missing_parts,
     shown,
     smallest,
@@ -105,13 +106,14 @@ class Request:
 
 
 def describe(request: Request) -> str:
-    """What `--dry-run` prints: the validated space, and what is missing on this machine. Raises UserError for an output folder
-    that the search itself would refuse."""
+    """What `--dry-run` prints: the validated space, and what is missing on this machine, or else what is remarkable in the data.
+    Raises UserError for an output folder or data that the search itself would refuse."""
     check_output(request.output, request.space, request.resume, request.ablate)
     text = yaml.safe_dump(request.space.model_dump(mode="json"), sort_keys=False)
     folds = folds_of(request.space.validation)
     lines = [cost_of_folds(request.space, folds)] if folds > 1 else []
-    lines += [f"missing: {what}" for what in missing_parts(request.space)]
+    missing = [f"missing: {what}" for what in missing_parts(request.space)]
+    lines += missing or [f"warning: {what}" for what in data_warnings(request.space)]
     return "\n".join([text, f"# valid; would write to {request.output}", *(f"# {line}" for line in lines)])
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from condense.config.modalities import RATE
-from condense.config.models import EncoderConfig, TransformersEncoder
+from condense.config.models import EncoderConfig, SpokenDigits, TransformersEncoder
 from condense.config.towers import AlignedEncoder, TowerConfig, TransformersTower
 from condense.data import modalities_of
 from condense.export.folder import check_replaceable
@@ -89,6 +89,20 @@ def check_data(space: Space) -> None:
     if missing:
         raise UserError(f"missing: {'; '.join(missing)}")
     check_learning_rates(space, [{"modalities": list(modalities_of(task.dataset))} for task in space.tasks])
+
+
+def data_warnings(space: Space) -> list[str]:
+    """What a user should know of the tasks' own data, once they are read; nothing is encoded. Raises UserError as a search does,
+    for data that cannot be read or do not fit the encoder."""
+    from condense.embeddings.task import load_data  # here: what is checked before Ray starts needs no torch
+    from condense.evaluation.task_warnings import dataset_warnings
+
+    found: dict[str, None] = {}
+    for task in space.tasks:
+        own = not isinstance(task.dataset, SpokenDigits)  # which are made first: that takes long
+        if own and "'download': True" not in str(task.encoder.model_dump()):  # nor is a model fetched
+            found |= dict.fromkeys(dataset_warnings(load_data(task)))
+    return list(found)
 
 
 def check_formations(space: Space, tasks: list[dict[str, Any]], limits: list[dict[str, Any]]) -> None:

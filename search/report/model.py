@@ -264,9 +264,7 @@ class TaskDescription(Part):
     items: TaskItems
     metric: str = Field(description="`accuracy` or `retrieval`")
     full_score: Number = Field(description="what all real items give on validation: shares are of this")
-    base_rate: tuple[str, float] | None = Field(
-        None, description="validation's largest class, its share; None: balanced"
-    )
+    base_rate: tuple[str, float] | None = None  # validation's largest class, and its share; None: balanced
     full_balanced: Number = Field(None, description="of all real items: accuracy on validation, mean over its classes")
     warnings: list[str] = []
     fingerprints: dict[str, str]

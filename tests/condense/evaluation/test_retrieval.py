@@ -202,6 +202,16 @@ def test_embeddings_that_are_not_aligned_are_warned_of(shuffled):
     assert warned >= 19
 
 
+def test_two_classes_that_are_aligned_give_no_warning():
+    """Two classes never make many standard errors over classes, but what is nearest is of the right one."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        labels = torch.arange(2).repeat(20)
+        centres = rng.normal(size=(2, 64))[labels] + rng.normal(size=(40, 64)) / 2
+        a, b = (unit(centres + rng.normal(size=(40, 64)) / 2 + 2 * rng.normal(size=64)) for _ in range(2))
+        assert warning(alignment(a, b, labels), "vision", "audio") is None
+
+
 def test_z_of_shuffled_pairs_is_about_standard_normal():
     scores = []
     for seed in range(200):

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from condense.inputs.media import PREVIEW_SIDE, decode_text, is_resampled, preview, read_item, to_wave
+from condense.inputs.imagebind import FbankSpec
+from condense.inputs.media import PREVIEW_SIDE, decode_text, is_averaged, is_resampled, preview, read_item, to_wave
 from condense.inputs.spec import ArraySpec, ImageSpec, InputSpec, LogMelSpec, TextSpec
 from condense.system.errors import UserError
 
@@ -85,11 +86,20 @@ def test_image_with_a_transparent_palette_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac"])
-def test_sound_is_the_spectrogram_of_channel_0(tmp_path: Path, suffix: str) -> None:
+def test_sound_is_the_spectrogram_of_its_channels_mean(tmp_path: Path, suffix: str) -> None:
     wave = chirp(SOUND.num_samples / 16_000, 16_000)
-    soundfile.write(tmp_path / f"a.{suffix}", np.stack([wave, 0 * wave], axis=1), 16_000)
+    soundfile.write(tmp_path / f"a.{suffix}", np.stack([0 * wave, wave], axis=1), 16_000)  # the left one is silent
     item = read_item(SOUND, f"a.{suffix}", tmp_path)
-    torch.testing.assert_close(item, SOUND.from_wave(torch.from_numpy(wave)), atol=0.1, rtol=0)  # 16-bit steps
+    torch.testing.assert_close(item, SOUND.from_wave(torch.from_numpy(wave) / 2), atol=0.1, rtol=0)  # 16-bit steps
+
+
+def test_only_several_channels_are_averaged(tmp_path: Path) -> None:
+    for name, channels in (("one.wav", 1), ("two.wav", 2)):
+        soundfile.write(tmp_path / name, np.zeros((160, channels)), 16_000)
+    assert is_averaged(SOUND, tmp_path / "two.wav")
+    assert not is_averaged(SOUND, tmp_path / "one.wav")
+    assert not is_averaged(DEPTH, tmp_path / "two.wav")
+    assert not is_averaged(FbankSpec.of(1), tmp_path / "two.wav")  # ImageBind's own code reads the first
 
 
 @pytest.mark.parametrize("rate", [44_100, 44_101, 22_050, 192_000])
