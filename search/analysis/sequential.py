@@ -3,10 +3,10 @@
 **Looks and their error.** A comparison is looked at with a fifth of the seeds, and so on (`FRACTIONS`) up to all of them, and
 ends once the lower end of its interval is above 0. To be right at all looks together, each has a share of the error: what the
 power family of Kim and DeMets (1987, "Design and analysis of group sequential tests based on the type I error spending rate
-function") spends up to there, information^`POWER`, minus what was spent before (Lan and DeMets 1983). Information is that of
-all seeds' mean: the variance there over the variance now. So where items dominate, whom more seeds do not narrow, the first
-look has nearly all of it. Errors at most add up (Bonferroni), whatever the correlation of the looks. The intervals are
-repeated confidence intervals (Jennison and Turnbull 1989): they hold at whichever look the comparison ends.
+function") spends up to there, (n / most)^`POWER`, minus what was spent before: little at first, so that the last look is nearly
+as sharp as if it were the only one. Errors at most add up (Bonferroni), whatever the correlation of the looks. The
+intervals are repeated confidence intervals (Jennison and Turnbull 1989): they hold at whichever look the comparison ends.
+To spend by information instead, nearly all at the first look where items dominate, loses more (`benchmarks/LOG.md`).
 
 **Futility.** Seeds narrow their own part of an interval, not that of items. A comparison is over when all seeds would not bring
 its lower end above 0, even if the rest of them were as lucky as one time in ten. This stop can only lose
@@ -25,8 +25,7 @@ from search.analysis.statistics import LEVEL
 
 FIRST_LOOK = 4  # seeds: with fewer, their variance is hardly known
 FRACTIONS = (0.2, 0.35, 0.6, 1.0)  # of all seeds, at each look
-POWER = 4.0
-LEAST = 1e-4  # share of a look
+POWER = 3.0
 LUCK = 0.9  # quantile of what the seeds that are left may bring
 
 Standing = Literal["shown", "open", "items", "seeds"]
@@ -40,20 +39,15 @@ def looks(most: int) -> list[int]:
     return [*(n for n in counts if 1.5 * n <= most), most]
 
 
-def spent(found: Paired, most: int) -> float:
+def spent(seeds: int, most: int) -> float:
     """The share of the error that may be made up to a look, in [0, 1]."""
-    if found.n >= most:
-        return 1.0
-    own, information = found.variance, found.n / most
-    if own is not None and own.items + own.seeds > 0:
-        information = (own.items + own.seeds / most) / (own.items + own.seeds / found.n)
-    return float(information**POWER)
+    return float((seeds / most) ** POWER)
 
 
 def as_compared(settings: int, share: float) -> int:
     """How many settings an interval is to hold for at once, so that with only this share of the error it holds for `settings` of
     them."""
-    error = max(share, LEAST) * -math.expm1(math.log(LEVEL) / settings)
+    error = share * -math.expm1(math.log(LEVEL) / max(1, settings))
     return math.ceil(math.log(LEVEL) / math.log1p(-error) - 1e-9)
 
 

@@ -68,9 +68,10 @@ def compare_in_looks(
     """
     active, kept, found = list(candidates), list(published), dict[str, Paired]()
     stands: dict[str, Standing] = {}
-    before: dict[str, float] = {}  # share of the error that was spent
+    most, penultimate = looks[-1], looks[-2] if len(looks) > 1 else 0
+    last = as_compared(compared, 1 - spent(penultimate, most))
     for i, n in enumerate(looks):
-        most = looks[-1]
+        before = spent(looks[i - 1], most) if i else 0.0
         run([*active, *kept], n)
         ran = [p for p in kept if math.isfinite(p.mean)]
         active = [c for c in active if math.isfinite(c.mean)]
@@ -78,11 +79,8 @@ def compare_in_looks(
             return Settled("decided", n, None)
         best = max(ran, key=lambda p: p.mean)
         for c in active:
-            now, already = spent(compare(c, best, n, compared), most), before.get(c.label, 0.0)
-            found[c.label] = compare(c, best, n, as_compared(compared, now - already))
-            before[c.label] = now = max(now, already)
-            left = now - already if n == most else 1 - now
-            stands[c.label] = standing(found[c.label], most, as_compared(compared, left))
+            found[c.label] = compare(c, best, n, as_compared(compared, spent(n, most) - before))
+            stands[c.label] = standing(found[c.label], most, last)
         shown = [c for c in active if stands[c.label] == "shown"]
         unsure = [c for c in active if stands[c.label] == "open"]
         apart = {p.label: compare(best, p, n, 1) for p in ran if p is not best}
@@ -97,8 +95,14 @@ def compare_in_looks(
             if unsure:  # they have to be above whichever published setting turns out to be the best
                 rivals += [label for label, own in apart.items() if may_turn(own, most) and label not in rivals]
             active, kept = [*shown, *unsure], [p for p in ran if p is best or p.label in rivals]
-            if not affords((looks[i + 1] - n) * (len(active) + len(kept))):
+            # Those that lead, if there is no budget for all.
+            order = sorted(active, key=lambda c: (c.label != preferred, -c.mean))
+            more = looks[i + 1] - n
+            while order and not affords(more * (len(order) + len(kept))):
+                order.pop()
+            if not affords(more * (len(order) + len(kept))) or (active and not order):
                 stopped = "decided" if shown else "budget"
+            active = [c for c in active if c in order]
         if stopped is not None:
             return Settled(stopped, n, best.label, [c.label for c in shown], found)
     raise AssertionError("nothing is open at the last look")
