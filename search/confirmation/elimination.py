@@ -90,7 +90,8 @@ def compare_in_looks(
             stopped = "decided"
         elif not shown and not unsure and not rivals:
             ends = {stands[c.label] for c in candidates if c.label in stands}
-            stopped = "seeds" if "seeds" in ends else "items" if ends else "decided"
+            reasons: tuple[tuple[Standing, Stopped], ...] = (("open", "budget"), ("seeds", "seeds"), ("items", "items"))
+            stopped = next((why for stands_at, why in reasons if stands_at in ends), "decided")
         else:
             if unsure:  # they have to be above whichever published setting turns out to be the best
                 rivals += [label for label, own in apart.items() if may_turn(own, most) and label not in rivals]
