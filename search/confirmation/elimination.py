@@ -90,19 +90,20 @@ def compare_in_looks(
             stopped = "decided"
         elif not shown and not unsure and not rivals:
             ends = {stands[c.label] for c in candidates if c.label in stands}
-            stopped = "seeds" if "seeds" in ends else "items" if ends else "decided"
+            reasons: tuple[tuple[Standing, Stopped], ...] = (("open", "budget"), ("seeds", "seeds"), ("items", "items"))
+            stopped = next((why for stands_at, why in reasons if stands_at in ends), "decided")
         else:
             if unsure:  # they have to be above whichever published setting turns out to be the best
                 rivals += [label for label, own in apart.items() if may_turn(own, most) and label not in rivals]
             active, kept = [*shown, *unsure], [p for p in ran if p is best or p.label in rivals]
             # Those that lead, if there is no budget for all.
-            order = sorted(active, key=lambda c: (c.label != preferred, -c.mean))
+            active.sort(key=lambda c: (c.label != preferred, -c.mean))
+            kept.sort(key=lambda p: -p.mean)
             more = looks[i + 1] - n
-            while order and not affords(more * (len(order) + len(kept))):
-                order.pop()
-            if not affords(more * (len(order) + len(kept))) or (active and not order):
+            while not shown and not affords(more * (len(active) + len(kept))) and max(len(active), len(kept)) > 1:
+                (active if len(active) > 1 else kept).pop()
+            if not affords(more * (len(active) + len(kept))):
                 stopped = "decided" if shown else "budget"
-            active = [c for c in active if c in order]
         if stopped is not None:
             return Settled(stopped, n, best.label, [c.label for c in shown], found)
     raise AssertionError("nothing is open at the last look")
