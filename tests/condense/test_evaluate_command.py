@@ -186,3 +186,26 @@ def test_moved_data_are_found_by_their_key(config: Path, capsys: pytest.CaptureF
     write_tensors(moved, seed=1)
     assert "have changed since this was condensed" in refused(capsys, *asked, "--set", f"dataset.path={moved}")
     assert "unknown key `dataset.place`" in refused(capsys, *asked, "--set", f"dataset.place={moved}")
+
+
+def test_unbalanced_classes_are_scored_beside_their_base_rate(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, output, scores = config.parent / "data.safetensors", config.parent / "out", config.parent / "scores.json"
+    write_tensors(data)
+    tensors = safetensors.torch.load_file(data)
+    kept = torch.tensor([i for i, label in enumerate(tensors["test/label"].tolist()) if label == 0 or i == 1])
+    kept = kept.repeat_interleave(torch.where(tensors["test/label"][kept] == 0, 6, 1))  # 24 of 0, one of 1, none of 2
+    for key in [key for key in tensors if key.startswith("test/")]:
+        tensors[key] = tensors[key][kept].clone()
+    safetensors.torch.save_file(tensors, data)
+    assert main(["run", str(config), "--output", str(output)]) == 0
+    assert "test has no item of 1 of 3 classes ('2')" in capsys.readouterr().err
+    assert main(["evaluate", str(output), "--convnet-seeds", "0", "--json", str(scores)]) == 0
+    printed = capsys.readouterr().out
+    assert "  balanced  of full" in printed
+    assert "always answering '0': 96.0 %" in printed
+    for of in json.loads(scores.read_text())["results"].values():
+        right_of_0, right_of_1 = of["balanced"]["values"][0] * 2 - 1, 1  # the one item of 1 is right, or it is not
+        by_hand = {(24 * right_of_0 + right_of_1) / 25, 24 * of["balanced"]["values"][0] * 2 / 25}
+        assert min(abs(of["probe"]["values"][0] - each) for each in by_hand) < 1e-6
