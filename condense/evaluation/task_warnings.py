@@ -27,6 +27,6 @@ def embedding_warnings(task: Task) -> list[str]:
     """What is known once they are embedded: modalities that say nothing, and those that are not aligned."""
     known = task.condense
     found = modality_warnings(
-        task.dataset.name, task.encoder.specs, task.dataset.condense, known.embeddings, known.figures
+        task.dataset.name, task.dataset.specs, task.dataset.condense, known.embeddings, known.figures
     )
     return found + alignment_warnings(task.validation)

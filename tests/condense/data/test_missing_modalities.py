@@ -131,7 +131,7 @@ def test_masks_are_kept_with_the_embeddings_and_only_where_something_is_missing(
         load_embedded(dataset_of(PAIR, share), encoder, "condense", store, CPU)
         (entry,) = (tmp_path / str(share) / "embeddings").glob("*.safetensors")
         with safe_open(entry, framework="pt") as file:
-            kept.append(set(file.keys()))
+            kept.append({key for key in file.keys() if not key.startswith("figures/")})  # noqa: SIM118
     assert kept == [{*PAIR, "label", "present/vision", "present/audio"}, {*PAIR, "label"}]
 
 

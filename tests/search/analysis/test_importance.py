@@ -56,16 +56,16 @@ def test_the_row_is_the_mean_over_what_the_seeds_chose() -> None:
     )
     shares = {0: [0.2, 0.4, 0.6, 0.8], 1: [0.4, 0.6, 0.8, 1.0], 4: [0.9, 0.8, 0.7, 0.6]}  # two tasks x two fresh seeds
     runs: dict[str, dict[str, Any]] = {
-        f"best_single_seed/{n}": {"shares": x, "hits": [None] * 4, "hyperparameters": {"of": n}}
+        f"best_single_seed/{n}": {"shares": x, "seeds": [0, 1], "hits": [None] * 4, "hyperparameters": {"of": n}}
         for n, x in shares.items()
     }
     for label, number in (("recommended", 4), ("best", 4), ("default", 1), ("paper_default", 1), ("mmd", 0)):
-        runs[label] = {"shares": shares[number], "hits": [None] * 4, "hyperparameters": {"of": number}}
+        runs[label] = {"shares": shares[number], "seeds": [0, 1], "hits": [None] * 4, "hyperparameters": {"of": number}}
     choice: Any = SimpleNamespace(
         chosen=SimpleNamespace(trial=4), challenger=SimpleNamespace(trial=4), keeps_published=False, compared=9
     )
     held_out = HeldOut([Items(10), Items(20)], space.robust)
-    found = confirmed_settings(space, PLAN, RECORDS, choice, runs, held_out)
+    found = confirmed_settings(space, PLAN, RECORDS, choice, runs, held_out, 1000)
     row = found.best_single_seed
     assert row is not None and row.trials == [0, 1, 4]
     assert row.values == pytest.approx([0.6, 0.7])  # of shares 0.5, 0.6 on one task and 0.7, 0.8 on the other

@@ -56,7 +56,7 @@ def test_engines_that_keep_dying_in_the_confirmation_end_it_with_a_line(
     search = driver.Search.__new__(driver.Search)
     search.space, search.started, search.say = None, 0.0, said.append  # type: ignore[assignment,method-assign]
     with pytest.raises(Stopped, match=r"the Ray cluster was lost.* --resume"):
-        search._close(None, None, None, [], None)  # type: ignore[arg-type]
+        search._close(None, None, None, [], [], None)  # type: ignore[arg-type]
     assert len(said) == driver.ENGINE_DEATHS
 
 
@@ -77,7 +77,7 @@ def test_an_ablation_whose_engine_dies_is_begun_again_as_well(monkeypatch: pytes
     search = driver.Search.__new__(driver.Search)
     search.space, search.started, search.say = None, 0.0, said.append  # type: ignore[assignment,method-assign]
     search.request = SimpleNamespace(ablate=True)  # type: ignore[assignment]
-    search._close(None, None, None, [], None)  # type: ignore[arg-type]
+    search._close(None, None, None, [], [], None)  # type: ignore[arg-type]
     assert done == ["ablate"] * 3 and len(said) == 2
 
 

@@ -214,7 +214,7 @@ def test_the_items_that_were_right_agree_with_the_score(join: Callable[..., Tena
     told = advance(tenants, {"trial": 6, "confirmed": 6})
     assert told["trial"].reports[0]["hits"] is None
     count = {split: tenants.items(task, split)["count"] for split in ("validation", "test")}
-    assert tenants.items(task, "validation") == {"count": count["validation"], "groups": None}
+    assert tenants.items(task, "validation").items() >= {"count": count["validation"], "groups": None}.items()
 
     def check(scores: list[float], hits: list[str], split: str) -> None:
         means = [float(unpack_hits(text, count[split]).mean()) for text in hits]
