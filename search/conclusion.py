@@ -12,6 +12,7 @@ import yaml
 
 from condense.config.models import Hyperparameters
 from condense.system.errors import UserError
+from search.analysis.coordinates import Coordinates
 from search.analysis.cost import most_confirmation_runs, race, replica_steps
 from search.analysis.failure_regions import regions
 from search.analysis.importance import importances
@@ -42,7 +43,7 @@ from search.space.model import Space
 from search.space.plan import Plan
 from search.summary import say_results
 from search.tracking.tracker import MlflowTracker
-from search.tuning.sampler import open_study
+from search.tuning.sampler import distributions
 
 PREVIEW_TRIALS = 3  # trials whose synthetic items are shown in MLflow
 Say = Callable[[str], None]
@@ -94,7 +95,7 @@ class Conclusion:
         )
         if choice is None:
             raise UserError(f"{self.output}: every trial of the search failed, so nothing can be recommended")
-        settings = self._settings(records, choice, surface, published)
+        settings = self._settings(records, choice, published)
         self.say(f"confirming {label(choice.chosen.label)} against the others on {count} other seeds")
         confirmation.baselines()  # opens test on this node, whose embeddings then reach the others
         results = confirmation.run(settings, confirmation.reporting_seeds, "reporting", test=True)
@@ -145,7 +146,6 @@ class Conclusion:
         self,
         records: Sequence[TrialRecord],
         choice: Choice,
-        surface: Surface | None,
         published: Mapping[str, Hyperparameters],
     ) -> dict[str, dict[str, Any]]:
         """label -> all hyperparameters of what is measured on the reporting seeds."""
@@ -155,7 +155,7 @@ class Conclusion:
         if choice.challenger not in (None, choice.chosen):
             settings["challenger"] = choice.challenger.config
         settings |= {name: own.model_dump(mode="json") for name, own in published.items() if name != "mmd"}
-        tuned = self.confirmation.tuned_rates(surface, (choice.challenger or choice.chosen).params)
+        tuned = self.confirmation.tuned_rates(Coordinates(self.space), (choice.challenger or choice.chosen).params)
         if tuned is not None:
             settings["tuned_rates"] = tuned
         return {**settings, "mmd": published["mmd"].model_dump(mode="json")}
@@ -168,14 +168,12 @@ class Conclusion:
         results: dict[str, dict[str, Any]],
     ) -> Report:
         space, confirmation, chosen = self.space, self.confirmation, choice.chosen
-        if chosen.published and not space.contains(Hyperparameters.model_validate(chosen.config)):
-            surface = None  # a published setting of another space: the model knows nothing of what is around it
         # What is told of the score's course rests on the candidates' runs as well: the model may have been wrong about them.
-        informed = (
-            None
-            if surface is None
-            else Surface(space, scored(of_space(space, records), space.robust) + measured(choice, space))
-        )
+        if surface is not None and surface.check.trusted:
+            surface = Surface(space, scored(of_space(space, records), space.robust) + measured(choice, space))
+        informed = surface if surface is not None and surface.check.trusted else None
+        if chosen.published and not space.contains(Hyperparameters.model_validate(chosen.config)):
+            informed = None  # a published setting of another space: the model knows nothing of what is around it
         confirmed = confirmed_settings(space, self.plan, records, choice, results, self._validation)
         test = on_test(results, confirmation.baselines(), confirmation.held_out("test", self.tasks))
         statuses = [r.status for r in records]
@@ -183,7 +181,7 @@ class Conclusion:
         wall = self.ledger.earlier_seconds() + time.monotonic() - self.started
         confirming = time.monotonic() - self.began
         default = {k: results["default"]["hyperparameters"].get(k) for k in space.search}
-        importance = importances(open_study(self.output))
+        importance = importances(space, scored(of_space(space, records), space.robust), distributions(space))
         content = {
             "name": space.name,
             "metric": metric_of(space),
@@ -204,7 +202,8 @@ class Conclusion:
             "candidates": choice.as_json(len(space.tasks)),
             "confirmation": confirmed,
             "shrinkage": confirmed.shrinkage,
-            "perturbation": self._perturbation(records, choice, surface),
+            "perturbation": self._perturbation(records, choice),
+            "surrogate": None if surface is None else surface.check.as_json(),
             "robust_region": robust_region(informed, chosen.params),
             "response": responses(informed, chosen.params),
             "response_pairs": response_pairs(informed, chosen.params),
@@ -244,33 +243,30 @@ class Conclusion:
     def _on_choosing_seeds(self, settings: Mapping[str, dict[str, Any]]) -> dict[str, list[float]]:
         return self.confirmation.shares(settings, self.confirmation.choosing_seeds, "choosing")
 
-    def _perturbation(
-        self, records: Sequence[TrialRecord], choice: Choice, surface: Surface | None
-    ) -> dict[str, Any] | None:
+    def _perturbation(self, records: Sequence[TrialRecord], choice: Choice) -> dict[str, Any] | None:
         """Real runs around the recommended setting, and around the search's best trial, with moves and seeds that had no part
-        in the choice."""
+        in the choice. None without any, as where nothing of the setting can move."""
         confirmation, chosen, best = self.space.confirmation, choice.chosen, best_trial(records)
-        if surface is None or not confirmation.reported_perturbations:
-            return None
         settings = {"recommended": chosen.config}
         if best is not None and best.number != chosen.trial:
             settings["best"] = best.config
         found = run_around(
             self.space,
-            surface,
             settings,
             self.confirmation.shares,
             self.confirmation.reporting_seeds,
             confirmation.reported_perturbations,
             REPORTING,
         )
+        if not found["recommended"].values:
+            return None
         return {
             "decades": confirmation.perturbed_decades,
             "quantile": QUANTILE,
             "seeds": min(confirmation.perturbed_seeds, confirmation.seeds),
             "predicted": choice.predicted if chosen.trial is None else None,
             "recommended": found["recommended"].as_json(),
-            "best": found["best"].as_json() if "best" in found else None,
+            "best": found["best"].as_json() if "best" in found and found["best"].values else None,
         }
 
     def _best_yaml(self, config: dict[str, Any], report: Report) -> None:

@@ -35,7 +35,7 @@ def most_confirmation_runs(space: Space) -> int:
     """How many runs (a setting with a seed, on all tasks) the confirmation takes at most; equal settings are run once."""
     c, tasks = space.confirmation, len(space.tasks)
     rates = len(MMD_LEARNING_RATES) * FIRST_SEEDS
-    choosing = (c.top_k + 1 + PUBLISHED) * c.seeds + 3 * c.perturbations * min(c.perturbed_seeds, c.seeds)
+    choosing = (c.top_k + 1 + PUBLISHED) * c.seeds + (c.top_k + 1) * c.perturbations * min(c.perturbed_seeds, c.seeds)
     tuned = (c.tuned_rates + 2) * FIRST_SEEDS + LIKELY * c.seeds if c.tuned_rates else 0
     # The recommended one, the best, the challenger, the tuned rates, and what single seeds would have chosen.
     reporting = (4 + PUBLISHED + space.seeds) * c.seeds + 2 * c.reported_perturbations * min(c.perturbed_seeds, c.seeds)

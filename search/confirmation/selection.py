@@ -15,22 +15,21 @@ it, are then measured on other seeds (`search/confirmation/stages.py`).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from condense.config.modalities import RATE
 from condense.config.models import Hyperparameters
 from search.analysis.paired import Paired
 from search.analysis.ranking import best_trials
 from search.analysis.robustness import plateau_setting
 from search.analysis.scores import by_tail, level, mean_and_std, per_seed_means, per_task, robust_score, tail_mean
-from search.analysis.statistics import paired_difference, tied_by_score, tied_with_best
+from search.analysis.statistics import tied_by_score, tied_with_best
 from search.analysis.surrogate import Scored, Surface, of_space
-from search.confirmation.perturbation import CHOOSING, Around, Evaluate, run_around
+from search.confirmation.perturbation import CHOOSING, Around, Evaluate, applied, run_around
 from search.ledger.ledger import TrialRecord
-from search.space.model import CF_ONLY, Space
+from search.space.model import Space
 
 PLATEAU = "plateau"
 Compare = Callable[[Mapping[str, Any], Mapping[str, Any], int], Paired]
@@ -110,7 +109,7 @@ def choose(
         return None
     challengers = [Candidate(f"trial {r.number}", r.number, r.params, r.config) for r in top]
     predicted = None
-    if surface is not None:
+    if surface is not None and surface.check.trusted:
         params, predicted = plateau_setting(surface, space.confirmation.perturbed_decades)
         config = space.hyperparameters(params).model_dump(mode="json")
         challengers.append(Candidate(PLATEAU, None, params, config))
@@ -127,15 +126,14 @@ def choose(
     challenger = None
     if challengers:
         _mark_tied(challengers, _tied(space, challengers))
-        if surface is not None and space.confirmation.perturbations:
-            _run_around(space, challengers, surface, evaluate, seeds)
+        _run_around(space, challengers, evaluate, seeds)
         challenger = _chosen(challengers)
     ran = [c for c in kept if math.isfinite(c.score)]
     if challenger is None or not ran or compare is None:
         best = challenger or max(kept, key=lambda c: finite(c.score))
         return Choice(best, candidates, predicted, challenger)
     tried = sum(r.status in ("completed", "pruned") and r.name not in known for r in records)
-    return _decided(space, candidates, challenger, compare, tried + (surface is not None), predicted)
+    return _decided(space, candidates, challenger, compare, tried + (predicted is not None), predicted)
 
 
 def _decided(
@@ -170,18 +168,6 @@ def _mark_tied(candidates: Sequence[Candidate], tied: set[str]) -> None:
         c.tied = c.label in tied
 
 
-def applied(setting: Hyperparameters, names: Iterable[str]) -> dict[str, Any]:
-    """The values of these hyperparameters in any setting: a modality's learning rate is the common one where it has none of its
-    own, and what has no effect, as frequencies under MMD, is None."""
-    values: dict[str, Any] = {}
-    for name in names:
-        if name.startswith(RATE):
-            values[name] = setting.learning_rate_of(name.removeprefix(RATE))
-        else:
-            values[name] = None if name in CF_ONLY and setting.discrepancy == "mmd" else getattr(setting, name, None)
-    return values
-
-
 def measured(choice: Choice, space: Space) -> list[Scored]:
     """The candidates' results on the choosing seeds, as further data for the model. Diverged ones are left out."""
     found = []
@@ -201,20 +187,24 @@ def _chosen(candidates: Sequence[Candidate]) -> Candidate:
     rivals = [c for c in candidates if c.tied and c.around.values and c.label != PLATEAU]
     plateau = next((c for c in candidates if c.label == PLATEAU and c.tied), None)
     if plateau is not None:
-        worse = [c for c in rivals if plateau.around.values and _less_steady(plateau.around, c.around)]
-        if not worse:
+        rivals = _steadier(plateau, rivals)
+        if not rivals:
             return plateau
-        rivals = worse
     return max(rivals or [best], key=lambda c: (finite(c.around.quantile), finite(c.score)))
 
 
-def _less_steady(own: Around, other: Around) -> bool:
-    """Whether the runs around a setting are worse than those around another, with the same moves: more of them diverged, or,
-    if none did, they score less (95 %)."""
-    if own.diverged != other.diverged:
-        return own.diverged > other.diverged
-    both = [(a, b) for a, b in zip(own.values, other.values, strict=True) if a and b]
-    return len(both) > 1 and paired_difference(*map(list, zip(*both, strict=True))).high < 0
+def _steadier(own: Candidate, others: Sequence[Candidate]) -> list[Candidate]:
+    """Those around which the runs are better than around `own`, with the same moves: fewer of them diverged, or, if as many did,
+    `own` is behind the best of these (95 %, all comparisons together) by the moves that none of them diverged at."""
+    if not own.around.values:
+        return []
+    calmer = [c for c in others if c.around.diverged < own.around.diverged]
+    alike = {c.label: c.around.values for c in (own, *others) if c.around.diverged == own.around.diverged}
+    both = [i for i, values in enumerate(zip(*alike.values(), strict=True)) if all(values)]
+    kept = {label: [values[i] for i in both] for label, values in alike.items()}
+    if calmer or len(both) < 2 or own.label in tied_with_best(kept):
+        return calmer
+    return [c for c in others if c.label in kept and fmean(kept[c.label]) > fmean(kept[own.label])]
 
 
 def _tied(space: Space, candidates: Sequence[Candidate]) -> set[str]:
@@ -226,14 +216,13 @@ def _tied(space: Space, candidates: Sequence[Candidate]) -> set[str]:
     return tied_with_best({c.label: per_seed_means(c.shares, tasks) for c in candidates})
 
 
-def _run_around(
-    space: Space, candidates: Sequence[Candidate], surface: Surface, evaluate: Evaluate, seeds: Sequence[int]
-) -> None:
-    """Real runs around three candidates, with the same moves: the search's best, the best on fresh seeds, and the plateau's."""
-    best = max(candidates, key=lambda c: finite(c.score))
-    looked_at = list({c.label: c for c in (candidates[0], best, candidates[-1])}.values())
+def _run_around(space: Space, candidates: Sequence[Candidate], evaluate: Evaluate, seeds: Sequence[int]) -> None:
+    """Real runs around all tied candidates, with the same moves; around none where one alone is left to choose."""
+    looked_at = [c for c in candidates if c.tied]
+    if len(looked_at) < 2:
+        return
     settings = {c.label: c.config for c in looked_at}
-    found = run_around(space, surface, settings, evaluate, seeds, space.confirmation.perturbations, CHOOSING)
+    found = run_around(space, settings, evaluate, seeds, space.confirmation.perturbations, CHOOSING)
     for c in looked_at:
         c.around = found[c.label]
 

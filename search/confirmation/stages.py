@@ -13,9 +13,9 @@ from typing import Any
 import ray
 
 from condense.config.published import MMD_LEARNING_RATES, mmd
+from search.analysis.coordinates import Coordinates
 from search.analysis.cost import FIRST_SEEDS, LIKELY
 from search.analysis.scores import mean_and_std, per_seed_means, robust_score
-from search.analysis.surrogate import Surface
 from search.confirmation.held_out import HeldOut
 from search.confirmation.reruns import Reruns
 from search.confirmation.selection import finite
@@ -69,17 +69,17 @@ class ConfirmationStages:
         best = max(settings, key=lambda label: finite(fmean(self.per_seed(results[label]))))
         return settings[best]
 
-    def tuned_rates(self, surface: Surface | None, chosen: Mapping[str, Any]) -> dict[str, Any] | None:
+    def tuned_rates(self, coordinates: Coordinates, chosen: Mapping[str, Any]) -> dict[str, Any] | None:
         """The default's lambdas and sigma with the best learning rates for them, to separate the gain of the lambdas. Tries an
         even spread over the searched rates, the default's own, and those of the chosen setting: all on three choosing
         seeds, the best three on all of them. None if no learning rate is searched, or none is to be tried.
         """
         names = [name for name in self.space.search if name.startswith("learning_rate")]
         count = self.space.confirmation.tuned_rates
-        if surface is None or not names or not count:
+        if not coordinates.names or not names or not count:
             return None
-        numeric = [name for name in names if name in surface.names]  # of `choices`, those of the chosen setting
-        spread = surface.spread(numeric, count) if numeric else []
+        numeric = [name for name in names if name in coordinates.names]  # of `choices`, those of the chosen setting
+        spread = coordinates.spread(numeric, count) if numeric else []
         default = next(d for d in self.space.default_trials() if d.name == "default")
         own = self.space.params_of(default.hyperparameters)
         rates = [{n: own[n] for n in names}, {n: chosen[n] for n in names}]
