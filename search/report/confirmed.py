@@ -14,7 +14,8 @@ from search.analysis.paired import Outcome, difference
 from search.analysis.ranking import best_trial, best_trials
 from search.analysis.scores import mean_and_std, per_seed_means, per_task, robust_score
 from search.confirmation.held_out import HeldOut
-from search.confirmation.selection import Choice, applied
+from search.confirmation.perturbation import applied
+from search.confirmation.selection import Choice
 from search.confirmation.stages import summary
 from search.ledger.ledger import TrialRecord
 from search.report.model import Confirmation

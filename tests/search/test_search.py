@@ -134,8 +134,17 @@ def test_the_output_folder(whole_search: tuple[Path, SearchProcess]) -> None:
     low, high = difference["ci95"]
     assert low <= difference["mean"] <= high and (low < high or ours == default)
     assert isinstance(content["confirmation"]["shrinkage"], float)
-    # A published setting outside of the space may be kept, around which nothing is known.
-    assert content["robust_region"].keys() == (SMALL["search"].keys() if content["perturbation"] else set())
+    # The model may not be trusted, and a published setting outside of the space may be kept, of which it knows nothing.
+    assert content["surrogate"].keys() == {"trials", "loo_rmse", "loo_r2", "coverage", "trusted"}
+    assert content["robust_region"].keys() in (SMALL["search"].keys(), set())
+    assert content["surrogate"]["trusted"] or not content["robust_region"]
+    assert (
+        content["surrogate"]["trusted"]
+        or all(row["label"] != "plateau" for row in content["candidates"])
+        or (
+            content["surrogate"]["trials"] > len(rows) - 1  # trusted until the candidates' runs
+        )
+    )
     verdict = content["verdict"]
     assert verdict["text"] == Verdict.of(Report.load(output)).what
     assert verdict["keep_default"] or content["perturbation"]
