@@ -100,7 +100,7 @@ def benchmark(options: argparse.Namespace) -> dict[str, Any]:
     values = {label: per_seed_means(own, len(space.tasks)) for label, own in evaluate(settings, seeds).items()}
     moved: dict[str, list[float]] = {label: [] for label in settings}
     if surface is not None:
-        around = run_around(space, surface, settings, evaluate, seeds, options.moves, REPORTING)
+        around = run_around(space, settings, evaluate, seeds, options.moves, REPORTING)
         moved = {label: own.values for label, own in around.items()}
     told = {str(i): each["score"] for i, each in enumerate(chosen)}
     for of in (values, moved):

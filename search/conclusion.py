@@ -12,6 +12,7 @@ import yaml
 
 from condense.config.models import Hyperparameters
 from condense.system.errors import UserError
+from search.analysis.coordinates import Coordinates
 from search.analysis.cost import (
     fewest_reporting_seeds,
     most_confirmation_runs,
@@ -33,7 +34,7 @@ from search.confirmation.ablation import FULL, ablation_table, ablations, lines,
 from search.confirmation.held_out import HeldOut
 from search.confirmation.perturbation import REPORTING, run_around
 from search.confirmation.reporting import ReportingPlan, known_around, movable, wanted_seeds
-from search.confirmation.selection import Choice, choose, measured
+from search.confirmation.selection import PLATEAU, Choice, choose, measured
 from search.confirmation.stages import ConfirmationStages
 from search.confirmation.trials_csv import write_trials_csv
 from search.engine.preparation import fetch
@@ -50,7 +51,7 @@ from search.space.model import Space
 from search.space.plan import Plan, with_tasks
 from search.summary import say_results
 from search.tracking.tracker import MlflowTracker
-from search.tuning.sampler import open_study
+from search.tuning.sampler import distributions
 
 PREVIEW_TRIALS = 3  # trials whose synthetic items are shown in MLflow
 Say = Callable[[str], None]
@@ -112,9 +113,9 @@ class Conclusion:
         )
         if choice is None:
             raise UserError(f"{self.output}: every trial of the search failed, so nothing can be recommended")
-        settings = self._settings(records, choice, surface, published)
+        settings = self._settings(records, choice, published)
         singles = {f"{SINGLE_SEED}/{r.number}": r.config for r in best_by_single_seed(records, self.plan)}
-        around = movable(self.space, records, choice, surface)
+        around = movable(self.space, records, choice)
         wanted = wanted_seeds(self.space, choice, confirmation.choosing_seeds, self._compare_on_choosing_seeds)
         planned = confirmation.plan_report(settings, singles, wanted, len(around))
         seeds = confirmation.reporting_seeds
@@ -123,7 +124,7 @@ class Conclusion:
         results = confirmation.run(settings, seeds, "reporting", test=True)
         if planned.single:
             results |= confirmation.run(singles, seeds[: planned.single], "reporting")
-        report = self._report(records, choice, surface, results, self._perturbation(choice, around, planned, surface))
+        report = self._report(records, choice, surface, results, self._perturbation(choice, around, planned))
         write_json(self.output / "report.json", report.as_json())
         self._best_yaml(choice.chosen.config, report)
         gallery = self._export(choice.chosen.config)
@@ -173,7 +174,6 @@ class Conclusion:
         self,
         records: Sequence[TrialRecord],
         choice: Choice,
-        surface: Surface | None,
         published: Mapping[str, Hyperparameters],
     ) -> dict[str, dict[str, Any]]:
         """label -> all hyperparameters of what is measured on the reporting seeds."""
@@ -185,7 +185,7 @@ class Conclusion:
         fewest = fewest_reporting_seeds(self.space)
         if not choice.keeps_published and self.confirmation.affords(tuned_rates_runs(self.space) + fewest):
             # Where a published setting is kept, there is no gain to be told apart.
-            tuned = self.confirmation.tuned_rates(surface, choice.chosen.params)
+            tuned = self.confirmation.tuned_rates(Coordinates(self.space), choice.chosen.params)
             if tuned is not None:
                 settings["tuned_rates"] = tuned
         return {**settings, "mmd": published["mmd"].model_dump(mode="json")}
@@ -199,13 +199,10 @@ class Conclusion:
         perturbation: dict[str, Any] | None,
     ) -> Report:
         space, confirmation, chosen = self.space, self.confirmation, choice.chosen
-        surface = known_around(space, chosen, surface)
         # What is told of the score's course rests on the candidates' runs as well: the model may have been wrong about them.
-        informed = (
-            None
-            if surface is None
-            else Surface(space, scored(of_space(space, records), space.robust) + measured(choice, space))
-        )
+        if surface is not None and surface.check.trusted:
+            surface = Surface(space, scored(of_space(space, records), space.robust) + measured(choice, space))
+        informed = known_around(space, chosen, surface)
         budget = confirmation.budget * space.steps * len(space.tasks)
         confirmed = confirmed_settings(space, self.plan, records, choice, results, self._validation, budget)
         baselines = confirmation.baselines(confirmation.reporting_seeds)
@@ -215,7 +212,7 @@ class Conclusion:
         wall = self.ledger.earlier_seconds() + time.monotonic() - self.started
         confirming = time.monotonic() - self.began
         default = {k: results["default"]["hyperparameters"].get(k) for k in space.search}
-        importance = importances(open_study(self.output))
+        importance = importances(space, scored(of_space(space, records), space.robust), distributions(space))
         content = {
             "name": space.name,
             "metric": metric_of(space),
@@ -237,6 +234,7 @@ class Conclusion:
             "confirmation": confirmed,
             "shrinkage": confirmed.shrinkage,
             "perturbation": perturbation,
+            "surrogate": None if surface is None else surface.check.as_json(),
             "robust_region": robust_region(informed, chosen.params),
             "response": responses(informed, chosen.params),
             "response_pairs": response_pairs(informed, chosen.params),
@@ -280,16 +278,15 @@ class Conclusion:
         return self.confirmation.shares(settings, self.confirmation.choosing_seeds[:first], "choosing")
 
     def _perturbation(
-        self, choice: Choice, settings: Mapping[str, dict[str, Any]], planned: ReportingPlan, surface: Surface | None
+        self, choice: Choice, settings: Mapping[str, dict[str, Any]], planned: ReportingPlan
     ) -> dict[str, Any] | None:
         """Real runs around the recommended setting, and if the budget allows it around the search's best trial, with moves and
-        seeds that had no part in the choice."""
+        seeds that had no part in the choice. None without any, as where nothing of the setting can move."""
         confirmation = self.space.confirmation
-        if surface is None or not planned.around:
+        if not planned.around:
             return None
         found = run_around(
             self.space,
-            surface,
             dict(list(settings.items())[: planned.around]),
             self.confirmation.shares,
             self.confirmation.reporting_seeds,
@@ -300,7 +297,7 @@ class Conclusion:
             "decades": confirmation.perturbed_decades,
             "quantile": QUANTILE,
             "seeds": min(confirmation.perturbed_seeds, len(self.confirmation.reporting_seeds)),
-            "predicted": choice.predicted if choice.chosen.trial is None else None,
+            "predicted": choice.predicted if choice.chosen.label == PLATEAU else None,
             "recommended": found["recommended"].as_json(),
             "best": found["best"].as_json() if "best" in found else None,
         }

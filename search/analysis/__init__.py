@@ -1,6 +1,7 @@
 """What trials say: statistics and models, without Ray."""
 
 __all__ = [
+    "coordinates",
     "cost",
     "failure_regions",
     "failure_signatures",

@@ -69,7 +69,8 @@ def tuned_rates_runs(space: Space) -> int:
 def most_confirmation_runs(space: Space, records: Sequence[TrialRecord], folds: int = 1) -> int:
     """How many runs the confirmation takes at most; equal settings are run once."""
     c, few = space.confirmation, min(FIRST_SEEDS, space.confirmation.seeds)
-    choosing = _mmd_rates() + _candidates(space) * c.seeds + 2 * c.perturbations * min(c.perturbed_seeds, c.seeds)
+    choosing = _mmd_rates() + _candidates(space) * c.seeds
+    choosing += (c.top_k + 1) * c.perturbations * min(c.perturbed_seeds, c.seeds)
     tuned = tuned_rates_runs(space) + c.seeds * bool(c.tuned_rates)
     reporting = REPORTED * c.seeds + space.seeds * few + 2 * c.reported_perturbations * min(c.perturbed_seeds, c.seeds)
     across = reserved_runs(space, folds) - REPORTED * fewest_reporting_seeds(space)

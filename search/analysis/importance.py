@@ -5,21 +5,36 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import optuna
+from optuna.distributions import BaseDistribution
+
+from search.analysis.surrogate import Scored
+from search.space.model import Space
 
 log = logging.getLogger(__name__)
 
 
-def importances(study: optuna.Study) -> dict[str, dict[str, float]]:
-    """Importance of each hyperparameter among completed trials, by evaluator; {} for an evaluator with too few trials.
+def importances(
+    space: Space, trials: Sequence[Scored], distributions: Mapping[str, BaseDistribution]
+) -> dict[str, dict[str, float]]:
+    """Importance of each hyperparameter among all trials, by evaluator; {} for an evaluator with too few trials.
 
     `ped_anova` (Watanabe et al. 2023): for reaching the best trials; `fanova` (Hutter et al. 2014): share of the
-    score's variance over the whole space.
+    score's variance over the whole space. `trials`: those that were stopped early, too (`search.analysis.surrogate.scored`):
+    what survives differs little in what matters most. `distributions`: the space's `search` in Optuna's terms.
     """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="maximize")
+    for trial in trials:
+        if all(space.search[name].contains(value) for name, value in trial.params.items()):  # a default may lie outside
+            study.add_trial(
+                optuna.trial.create_trial(
+                    params=dict(trial.params), distributions=dict(distributions), value=trial.mean
+                )
+            )
     found: dict[str, dict[str, float]] = {}
-    target = _loss if len(study.directions) > 1 else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name, evaluator in (
@@ -27,14 +42,9 @@ def importances(study: optuna.Study) -> dict[str, dict[str, float]]:
             ("fanova", optuna.importance.FanovaImportanceEvaluator(seed=0)),
         ):
             try:
-                values = optuna.importance.get_param_importances(study, evaluator=evaluator, target=target)
+                values = optuna.importance.get_param_importances(study, evaluator=evaluator)
             except (ValueError, RuntimeError) as error:
                 log.info("cannot compute the importance by %s: %s", name, error)
                 values = {}
             found[name] = {key: float(value) for key, value in values.items() if math.isfinite(value)}
     return found
-
-
-def _loss(trial: Any) -> float:
-    """The first objective, the score, negated: PED-ANOVA treats low values of a given target as good."""
-    return -float(trial.values[0])

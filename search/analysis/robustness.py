@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from search.analysis.surrogate import FEWEST_TRIALS, Surface, of_space, scored, sobol_points
+from search.analysis.coordinates import sobol_points
+from search.analysis.surrogate import FEWEST_TRIALS, Surface, of_space, scored
 from search.ledger.ledger import TrialRecord
 from search.space.model import Space
 
@@ -29,21 +30,6 @@ def surface_of(space: Space, records: Sequence[TrialRecord]) -> Surface | None:
     return Surface(space, trials)
 
 
-def moves(surface: Surface, decades: float, count: int, seed: int = 0) -> np.ndarray:
-    """(count, d): random moves of a point, each numeric hyperparameter by up to `decades`, up or down, evenly spread."""
-    drawn = np.zeros((count, surface.points.shape[1]))
-    drawn[:, : len(surface.names)] = (2 * sobol_points(len(surface.names), count, seed) - 1) * surface.reach(decades)
-    return drawn
-
-
-def perturbed(
-    surface: Surface, params: Mapping[str, Any], decades: float, count: int, draw: int = 1
-) -> list[dict[str, Any]]:
-    """`count` settings around one, clipped to the space. `draw`: which random moves."""
-    around = np.clip(surface.at(params) + moves(surface, decades, count, seed=draw), 0, 1)
-    return [surface.params(point) for point in around]
-
-
 def plateau_setting(surface: Surface, decades: float) -> tuple[dict[str, Any], float]:
     """The setting with the highest 10 % quantile of the score while all hyperparameters move by up to `decades`, and that
     quantile, both by the model.
@@ -55,7 +41,7 @@ def plateau_setting(surface: Surface, decades: float) -> tuple[dict[str, Any], f
     combinations = np.unique(known[:, numeric:], axis=0)
     spread = sobol_points(numeric, CANDIDATES, 0)
     candidates = np.concatenate([np.hstack([spread, combinations[np.arange(len(spread)) % len(combinations)]]), known])
-    around = moves(surface, decades, MOVES)
+    around = _moves(surface, decades, MOVES)
 
     def quantiles(points: np.ndarray, careful: bool) -> np.ndarray:
         near = np.clip(points[:, None] + around, 0, 1).reshape(-1, points.shape[1])
@@ -67,7 +53,7 @@ def plateau_setting(surface: Surface, decades: float) -> tuple[dict[str, Any], f
     likely = candidates[np.argsort(-quantiles(candidates, careful=False), kind="stable")[:100]]
     best = likely[int(np.argmax(quantiles(likely, careful=True)))]
     for shrink in (1.0, 0.5, 0.25):
-        near = np.clip(best + shrink * moves(surface, decades, 32, seed=2), 0, 1)
+        near = np.clip(best + shrink * _moves(surface, decades, 32, seed=2), 0, 1)
         near = np.concatenate([best[None], near])
         best = near[int(np.argmax(quantiles(near, careful=True)))]
     return surface.params(best), float(quantiles(best[None], careful=False)[0])
@@ -151,3 +137,9 @@ def _slice(centre: np.ndarray, column: int, grid: np.ndarray) -> np.ndarray:
     points = np.repeat(centre[None], len(grid), 0)
     points[:, column] = grid
     return points
+
+
+def _moves(surface: Surface, decades: float, count: int, seed: int = 0) -> np.ndarray:
+    """(count, d): `Coordinates.moves`, with the columns of choices, which do not move."""
+    moves = surface.moves(decades, count, seed)
+    return np.hstack([moves, np.zeros((count, surface.points.shape[1] - moves.shape[1]))])

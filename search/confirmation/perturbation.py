@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
-from search.analysis.robustness import QUANTILE, perturbed
+from condense.config.modalities import RATE
+from condense.config.models import Hyperparameters
+from search.analysis.coordinates import Coordinates
+from search.analysis.robustness import QUANTILE
 from search.analysis.scores import level
-from search.analysis.surrogate import Surface
-from search.space.model import Space
+from search.space.model import CF_ONLY, Space
 
 CHOOSING, REPORTING = 1, 4  # which random moves: the reported ones take no part in the choice
 Evaluate = Callable[[Mapping[str, dict[str, Any]], Sequence[int], str], dict[str, list[float]]]
@@ -46,7 +48,6 @@ class Around:
 
 def run_around(
     space: Space,
-    surface: Surface,
     settings: Mapping[str, Mapping[str, Any]],
     evaluate: Evaluate,
     seeds: Sequence[int],
@@ -54,20 +55,39 @@ def run_around(
     draw: int,
 ) -> dict[str, Around]:
     """label -> the runs around each of `settings` (all hyperparameters, of which the searched ones move): the same `count` random
-    moves for all, each on the first `confirmation.perturbed_seeds` of `seeds`. `draw`: which moves."""
-    if not count:
-        return {label: Around() for label in settings}
-    moved = {}
-    for label, config in settings.items():
-        near = perturbed(
-            surface, {name: config[name] for name in space.search}, space.confirmation.perturbed_decades, count, draw
-        )
-        for i, own in enumerate(near):
-            moved[f"{label} moved {i}"] = {**config, **own}
+    moves for all, each on the first `confirmation.perturbed_seeds` of `seeds`. `draw`: which moves. No runs around a setting of
+    which nothing can move: `Coordinates.perturbed`."""
+    coordinates, moved = Coordinates(space), {}
+    moving = [label for label, config in settings.items() if can_move(space, config)]
+    for label in moving if count else ():
+        config, decades = settings[label], space.confirmation.perturbed_decades
+        values = applied(Hyperparameters.model_validate(config), space.search)
+        for i, own in enumerate(coordinates.perturbed(values, decades, count, draw)):
+            moved[f"{label} moved {i}"] = {**config, **{name: x for name, x in own.items() if x is not None}}
+    found = {label: Around() for label in settings}
+    if not moved:
+        return found
     results = evaluate(moved, seeds[: space.confirmation.perturbed_seeds], "perturbed")
-    found = {}
-    for label in settings:
+    for label in moving:
         scores = [level(results[f"{label} moved {i}"], len(space.tasks), space.robust) for i in range(count)]
         known = [score if math.isfinite(score) else 0.0 for score in scores]
         found[label] = Around(known, sum(not math.isfinite(score) for score in scores))
     return found
+
+
+def can_move(space: Space, config: Mapping[str, Any]) -> bool:
+    """Whether there are other settings around this one (all hyperparameters)."""
+    coordinates, own = Coordinates(space), applied(Hyperparameters.model_validate(config), space.search)
+    return any(coordinates.can_move(name, own[name]) for name in coordinates.names)
+
+
+def applied(setting: Hyperparameters, names: Iterable[str]) -> dict[str, Any]:
+    """The values of these hyperparameters in any setting: a modality's learning rate is the common one where it has none of its
+    own, and what has no effect, as frequencies under MMD, is None."""
+    values: dict[str, Any] = {}
+    for name in names:
+        if name.startswith(RATE):
+            values[name] = setting.learning_rate_of(name.removeprefix(RATE))
+        else:
+            values[name] = None if name in CF_ONLY and setting.discrepancy == "mmd" else getattr(setting, name, None)
+    return values

@@ -12,6 +12,7 @@ from search.analysis.cost import FIRST_SEEDS, fewest_reporting_seeds
 from search.analysis.ranking import best_trial
 from search.analysis.sequential import seeds_to_report
 from search.analysis.surrogate import Surface
+from search.confirmation.perturbation import can_move
 from search.confirmation.selection import Candidate, Choice, Compare
 from search.ledger.ledger import TrialRecord
 from search.space.model import Space
@@ -75,19 +76,17 @@ def wanted_seeds(space: Space, choice: Choice, seeds: Sequence[int], compare: Co
 
 
 def known_around(space: Space, chosen: Candidate, surface: Surface | None) -> Surface | None:
-    """The model, unless it knows nothing of what is around a setting: a published one of another space."""
+    """The model, unless it cannot be trusted, or knows nothing of what is around a setting: a published one of another space."""
     inside = not chosen.published or space.contains(Hyperparameters.model_validate(chosen.config))
-    return surface if inside else None
+    return surface if surface is not None and surface.check.trusted and inside else None
 
 
-def movable(
-    space: Space, records: Sequence[TrialRecord], choice: Choice, surface: Surface | None
-) -> dict[str, dict[str, Any]]:
-    """What there may be runs around: the recommended setting and, if it is another, the search's best trial."""
+def movable(space: Space, records: Sequence[TrialRecord], choice: Choice) -> dict[str, dict[str, Any]]:
+    """What there may be runs around: the recommended setting, a published one included, and, if it is another, the search's best
+    trial. Nothing where nothing of the recommended setting can move."""
     chosen, best = choice.chosen, best_trial(records)
-    if known_around(space, chosen, surface) is None:
-        return {}
     settings = {"recommended": chosen.config}
     if best is not None and best.number != chosen.trial:
         settings["best"] = best.config
-    return settings
+    moving = {label: own for label, own in settings.items() if can_move(space, own)}
+    return moving if "recommended" in moving else {}

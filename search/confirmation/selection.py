@@ -18,24 +18,23 @@ them are shown to be better: what else runs around would say changes nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from condense.config.modalities import RATE
 from condense.config.models import Hyperparameters
 from search.analysis.paired import Paired
 from search.analysis.ranking import best_trials
 from search.analysis.robustness import plateau_setting
 from search.analysis.scores import by_tail, level, mean_and_std, per_seed_means, per_task, robust_score, tail_mean
 from search.analysis.sequential import looks
-from search.analysis.statistics import paired_difference, tied_by_score, tied_with_best
+from search.analysis.statistics import tied_by_score, tied_with_best
 from search.analysis.surrogate import Scored, Surface, of_space
 from search.confirmation.elimination import Settled, Stopped, compare_in_looks
-from search.confirmation.perturbation import CHOOSING, Around, Evaluate, run_around
+from search.confirmation.perturbation import CHOOSING, Around, Evaluate, applied, run_around
 from search.ledger.ledger import TrialRecord
-from search.space.model import CF_ONLY, Space
+from search.space.model import Space
 
 PLATEAU = "plateau"
 Compare = Callable[[Mapping[str, Any], Mapping[str, Any], Sequence[int], int], Paired]
@@ -133,7 +132,7 @@ def choose(
         return None
     challengers = [Candidate(f"trial {r.number}", r.number, r.params, r.config) for r in top]
     predicted = None
-    if surface is not None:
+    if surface is not None and surface.check.trusted:
         params, predicted = plateau_setting(surface, space.confirmation.perturbed_decades)
         config = space.hyperparameters(params).model_dump(mode="json")
         challengers.append(Candidate(PLATEAU, None, params, config))
@@ -151,19 +150,18 @@ def choose(
 
     if compare is not None and kept:
         tried = sum(r.status in ("completed", "pruned") and r.name not in known for r in records)
-        compared = tried + (surface is not None)
+        compared = tried + (predicted is not None)
         settled = compare_in_looks(
             challengers, kept, PLATEAU, looks(len(seeds)), compared, run,
             lambda a, b, count, of: compare(a.config, b.config, seeds[:count], of), affords,
         )  # fmt: skip
         if settled.best is not None:
-            return _decided(space, candidates, settled, compare, seeds, compared, predicted, surface, evaluate, affords)
+            return _decided(space, candidates, settled, compare, seeds, compared, predicted, evaluate, affords)
     run(candidates, len(seeds))
     if not challengers:
         return Choice(max(kept, key=lambda c: c.mean), candidates, predicted)
     _mark_tied(challengers, _tied(space, challengers))
-    if surface is not None and space.confirmation.perturbations:
-        _run_around(space, challengers, surface, evaluate, seeds)
+    _run_around(space, challengers, evaluate, seeds, affords)
     challenger = _chosen(challengers)
     return Choice(challenger, candidates, predicted, challenger)
 
@@ -176,7 +174,6 @@ def _decided(
     seeds: Sequence[int],
     compared: int,
     predicted: float | None,
-    surface: Surface | None,
     evaluate: Evaluate,
     affords: Affords,
 ) -> Choice:
@@ -197,10 +194,8 @@ def _decided(
     if rivals or ran:
         rivals = rivals or [c for c in ran if common(c) == most]
         _mark_tied(rivals, _tied(space, rivals))
-        two = sorted((c for c in rivals if c.tied), key=lambda c: (c.label != PLATEAU, -finite(c.score)))[:2]
-        moved = min(space.confirmation.perturbed_seeds, len(seeds)) * space.confirmation.perturbations
-        if surface is not None and settled.shown and len(two) > 1 and affords(2 * moved):
-            _run_around(space, two, surface, evaluate, seeds)
+        if settled.shown:
+            _run_around(space, rivals, evaluate, seeds, affords)
         challenger = _chosen(rivals)
     found = None if challenger is None else settled.found[challenger.label]
     longest = max(common(c) for c in candidates if math.isfinite(c.mean))
@@ -214,18 +209,6 @@ def _decided(
 def _mark_tied(candidates: Sequence[Candidate], tied: set[str]) -> None:
     for c in candidates:
         c.tied = c.label in tied
-
-
-def applied(setting: Hyperparameters, names: Iterable[str]) -> dict[str, Any]:
-    """The values of these hyperparameters in any setting: a modality's learning rate is the common one where it has none of its
-    own, and what has no effect, as frequencies under MMD, is None."""
-    values: dict[str, Any] = {}
-    for name in names:
-        if name.startswith(RATE):
-            values[name] = setting.learning_rate_of(name.removeprefix(RATE))
-        else:
-            values[name] = None if name in CF_ONLY and setting.discrepancy == "mmd" else getattr(setting, name, None)
-    return values
 
 
 def measured(choice: Choice, space: Space) -> list[Scored]:
@@ -247,20 +230,24 @@ def _chosen(candidates: Sequence[Candidate]) -> Candidate:
     rivals = [c for c in candidates if c.tied and c.around.values and c.label != PLATEAU]
     plateau = next((c for c in candidates if c.label == PLATEAU and c.tied), None)
     if plateau is not None:
-        worse = [c for c in rivals if plateau.around.values and _less_steady(plateau.around, c.around)]
-        if not worse:
+        rivals = _steadier(plateau, rivals)
+        if not rivals:
             return plateau
-        rivals = worse
     return max(rivals or [best], key=lambda c: (finite(c.around.quantile), finite(c.score)))
 
 
-def _less_steady(own: Around, other: Around) -> bool:
-    """Whether the runs around a setting are worse than those around another, with the same moves: more of them diverged, or,
-    if none did, they score less (95 %)."""
-    if own.diverged != other.diverged:
-        return own.diverged > other.diverged
-    both = [(a, b) for a, b in zip(own.values, other.values, strict=True) if a and b]
-    return len(both) > 1 and paired_difference(*map(list, zip(*both, strict=True))).high < 0
+def _steadier(own: Candidate, others: Sequence[Candidate]) -> list[Candidate]:
+    """Those around which the runs are better than around `own`, with the same moves: fewer of them diverged, or, if as many did,
+    `own` is behind the best of these (95 %, all comparisons together) by the moves that none of them diverged at."""
+    if not own.around.values:
+        return []
+    calmer = [c for c in others if c.around.diverged < own.around.diverged]
+    alike = {c.label: c.around.values for c in (own, *others) if c.around.diverged == own.around.diverged}
+    both = [i for i, values in enumerate(zip(*alike.values(), strict=True)) if all(values)]
+    kept = {label: [values[i] for i in both] for label, values in alike.items()}
+    if calmer or len(both) < 2 or own.label in tied_with_best(kept):
+        return calmer
+    return [c for c in others if c.label in kept and fmean(kept[c.label]) > fmean(kept[own.label])]
 
 
 def _tied(space: Space, candidates: Sequence[Candidate]) -> set[str]:
@@ -273,13 +260,18 @@ def _tied(space: Space, candidates: Sequence[Candidate]) -> set[str]:
 
 
 def _run_around(
-    space: Space, candidates: Sequence[Candidate], surface: Surface, evaluate: Evaluate, seeds: Sequence[int]
+    space: Space, candidates: Sequence[Candidate], evaluate: Evaluate, seeds: Sequence[int], affords: Affords
 ) -> None:
-    """Real runs around three candidates, with the same moves: the search's best, the best on fresh seeds, and the plateau's."""
-    best = max(candidates, key=lambda c: finite(c.score))
-    looked_at = list({c.label: c for c in (candidates[0], best, candidates[-1])}.values())
+    """Real runs around all tied candidates, with the same moves; as many as the budget allows, the plateau's setting first, then
+    the best. Around none where one alone is left to choose."""
+    each = space.confirmation.perturbations * min(space.confirmation.perturbed_seeds, len(seeds))
+    looked_at = sorted((c for c in candidates if c.tied), key=lambda c: (c.label != PLATEAU, -finite(c.score)))
+    while len(looked_at) > 1 and not affords(len(looked_at) * each):
+        looked_at.pop()
+    if len(looked_at) < 2:
+        return
     settings = {c.label: c.config for c in looked_at}
-    found = run_around(space, surface, settings, evaluate, seeds, space.confirmation.perturbations, CHOOSING)
+    found = run_around(space, settings, evaluate, seeds, space.confirmation.perturbations, CHOOSING)
     for c in looked_at:
         c.around = found[c.label]
 

@@ -16,10 +16,10 @@ from typing import Any
 import ray
 
 from condense.config.published import MMD_LEARNING_RATES, mmd
+from search.analysis.coordinates import Coordinates
 from search.analysis.cost import FIRST_SEEDS, LIKELY, LIKELY_MMD, confirmation_budget, reserved_runs
 from search.analysis.scores import mean_and_std, per_seed_means, robust_score
 from search.analysis.sequential import FIRST_LOOK, looks
-from search.analysis.surrogate import Surface
 from search.confirmation.held_out import HeldOut
 from search.confirmation.reporting import ReportingPlan, plan_report
 from search.confirmation.reruns import Reruns
@@ -103,17 +103,17 @@ class ConfirmationStages:
         settings = {f"{rate:g}": mmd(rate).model_dump(mode="json") for rate in MMD_LEARNING_RATES}
         return self._best(settings, self.choosing_seeds[:FIRST_SEEDS], LIKELY_MMD, "mmd_rate", self._mean)
 
-    def tuned_rates(self, surface: Surface | None, chosen: Mapping[str, Any]) -> dict[str, Any] | None:
+    def tuned_rates(self, coordinates: Coordinates, chosen: Mapping[str, Any]) -> dict[str, Any] | None:
         """The default's lambdas and sigma with the best learning rates for them, to separate the gain of the lambdas. Tries an
         even spread over the searched rates, the default's own, and those of the chosen setting: all on one choosing
         seed, the best three on a few. None if no learning rate is searched, or none is to be tried.
         """
         names = [name for name in self.space.search if name.startswith("learning_rate")]
         count = self.space.confirmation.tuned_rates
-        if surface is None or not names or not count:
+        if not coordinates.names or not names or not count:
             return None
-        numeric = [name for name in names if name in surface.names]  # of `choices`, those of the chosen setting
-        spread = surface.spread(numeric, count) if numeric else []
+        numeric = [name for name in names if name in coordinates.names]  # of `choices`, those of the chosen setting
+        spread = coordinates.spread(numeric, count) if numeric else []
         default = next(d for d in self.space.default_trials() if d.name == "default")
         own = self.space.params_of(default.hyperparameters)
         rates = [{n: own[n] for n in names}, {n: chosen[n] for n in names}]

@@ -11,10 +11,11 @@ import numpy as np
 
 from condense.config.models import Hyperparameters
 from search.analysis.paired import Outcome, difference
-from search.analysis.ranking import best_trial, best_trials
+from search.analysis.ranking import best_by_single_seed, best_trial, best_trials
 from search.analysis.scores import mean_and_std, per_seed_means, per_task, robust_score
 from search.confirmation.held_out import HeldOut
-from search.confirmation.selection import Choice, applied
+from search.confirmation.perturbation import applied
+from search.confirmation.selection import Choice
 from search.confirmation.stages import summary
 from search.ledger.ledger import TrialRecord
 from search.report.model import Confirmation
@@ -50,7 +51,10 @@ def confirmed_settings(
     """
     tasks = len(space.tasks)
     best = best_trial(records)
-    single = [int(label.partition("/")[2]) for label in results if label.startswith(SINGLE_SEED)]
+    chosen_by_seed = [
+        r.number for r in best_by_single_seed(records, plan)
+    ]  # several seeds may have chosen the same trial
+    single = chosen_by_seed if any(label.startswith(SINGLE_SEED) for label in results) else []
     trials = {"recommended": choice.chosen.trial, "best": None if best is None else best.number}
     if choice.challenger is not None:
         trials["challenger"] = choice.challenger.trial

@@ -170,6 +170,16 @@ class MeasuredOnTest(Measured):
     baseline: str | None = Field(None, description="which one `best_baseline` is; never the same setting")
 
 
+class Surrogate(Part):
+    """Whether the model of the trials holds, on which the plateau, `robust_region`, `response` and `sensitivity` rest."""
+
+    trials: int = Field(description="that the model is of, the candidates' runs included")
+    loo_rmse: Number = Field(description="root mean squared error of a trial's score, predicted from the others")
+    loo_r2: Number = Field(description="1: predicted exactly; 0: no better than the scores' mean")
+    coverage: Number = Field(description="share of the scores within the 95 % band of their prediction")
+    trusted: bool = Field(description="if not, nothing above rests on the model, only on real runs")
+
+
 class Response(Part):
     """The modelled score along one hyperparameter, the others as recommended."""
 
@@ -341,8 +351,9 @@ class Report(Part):
     perturbation: Perturbation | None = None
     robust_region: dict[str, tuple[Number, Number]] = Field(
         description="hyperparameter -> low, high: where the modelled score is within one standard error of the recommended "
-        "setting's, the others as recommended; {} with too few trials for a model"
+        "setting's, the others as recommended; {} with too few trials for a model, or one that is not to be trusted"
     )
+    surrogate: Surrogate | None = Field(None, description="None: too few trials for a model, or of an earlier version")
     response: dict[str, Response] = {}
     response_pairs: list[ResponsePair] = []
     importance: dict[str, Number] = Field({}, description="by PED-ANOVA: for being among the best trials")

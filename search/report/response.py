@@ -52,6 +52,10 @@ def section(report: Report, trials: Sequence[Trial]) -> str:
         intro += "The paper's default is left out: its weights act in another scaling."
     if any(curve(report, name) for name in names):
         intro = f"Curve: the model's mean and two of its standard deviations, all else as recommended. {intro}"
+    elif report.surrogate is not None and not report.surrogate.trusted:
+        intro = f"No curve is drawn: {text.not_trusted(report.surrogate)}. {intro}"
+    elif text.is_kept(report):
+        intro = f"No curve is drawn: the setting that is kept lies outside of what was searched. {intro}"
     body = f'{html.note(intro)}<div class="small">{"".join(drawn)}</div>' if drawn else ""
     return html.section(
         "response",

@@ -35,7 +35,8 @@ def section(report: Report) -> str:
         "How far one may stray",
         html.paragraph(sentence(report), "lead"),
         f"<h3>All at once: real runs</h3>{strip}" if strip else "",
-        f"<h3>One at a time: robust ranges</h3>{spans}" if spans else "",
+        f"<h3>One at a time: robust ranges</h3>{spans}{html.note(text.trusted(report))}" if spans else "",
+        html.note(text.no_range(report)) if strip and not spans else "",
         missing=text.no_range(report),
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from search.report.model import Measured, PairedDifference, Racing, Report
+from search.report.model import Measured, PairedDifference, Racing, Report, Surrogate
 
 SETTINGS = {
     "recommended": "recommended",
@@ -144,6 +144,11 @@ def has_own_scaling(report: Report) -> bool:
     return verdict is not None and verdict.keep_default and verdict.published in ("mmd", "paper_default")
 
 
+def is_kept(report: Report) -> bool:
+    """Whether a published setting is recommended, as none is shown to be better."""
+    return report.verdict is not None and report.verdict.keep_default
+
+
 def comparable(report: Report) -> dict[str, Any]:
     """The recommended values that lie on the trials' axes: none where they are in another loss scaling."""
     return {} if has_own_scaling(report) else dict(report.recommended)
@@ -151,10 +156,42 @@ def comparable(report: Report) -> dict[str, Any]:
 
 def no_range(report: Report) -> str:
     """Why there is no robust range."""
-    if report.verdict is not None and report.verdict.keep_default:
+    model = report.surrogate
+    if model is not None and not model.trusted:
+        return f"No robust range is shown by the data: {not_trusted(model)}."
+    if is_kept(report):
         own = "; its numbers are in a loss scaling of its own, and best.yaml has the whole setting"
-        return f"No robust range was estimated around the setting that is kept{own if has_own_scaling(report) else ''}."
-    return "No robust range was estimated in this search."
+        return (
+            "No robust range was estimated around the setting that is kept: it lies outside of what was searched, and a model of "
+            f"the trials knows nothing of there{own if has_own_scaling(report) else ''}."
+        )
+    return "No robust range was estimated in this search: a model of its trials needs at least eight."
+
+
+def not_trusted(model: Surrogate) -> str:
+    """What the leave-one-out check of a model found, as a clause."""
+    found = f"r² {share(model.loo_r2)}, a share of {share(model.coverage)} within the 95 % bands"
+    return (
+        f"a model of {count(model.trials, 'trial')} cannot be trusted, which predicts trials left out too badly ({found}); only "
+        "real runs count"
+    )
+
+
+def trusted(report: Report) -> str:
+    """What the leave-one-out check of the model found; empty without a model that is trusted."""
+    model = report.surrogate
+    if model is None or not model.trusted:
+        return ""
+    return (
+        f"The model is of {count(model.trials, 'trial')}; one left out is predicted to {number(model.loo_rmse)} "
+        f"(r² {share(model.loo_r2)}), a share of {share(model.coverage)} lies within its 95 % band."
+    )
+
+
+def share(value: Any) -> str:
+    """`0.67`; a dash where it is not known."""
+    known = finite(value)
+    return "–" if known is None else f"{known:.2f}"
 
 
 def count(n: int, kind: str) -> str:

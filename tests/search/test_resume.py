@@ -54,8 +54,9 @@ def check_same_search(output: Path, whole: Path) -> None:
     here, there = report(output), report(whole)
     for key in ("trials", "recommended", "confirmation", "perturbation", "robust_region", "test", "verdict"):
         assert here[key] == there[key], key
-    if not here["verdict"]["keep_default"]:  # else it may lie outside of the ranges, where nothing is known
-        assert here["robust_region"] and here["perturbation"]
+    assert here["surrogate"] == there["surrogate"]
+    if not here["verdict"]["keep_default"]:
+        assert here["perturbation"]
     check_mlflow(output)
 
 

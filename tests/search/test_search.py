@@ -134,8 +134,17 @@ def test_the_output_folder(whole_search: tuple[Path, SearchProcess]) -> None:
     low, high = difference["ci95"]
     assert low <= difference["mean"] <= high and (low < high or ours == default)
     assert isinstance(content["confirmation"]["shrinkage"], float)
-    # A published setting outside of the space may be kept, around which nothing is known.
-    assert content["robust_region"].keys() == (SMALL["search"].keys() if content["perturbation"] else set())
+    # The model may not be trusted, and a published setting outside of the space may be kept, of which it knows nothing.
+    assert content["surrogate"].keys() == {"trials", "loo_rmse", "loo_r2", "coverage", "trusted"}
+    assert content["robust_region"].keys() in (SMALL["search"].keys(), set())
+    assert content["surrogate"]["trusted"] or not content["robust_region"]
+    assert (
+        content["surrogate"]["trusted"]
+        or all(row["label"] != "plateau" for row in content["candidates"])
+        or (
+            content["surrogate"]["trials"] > len(rows) - 1  # trusted until the candidates' runs
+        )
+    )
     verdict = content["verdict"]
     assert verdict["text"] == Verdict.of(Report.load(output)).what
     assert verdict["keep_default"] or content["perturbation"]
@@ -217,12 +226,12 @@ def test_the_report_of_a_real_search(whole_search: tuple[Path, SearchProcess]) -
     absent = {"tasks", "pareto"} | (set() if content.ablation else {"ablation"})  # another test may have asked for one
     assert page.sections == [section for section in MENU if section not in absent]
     assert page.source.count('class="missing"') == 2 + (
-        not known
+        not known and content.perturbation is None
     )  # the hidden lines for a broken figure and for no JavaScript
     parts = dict(re.findall(r'<section id="(\w+)">(.*?)</section>', page.source, re.DOTALL))
     figures = {"use": 1, "robustness": 2, "test": 1, "response": 4, "parallel": 1, "importance": 2, "history": 2}
     if not known:
-        figures |= {"robustness": 0, "response": 3, "importance": 1}
+        figures |= {"robustness": int(content.perturbation is not None), "response": 3, "importance": 1}
     assert {name: parts[name].count('<div class="plot"') for name in figures} == figures
     assert parts["gallery"].count("<img") >= 3 * 2  # classes x modalities
     for name, found in content.diagnostics.items():

@@ -240,3 +240,42 @@ def test_a_default_that_is_none_of_the_choices_is_no_candidate() -> None:
     params, predicted = plateau_setting(Surface(space, trials), 0.3)
     assert params["lambda_joint"] == 1.0
     assert predicted == pytest.approx(0.8, abs=0.05)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_closed_form_is_what_leaving_trials_out_gives(seed: int) -> None:
+    """Against brute force: the same kernel, conditioned on all trials but one."""
+    surface = Surface(make_space(), draw(seed, peak(0.1), noise=0.03, count=20))
+    process = surface._process
+    kernel, x, y = process.kernel_, process.X_train_, process.y_train_
+    error, covered = [], []
+    for i in range(len(y)):
+        rest = [j for j in range(len(y)) if j != i]
+        inverse = np.linalg.inv(kernel(x[rest]) + np.diag(process.alpha[rest]))
+        across = kernel(x[i : i + 1], x[rest])[0]
+        mean = across @ inverse @ y[rest]
+        variance = kernel.diag(x[i : i + 1])[0] + process.alpha[i] - across @ inverse @ across
+        error.append(y[i] - mean)
+        covered.append(abs(y[i] - mean) <= 1.96 * math.sqrt(variance))
+    assert surface.check.rmse == pytest.approx(float(np.sqrt(np.mean(np.square(error)))) * surface._spread, rel=1e-4)
+    assert surface.check.r2 == pytest.approx(1 - float(np.mean(np.square(error)) / y.var()), abs=1e-4)
+    assert surface.check.coverage == pytest.approx(np.mean(covered))
+
+
+def test_a_model_of_noise_is_not_trusted_and_one_of_a_peak_is() -> None:
+    noise = [Surface(make_space(), draw(s, peak(0.0), noise=0.02)).check.trusted for s in range(6)]
+    peaks = [Surface(make_space(), draw(s, peak(0.1), noise=0.02)).check.trusted for s in range(6)]
+    assert sum(noise) <= 1 and sum(peaks) == 6
+
+
+def test_no_mean_is_predicted_above_what_trials_show() -> None:
+    """A cliff beside a good region: a model of the raw scores swings to 1.0 and more behind the last good trials."""
+
+    def cliff(params: dict[str, Any]) -> float:
+        at = math.log10(params["lambda_cross"])
+        return 0.35 if at > 1.0 else 0.9 + 0.03 * at
+
+    surface = Surface(make_space(), draw(0, cliff, count=30))
+    everywhere = surface.mean(np.random.default_rng(0).uniform(size=(4000, surface.points.shape[1])))
+    assert everywhere.max() <= surface.mean(surface.points).max() + 1e-12
+    assert plateau_setting(surface, 0.3)[1] <= surface.mean(surface.points).max()

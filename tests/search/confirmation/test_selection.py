@@ -14,9 +14,9 @@ import numpy as np
 import optuna
 import pytest
 
+from search.analysis.coordinates import Coordinates
 from search.analysis.ranking import best_trials
 from search.analysis.robustness import (
-    perturbed,
     plateau_setting,
     response_pairs,
     responses,
@@ -119,7 +119,7 @@ def test_it_is_truly_better_than_the_best_trial_in_90_of_100_searches() -> None:
 def test_the_plateaus_setting_lies_on_it_and_its_quantile_is_true() -> None:
     params, predicted = plateau_setting(Surface(SPACE, scored_of(searched(1))), 0.3)
     assert truth(params)[0] > 0.89
-    near = [truth(p)[0] for p in perturbed(Surface(SPACE, scored_of(searched(1))), params, 0.3, 64)]
+    near = [truth(p)[0] for p in Coordinates(SPACE).perturbed(params, 0.3, 64)]
     assert predicted == pytest.approx(np.quantile(near, 0.1), abs=0.01)
 
 
@@ -128,10 +128,10 @@ def scored_of(records: Sequence[TrialRecord]) -> list[Scored]:
 
 
 def test_what_moves_stays_within_reach_and_inside_the_space() -> None:
-    surface = Surface(SPACE, scored_of(searched(0, 20)))
+    around = Coordinates(SPACE)
     centre = {"lambda_cross": 0.012, "lambda_joint": 1.0, "frequency_scale": 1.0}
-    near = perturbed(surface, centre, 0.3, 32)
-    assert len(near) == 32 and near == perturbed(surface, centre, 0.3, 32)
+    near = around.perturbed(centre, 0.3, 32)
+    assert len(near) == 32 and near == around.perturbed(centre, 0.3, 32)
     for params in near:
         for name, value in params.items():
             assert SPACE.search[name].contains(value)
@@ -158,7 +158,7 @@ def test_choices_are_held_apart() -> None:
     params, _ = plateau_setting(surface, 0.3)
     assert params["optimizer"] == "adam" and 3 < params["lambda_cross"] < 30
     assert surface.params(surface.at(params)) == {**params, "lambda_cross": pytest.approx(params["lambda_cross"])}
-    assert {p["optimizer"] for p in perturbed(surface, params, 0.3, 8)} == {"adam"}
+    assert {p["optimizer"] for p in surface.perturbed(params, 0.3, 8)} == {"adam"}
 
 
 def candidate(label: str, score: float, around: Sequence[float], tied: bool = True) -> Candidate:
@@ -224,8 +224,6 @@ def test_a_rule_of_the_lowest_replicas_decides_all_along(rule: str) -> None:
 
 def test_runs_that_are_told_are_others_than_those_that_chose() -> None:
     records = searched(0)
-    surface = surface_of(SPACE, records)
-    assert surface is not None
     asked: list[Mapping[str, dict[str, Any]]] = []
 
     def run(settings: Mapping[str, dict[str, Any]], seeds: Sequence[int], stage: str) -> dict[str, list[float]]:
@@ -234,8 +232,8 @@ def test_runs_that_are_told_are_others_than_those_that_chose() -> None:
         return {label: [math.nan if label.endswith(" 3") else 0.9] * 2 for label in settings}
 
     centre = {"lambda_cross": 1.0, "lambda_joint": 1.0, "frequency_scale": 1.0, "momentum": 0.1}
-    chosen = run_around(SPACE, surface, {"a": centre}, run, [7, 8, 9], 6, CHOOSING)["a"]
-    told = run_around(SPACE, surface, {"a": centre, "b": records[5].config}, run, [7, 8, 9], 16, REPORTING)
+    chosen = run_around(SPACE, {"a": centre}, run, [7, 8, 9], 6, CHOOSING)["a"]
+    told = run_around(SPACE, {"a": centre, "b": records[5].config}, run, [7, 8, 9], 16, REPORTING)
     assert all(own["momentum"] == 0.1 for own in asked[0].values())  # what is not searched stays as the setting has it
     first, second = ({json.dumps(c, sort_keys=True) for c in some.values()} for some in asked)
     assert len(first) == 6 and len(second) == 32 and not first & second
@@ -258,7 +256,8 @@ def test_what_the_candidates_gave_mends_the_model() -> None:
             "lambda_joint": 10 ** rng.uniform(-2, 2),
             "frequency_scale": 1.0,
         }
-        trials.append(Scored(params, 0.9 + rng.normal(0, 0.003), 0.003))
+        score = 0.9 - 0.02 * math.log10(params["lambda_joint"]) ** 2
+        trials.append(Scored(params, score + rng.normal(0, 0.003), 0.003))
     centre = {"lambda_cross": 0.3, "lambda_joint": 1.0, "frequency_scale": 1.0}
     far = Candidate(PLATEAU, None, centre | {"lambda_cross": 50.0}, {}, [0.7, 0.71, 0.69])
     near = Candidate("trial 1", 1, centre, {}, [0.9, 0.91, 0.89])
