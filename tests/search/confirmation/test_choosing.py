@@ -1,5 +1,5 @@
-"""Whether the recommendation beats the best trial where the truth is known and much is in the way: trials that are stopped early, a
-ceiling at which many settings are truly equal, scores of a finite number of items, which tie, and luck with these items."""
+"""Whether the recommendation beats the best trial where the truth is known and much is in the way: trials that are stopped early,
+a ceiling at which many settings are truly equal, scores of a finite number of items, which tie, and luck with these items."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_the_landscape_has_what_is_in_the_way() -> None:
     records = runs.searched(0)
     assert 12 < sum(r.status == "pruned" for r in records) < 44
     near = [{"lambda_cross": x, "lambda_joint": 0.2, "frequency_scale": 0.5} for x in (0.15, 0.2, 0.25)]
-    assert {truth(params)[0] for params in near} == {pytest.approx(CEILING, abs=1e-5)}
+    assert [truth(params)[0] for params in near] == pytest.approx([CEILING] * 3, abs=1e-5)
     assert len(set(runs.measure(near[0], range(60)))) < 55  # of so few items that values recur
     lucky = [Runs(seed).luck(near[0]) for seed in range(60)]
     assert np.std(lucky) == pytest.approx(0.02 / math.sqrt(GROUPS), rel=0.35)
@@ -161,4 +161,5 @@ def test_it_is_truly_better_than_the_best_trial_or_as_good_in_90_of_100_searches
         f"better in {better}, tied in {tied}, worse in {worse} of 100; regret {ours:.4f}, of the best trials {naives:.4f}"
     )
     assert better + tied >= 90
+    assert better >= 0.9 * (better + worse)
     assert ours < naives / 2
