@@ -165,7 +165,7 @@ def no_range(report: Report) -> str:
             "No robust range was estimated around the setting that is kept: it lies outside of what was searched, and a model of "
             f"the trials knows nothing of there{own if has_own_scaling(report) else ''}."
         )
-    return "No robust range was estimated in this search: a model of its trials needs at least eight."
+    return "No robust range was estimated in this search."
 
 
 def not_trusted(model: Surrogate) -> str:

@@ -161,4 +161,5 @@ def test_it_is_truly_better_than_the_best_trial_or_as_good_in_90_of_100_searches
         f"better in {better}, tied in {tied}, worse in {worse} of 100; regret {ours:.4f}, of the best trials {naives:.4f}"
     )
     assert better + tied >= 90
+    assert better >= 0.9 * (better + worse)
     assert ours < naives / 2

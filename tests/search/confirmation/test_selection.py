@@ -190,6 +190,24 @@ def test_neighbours_that_diverge_speak_against_a_setting_whatever_the_rest_score
     assert _chosen([candidate("trial 1", 0.92, both), candidate(PLATEAU, 0.91, worse)]).label == "trial 1"
 
 
+def test_every_tied_trial_has_runs_around_it_and_may_win() -> None:
+    """All are alike on fresh seeds: only around the third one the score remains."""
+    records = [
+        trial(i, {"lambda_cross": 10.0**i, "lambda_joint": 1.0, "frequency_scale": 1.0}, [0.9] * 3) for i in (-1, 0, 1)
+    ]
+    third = records[2].params["lambda_cross"]
+
+    def run(settings: Mapping[str, dict[str, Any]], seeds: Sequence[int], stage: str) -> dict[str, list[float]]:
+        near = {
+            k: abs(math.log10(c["lambda_cross"] / third)) < 0.31 or stage == "choosing" for k, c in settings.items()
+        }
+        return {label: [0.9 if good else 0.8 for _ in seeds] for label, good in near.items()}
+
+    choice = choose(SPACE, records, None, run, list(range(10)))
+    assert choice is not None and all(len(c.around.values) == 8 for c in choice.candidates)
+    assert choice.chosen.params["lambda_cross"] == third
+
+
 @pytest.mark.parametrize("rule", ["worst_case", "cvar"])
 def test_a_rule_of_the_lowest_replicas_decides_all_along(rule: str) -> None:
     """Two hills, one with a higher mean and a spread that its lowest replicas suffer from: the other one is recommended, and

@@ -72,6 +72,15 @@ def test_numbers_in_another_loss_scaling_say_so(published: str, own: bool) -> No
     assert (comparable(report) == {}) == own  # else its learning rates would be drawn among the trials'
 
 
+def test_without_a_trusted_model_the_report_says_why_there_are_no_ranges() -> None:
+    content, _, _ = fake_content(8)
+    content["robust_region"], content["response"], content["response_pairs"] = {}, {}, []
+    content["surrogate"] = {"trials": 40, "loo_rmse": 0.01, "loo_r2": 0.06, "coverage": 0.95, "trusted": False}
+    told = no_range(Report.model_validate(content))
+    assert told.startswith("No robust range is shown by the data: a model of 40 trials") and "r² 0.06" in told
+    assert "lies outside of what was searched" in no_range(kept())
+
+
 def test_what_the_space_fixes_otherwise_is_named() -> None:
     told = Verdict.of(kept("paper_default", unlike_fixed={"lambda_joint": 10.0, "scaling": "paper"})).what
     assert told.startswith("keep the paper's default (unlike what the space fixes: lambda_joint 10, scaling paper): no")
