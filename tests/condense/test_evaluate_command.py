@@ -188,9 +188,7 @@ def test_moved_data_are_found_by_their_key(config: Path, capsys: pytest.CaptureF
     assert "unknown key `dataset.place`" in refused(capsys, *asked, "--set", f"dataset.place={moved}")
 
 
-def test_unbalanced_classes_are_scored_beside_their_base_rate(
-    config: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unbalanced_classes_are_scored_beside_their_base_rate(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, output, scores = config.parent / "data.safetensors", config.parent / "out", config.parent / "scores.json"
     write_tensors(data)
     tensors = safetensors.torch.load_file(data)
