@@ -48,9 +48,28 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="after a search: re-run with each loss term alone and with each removed",
     )
+    parser.add_argument(
+        "--status",
+        type=folder,
+        metavar="FOLDER",
+        help="say how far the search in this folder is, running or not; run nothing",
+    )
     parser.add_argument("--dry-run", action="store_true", help="validate and print the space; run nothing")
     parser.add_argument("--verbose", action="store_true", help="show the log")
     return parser.parse_args(arguments)
+
+
+def tell_status(of: Path) -> int:
+    """Prints the line of `search.status`; it only reads. Returns the exit status."""
+    from condense.system.errors import UserError
+    from search.run_status import status
+
+    try:
+        print(status(of), flush=True)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -58,6 +77,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s %(message)s")
     from condense.system.errors import UserError
+
+    if options.status is not None:
+        return tell_status(options.status)
     from search.driver import Request, Search, describe
     from search.interruption import Stopped
 

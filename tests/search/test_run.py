@@ -365,3 +365,13 @@ def test_a_search_with_relative_paths_from_another_folder(here: Path, small_data
         search.kill()
     assert sum(report(here / "elsewhere" / "results" / "small")["trials"].values()) == 3
     assert (here / "elsewhere" / "db" / "mlflow.db").is_file()
+
+
+def test_status_tells_how_far_a_search_is(
+    begun: Path, refused: Callable[..., str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(begun.rglob("*"))
+    assert main(["--status", str(begun)]) == 0
+    assert capfd.readouterr().out.startswith("small: stopped after 0:00; trials 0/6, 1 begun")
+    assert sorted(begun.rglob("*")) == before
+    assert "holds no search" in refused("--status", "nowhere")
