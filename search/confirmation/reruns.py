@@ -31,6 +31,7 @@ LEASE = 86_400.0
 SECONDS_BETWEEN_LINES = 20.0  # about a stage that takes long
 
 PARTS, TEST_PARTS = ("accuracies", "shares", "hits"), ("test", "test_hits")  # of a run, a value per task each
+KEPT_IF_KNOWN = ("log_loss",)  # which earlier versions lack
 
 Run = tuple[str, int]  # a setting's key, a seed
 
@@ -159,7 +160,7 @@ class Reruns:
             for run in [run for run in waiting if run[0] == done.key]:  # the setting has diverged
                 waiting.remove(run)
         else:
-            values = {name: report[name] for name in PARTS}
+            values = {name: report[name] for name in (*PARTS, *KEPT_IF_KNOWN)}
             values |= {} if final is None else {"test": final["scores"], "test_hits": final["hits"]}
             columns = {name: per_task(of, len(self.plan.tasks)) for name, of in values.items()}
             for i, seed in enumerate(done.seeds):

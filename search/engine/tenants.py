@@ -324,6 +324,7 @@ class Tenants:
                     "step": tenant.step,
                     "accuracies": values,
                     "hits": None if tenant.resumable else own_judged["hits"],
+                    "log_loss": own_judged["log_loss"],
                     "shares": [v / self._full[r.key, r.metric] for v, r in zip(values, tenant.replicas, strict=True)],
                     "secondary": {name: self._secondary(tenant, name) for name in tenant.secondary},
                     "diagnostics": [next(figures) for _ in tenant.replicas],

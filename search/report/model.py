@@ -280,7 +280,7 @@ class TaskDescription(Part):
     modalities: list[str]
     class_names: list[str]
     items: TaskItems
-    metric: str = Field(description="`accuracy` or `retrieval`")
+    metric: str = Field(description="`accuracy`, `log_loss` or `retrieval`")
     full_score: Number = Field(description="what all real items give on validation: shares are of this")
     warnings: list[str] = []
     fingerprints: dict[str, str]
