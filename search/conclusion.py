@@ -91,6 +91,7 @@ class Conclusion:
             confirmation.choosing_seeds,
             published,
             self._compare_on_choosing_seeds,
+            log_losses=confirmation.log_losses,
         )
         if choice is None:
             raise UserError(f"{self.output}: every trial of the search failed, so nothing can be recommended")

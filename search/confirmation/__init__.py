@@ -2,6 +2,7 @@
 
 __all__ = [
     "ablation",
+    "ceiling",
     "held_out",
     "perturbation",
     "reruns",

@@ -67,7 +67,7 @@ class Reruns:
         self, settings: Mapping[str, dict[str, Any]], seeds: Sequence[int], stage: str, test: bool = False
     ) -> dict[str, dict[str, Any]]:
         """label -> {hyperparameters, seeds, accuracies, shares, hits, and if asked test, test_hits} of each setting on `seeds`,
-        task-major. Hits (`search.engine.hits`) are None where the metric has none.
+        task-major; log_loss, too, where all runs say it. Hits (`search.engine.hits`) are None where items have no values.
 
         All values of a setting are NaN, and its hits None, if one of its runs has a loss that is not finite.
         """
@@ -84,6 +84,11 @@ class Reruns:
         waiting = deque((key, seed) for key in by_key if key not in settled for seed in seeds if lacks(key, seed))
         self._run(waiting, known, stage, test)
         return {label: self._result(known[key], seeds, test) for label, key in keys.items()}
+
+    def kept(self, hyperparameters: dict[str, Any]) -> dict[int, dict[str, Any]]:
+        """seed -> a setting's run that has not diverged, by task: `PARTS`, and what of `KEPT_IF_KNOWN` is known."""
+        runs = self._read(key_of(hyperparameters), hyperparameters)["runs"]
+        return {int(seed): run for seed, run in runs.items() if "divergence" not in run}
 
     def replica_steps(self) -> int:
         """Of all runs that are kept; of one that diverged, as if it had gone to its end."""
@@ -160,7 +165,8 @@ class Reruns:
             for run in [run for run in waiting if run[0] == done.key]:  # the setting has diverged
                 waiting.remove(run)
         else:
-            values = {name: report[name] for name in (*PARTS, *KEPT_IF_KNOWN)}
+            values = {name: report[name] for name in PARTS}
+            values |= {name: report[name] for name in KEPT_IF_KNOWN if name in report}
             values |= {} if final is None else {"test": final["scores"], "test_hits": final["hits"]}
             columns = {name: per_task(of, len(self.plan.tasks)) for name, of in values.items()}
             for i, seed in enumerate(done.seeds):
@@ -186,6 +192,7 @@ class Reruns:
         if diverged is not None:
             lost = {name: [None if name.endswith("hits") else math.nan] * (len(tasks) * len(seeds)) for name in names}
             return result | lost | {"divergence": diverged}
+        names += tuple(name for name in KEPT_IF_KNOWN if all(name in runs[str(seed)] for seed in seeds))
         return result | {name: [runs[str(seed)][name][task] for task in tasks for seed in seeds] for name in names}
 
     def _read(self, key: str, hyperparameters: dict[str, Any]) -> dict[str, Any]:

@@ -36,6 +36,9 @@ PLATEAU = "plateau"
 Compare = Callable[[Mapping[str, Any], Mapping[str, Any], int], Paired]
 """(all hyperparameters of a setting, of another, how many the first is the best of) -> their difference on the choosing seeds."""
 
+LogLosses = Callable[[Mapping[str, dict[str, Any]]], Mapping[str, float]]
+"""label -> all hyperparameters, of settings that have run -> their log-loss scores where all are at the ceiling, else nothing."""
+
 
 @dataclass
 class Candidate:
@@ -98,11 +101,13 @@ def choose(
     seeds: Sequence[int],
     published: Mapping[str, Hyperparameters] | None = None,
     compare: Compare | None = None,
+    log_losses: LogLosses | None = None,
 ) -> Choice | None:
     """The recommendation of a search; None if no trial can be recommended.
 
     `seeds`: fresh seeds to choose on. `published`: label -> setting that is kept unless another is shown to be better by
     `compare`; also one that differs from the space in a fixed hyperparameter. Without them, the challenger is recommended.
+    `log_losses`: what tells tied settings apart whose accuracy is 1.
     """
     known = {label: own.model_dump(mode="json") for label, own in (published or {}).items()}
     top = best_trials(of_space(space, records), space.confirmation.top_k)
@@ -129,7 +134,7 @@ def choose(
         _mark_tied(challengers, _tied(space, challengers))
         if surface is not None and space.confirmation.perturbations:
             _run_around(space, challengers, surface, evaluate, seeds)
-        challenger = _chosen(challengers)
+        challenger = _chosen(challengers, log_losses)
     ran = [c for c in kept if math.isfinite(c.score)]
     if challenger is None or not ran or compare is None:
         best = challenger or max(kept, key=lambda c: finite(c.score))
@@ -195,8 +200,11 @@ def measured(choice: Choice, space: Space) -> list[Scored]:
     return found
 
 
-def _chosen(candidates: Sequence[Candidate]) -> Candidate:
-    """The plateau's setting, unless real runs speak against it."""
+def _chosen(candidates: Sequence[Candidate], log_losses: LogLosses | None = None) -> Candidate:
+    """The plateau's setting, unless real runs speak against it. At the ceiling, the tied one with the best log-loss."""
+    at_ceiling = log_losses({c.label: c.config for c in candidates if c.tied}) if log_losses is not None else {}
+    if at_ceiling:
+        return max((c for c in candidates if c.label in at_ceiling), key=lambda c: at_ceiling[c.label])
     best = max(candidates, key=lambda c: finite(c.score))
     rivals = [c for c in candidates if c.tied and c.around.values and c.label != PLATEAU]
     plateau = next((c for c in candidates if c.label == PLATEAU and c.tied), None)

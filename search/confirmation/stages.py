@@ -16,6 +16,7 @@ from condense.config.published import MMD_LEARNING_RATES, mmd
 from search.analysis.cost import FIRST_SEEDS, LIKELY
 from search.analysis.scores import mean_and_std, per_seed_means, robust_score
 from search.analysis.surrogate import Surface
+from search.confirmation.ceiling import log_losses
 from search.confirmation.held_out import HeldOut
 from search.confirmation.reruns import Reruns
 from search.confirmation.selection import finite
@@ -53,6 +54,11 @@ class ConfirmationStages:
     ) -> dict[str, dict[str, Any]]:
         """`Reruns.run`."""
         return self.reruns.run(settings, seeds, stage, test)
+
+    def log_losses(self, settings: Mapping[str, dict[str, Any]]) -> dict[str, float]:
+        """`search.confirmation.selection.LogLosses`, on the choosing seeds."""
+        runs = {label: self.reruns.kept(own) for label, own in settings.items()}
+        return log_losses(runs, self.choosing_seeds, self.plan.judged)
 
     def per_seed(self, result: Mapping[str, Any], key: str = "shares") -> list[float]:
         """A result's values per seed, averaged over tasks."""

@@ -63,6 +63,8 @@ def confirmed_settings(
         shares = outcomes[label].scores
         score = fmean(robust_score(result["shares"], tasks, space.robust)[0] for result in row)
         found[label] = {**summary(per_seed_means(shares, tasks)), "score": score, "trial": trials.get(label)}
+        if all(None not in result.get("log_loss", [None]) for result in row):
+            found[label]["log_loss"] = fmean(value for result in row for value in result["log_loss"])
         if tasks > 1:
             found[label]["tasks"] = [_spread(own) for own in per_task(shares, tasks)]
         is_picked = not choice.keeps_published or label in ("challenger", "best", SINGLE_SEED)

@@ -83,6 +83,7 @@ class Confirmed(Measured):
     """A setting on the reporting seeds: shares of full-data score, each the mean over tasks."""
 
     score: Number = Field(None, description="robust score")
+    log_loss: Number = Field(None, description="exp(-log-loss) of the probes, mean over runs, where the metric has any")
     trial: int | None = Field(
         None, description="the trial that it was; None for the plateau's setting and the published ones"
     )
