@@ -263,7 +263,8 @@ class Conclusion:
         content["verdict"] = judgement(space, choice, Saturation(self.plan, self._classes).of(records), confirmed)
         groups = self._validation.groups
         folds = self.plan.folds if self.plan.folds > 1 else None
-        content["validation"] = {"groups": groups, "by": "class" if groups is None else "group", "folds": folds}
+        by = self.plan.tasks[0]["fold"]["by"] if folds else "class" if groups is None else "group"
+        content["validation"] = {"groups": groups, "by": by, "folds": folds}
         report = Report.model_validate(content)
         content["verdict"]["text"] = Verdict.of(report).what
         return Report.model_validate(content)

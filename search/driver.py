@@ -26,8 +26,9 @@ from condense.system.live_line import LiveLine
 from search.cluster.nodes import awaited_nodes, check_resources, wait_for_nodes
 from search.cluster.ray_session import RaySession, check_address, prepare_environment, ray_session
 from search.interruption import GO_ON, Stopped, announce_if_killed, caused_by_full_disk, stop_on_full_disk
+from search.ledger.atomic_files import read
 from search.ledger.data_identity import check_data as check_data_identity
-from search.ledger.data_identity import check_encoders, record_data
+from search.ledger.data_identity import check_encoders, put_back_if_refused, record_data
 from search.ledger.ledger import Ledger
 from search.ledger.run_folder import absolute_folder
 from search.preflight import (
@@ -142,6 +143,7 @@ class Search:
         check_writable(default_folder())
         if request.address is not None:
             check_address(request.address)
+        self.recorded = read(request.output / "search.json")
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}
         ledger = Ledger.open(
             request.output,
@@ -192,11 +194,12 @@ class Search:
         preparing = time.monotonic()
         own = find_devices(space.resources).own  # the engine of a GPU whose trials need it, too
         preparation = Preparation(pool, Client(pool, "preparation", *own), self.say, space.resources.gpus_per_trial > 0)
-        identities = [preparation.identify(task) for task in configs]
-        check_data_identity(ledger.output, identities, configs)
-        tasks = [preparation.describe(task) for task in configs]
-        fingerprints = [task["fingerprints"] for task in tasks]
-        check_encoders(ledger.output, fingerprints, configs)
+        with put_back_if_refused(ledger.output, self.recorded):
+            identities = [preparation.identify(task) for task in configs]
+            check_data_identity(ledger.output, identities, configs)
+            tasks = [preparation.describe(task) for task in configs]
+            fingerprints = [task["fingerprints"] for task in tasks]
+            check_encoders(ledger.output, fingerprints, configs)
         check_learning_rates(space, tasks)
         own_configs = configs
         limits = [task.pop("limits") for task in tasks]

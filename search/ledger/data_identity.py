@@ -8,13 +8,14 @@ Written before the first trial. A search that an earlier version began has none,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from condense.config.places import encoder_places
 from condense.system.errors import UserError
-from search.ledger.atomic_files import read_json, write_json
+from search.ledger.atomic_files import read_json, write, write_json
 
 FILE = "data.json"
 Task = Mapping[str, Any]  # a task's configuration as JSON
@@ -45,6 +46,18 @@ def check_data(output: Path, identities: Sequence[Mapping[str, Any]], configs: S
                 f"{output}: the data have changed since this search began: {place}{f': {told}' if told else ''}: put them back, "
                 "or begin another search with another --output"
             )
+
+
+@contextlib.contextmanager
+def put_back_if_refused(output: Path, recorded: bytes) -> Iterator[None]:
+    """If the data are refused, `search.json` becomes again what was `recorded`: it would name the refused ones, and the search
+    would look for them."""
+    try:
+        yield
+    except UserError:
+        if recorded:
+            write(output / "search.json", recorded)
+        raise
 
 
 def check_encoders(output: Path, fingerprints: Sequence[Mapping[str, str]], configs: Sequence[Task]) -> None:

@@ -22,7 +22,7 @@ def test_changed_data_are_refused_and_moved_data_go_on(
     task = {**SMALL["tasks"][0], "dataset": {"name": "tensors", "path": str(data)}}
     space = write_space(tmp_path, tasks=[task], trials=3, confirmation=NO_CONFIRMATION)
     assert start("--space", space, "--output", output).finish() == 0
-    before = results(output)
+    before, recorded = results(output), (output / "search.json").read_bytes()
 
     tensors = load_file(data)
     of_first = (tensors["train/label"] == 0).nonzero()[:, 0]
@@ -33,6 +33,7 @@ def test_changed_data_are_refused_and_moved_data_go_on(
     (line,) = search.err.read_text().splitlines()
     assert f"{data}: 20 of 180 items have another label" in line
     assert results(output) == before
+    assert (output / "search.json").read_bytes() == recorded, "it would name the refused data"
 
     shutil.copy(small_data, data)
     elsewhere.mkdir()

@@ -3,6 +3,7 @@ a ceiling at which many settings are truly equal, scores of a finite number of i
 
 from __future__ import annotations
 
+import functools
 import math
 import zlib
 from collections.abc import Mapping, Sequence
@@ -11,27 +12,14 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+from landscape import SPACE
+from landscape import truth as known_truth
 
 from search.analysis.robustness import surface_of
 from search.analysis.scores import robust_score
 from search.confirmation.selection import choose
 from search.ledger.ledger import Report, TrialRecord
-from search.space.model import Space
 
-LAMBDA: dict[str, Any] = {"low": 0.01, "high": 100, "log": True}
-SPACE = Space.model_validate(
-    {
-        "name": "hard",
-        "tasks": [{"dpc": 1}],
-        "seeds": 3,
-        "search": {
-            "lambda_cross": LAMBDA,
-            "lambda_joint": LAMBDA,
-            "frequency_scale": {"low": 0.1, "high": 4, "log": True},
-        },
-        "confirmation": {"top_k": 4, "seeds": 10},
-    }
-)
 ITEMS, GROUPS = 800, 20
 CEILING = 0.895
 STEPS = (30, 60)
@@ -42,13 +30,7 @@ def at(params: Mapping[str, Any]) -> np.ndarray:
     return np.array([math.log10(params[name]) for name in SPACE.search])
 
 
-def truth(params: Mapping[str, Any]) -> tuple[float, float]:
-    """Mean and std over seeds: a plateau about lambdas of 0.2 that ends at a ceiling, and a hill of noise about 10 with 0.87."""
-    a, b, c = at(params)
-    away = (a + 0.7) ** 2 + (b + 0.7) ** 2 + (2 * (c + 0.3)) ** 2
-    noisy = math.exp(-((a - 1) ** 2 + (b - 1) ** 2) / 0.3)
-    plateau = min(0.9 - 0.3 * away**2 / (away + 4) / 4, CEILING)
-    return plateau * (1 - noisy) + 0.87 * noisy, 0.02 + 0.06 * noisy
+truth = functools.partial(known_truth, ceiling=CEILING)
 
 
 class Runs:

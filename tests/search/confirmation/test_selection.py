@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+from landscape import LAMBDA, SPACE, truth
 
 from search.analysis.coordinates import Coordinates
 from search.analysis.ranking import best_trials
@@ -30,30 +31,6 @@ from search.confirmation.perturbation import CHOOSING, REPORTING, Around, run_ar
 from search.confirmation.selection import PLATEAU, Candidate, Choice, _chosen, choose, measured
 from search.ledger.ledger import Report, TrialRecord
 from search.space.model import Robust, Space
-
-LAMBDA: dict[str, Any] = {"low": 0.01, "high": 100, "log": True}
-SPACE = Space.model_validate(
-    {
-        "name": "known",
-        "tasks": [{"dpc": 1}],
-        "seeds": 3,
-        "search": {
-            "lambda_cross": LAMBDA,
-            "lambda_joint": LAMBDA,
-            "frequency_scale": {"low": 0.1, "high": 4, "log": True},
-        },
-        "confirmation": {"top_k": 4, "seeds": 10},
-    }
-)
-
-
-def truth(params: Mapping[str, Any]) -> tuple[float, float]:
-    """Mean and std over seeds: a plateau of 0.90 about lambdas of 0.2, and a hill of noise about 10, where the mean is 0.87."""
-    a, b, c = (math.log10(params[name]) for name in SPACE.search)
-    away = (a + 0.7) ** 2 + (b + 0.7) ** 2 + (2 * (c + 0.3)) ** 2
-    plateau = 0.9 - 0.3 * away**2 / (away + 4) / 4
-    noisy = math.exp(-((a - 1) ** 2 + (b - 1) ** 2) / 0.3)
-    return plateau * (1 - noisy) + 0.87 * noisy, 0.02 + 0.06 * noisy
 
 
 def measure(params: Mapping[str, Any], seeds: Sequence[int]) -> list[float]:
