@@ -89,14 +89,14 @@ def _choice(report: Report) -> str:
     )
     if len(counts) > 1:
         told = told[:-2] + ", more where it was open which is better. "
-    why = text.WHY_NO_MORE_SEEDS.get(report.confirmation.stopped or "decided", "")
-    told += f"{why[:1].upper()}{why[1:]}. " if why else ""
     level = [entry for entry in known if entry.tied or entry.chosen]
     if report.verdict is not None and report.verdict.keep_default:
         told += (
             f"Published settings are kept unless another is shown to be better on new items, too, although it is the best of "
             f"{text.count(report.verdict.compared, 'setting')} on these. "
         )
+    why = text.WHY_NO_MORE_SEEDS.get(report.confirmation.stopped or "decided", "")
+    told += f"{why[:1].upper()}{why[1:]}. " if why else ""
     if len(level) > 1:
         told += f"{len(level)} of them cannot be told apart: their differences to the best are within noise"
         kept = [value for value in map(_kept, level) if value is not None]
