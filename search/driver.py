@@ -26,9 +26,8 @@ from condense.system.live_line import LiveLine
 from search.cluster.nodes import awaited_nodes, check_resources, wait_for_nodes
 from search.cluster.ray_session import RaySession, check_address, prepare_environment, ray_session
 from search.interruption import GO_ON, Stopped, announce_if_killed, caused_by_full_disk, stop_on_full_disk
-from search.ledger.atomic_files import read
 from search.ledger.data_identity import check_data as check_data_identity
-from search.ledger.data_identity import check_encoders, put_back_if_refused, record_data
+from search.ledger.data_identity import check_encoders, put_back_if_refused, record_data, recorded_search
 from search.ledger.ledger import Ledger
 from search.ledger.run_folder import absolute_folder
 from search.preflight import (
@@ -143,7 +142,7 @@ class Search:
         check_writable(default_folder())
         if request.address is not None:
             check_address(request.address)
-        self.recorded = read(request.output / "search.json")
+        self.recorded = recorded_search(request.output)
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}
         ledger = Ledger.open(
             request.output,

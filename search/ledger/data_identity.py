@@ -15,7 +15,7 @@ from typing import Any
 
 from condense.config.places import encoder_places
 from condense.system.errors import UserError
-from search.ledger.atomic_files import read_json, write, write_json
+from search.ledger.atomic_files import read, read_json, write, write_json
 
 FILE = "data.json"
 Task = Mapping[str, Any]  # a task's configuration as JSON
@@ -46,6 +46,13 @@ def check_data(output: Path, identities: Sequence[Mapping[str, Any]], configs: S
                 f"{output}: the data have changed since this search began: {place}{f': {told}' if told else ''}: put them back, "
                 "or begin another search with another --output"
             )
+
+
+def recorded_search(output: Path) -> bytes:
+    """`search.json`; empty where there is none. One that cannot be read is refused by `Ledger.open`."""
+    with contextlib.suppress(OSError):
+        return read(output / "search.json")
+    return b""
 
 
 @contextlib.contextmanager
