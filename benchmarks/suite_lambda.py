@@ -86,8 +86,8 @@ def mean_of(runs: Sequence[Judged]) -> float:
 
 
 def outcome(runs: Sequence[Judged]) -> Outcome:
-    hits = [one.hits for one in runs if one.hits is not None]
-    return Outcome([one.score for one in runs], [torch.stack(hits).numpy()] if len(hits) == len(runs) else None)
+    values = [one.values for one in runs if one.values is not None]
+    return Outcome([one.score for one in runs], [torch.stack(values).numpy()] if len(values) == len(runs) else None)
 
 
 def response(cell: Cell, task: Task, judge: str, seeds: int) -> dict[str, Any]:

@@ -110,6 +110,7 @@ class Conclusion:
             published,
             self._compare_on_choosing_seeds,
             confirmation.affords,
+            log_losses=confirmation.log_losses,
         )
         if choice is None:
             raise UserError(f"{self.output}: every trial of the search failed, so nothing can be recommended")

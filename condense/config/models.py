@@ -186,11 +186,12 @@ class TaskConfig(Strict):
     initialization: Literal["random", "herding", "k_center", "k_means", "noise"] = Field(
         "herding", description="where the synthetic items start: chosen real items, or noise"
     )
-    metric: Literal["accuracy", "retrieval"] = Field(
+    metric: Literal["accuracy", "log_loss", "retrieval"] = Field(
         "accuracy",
-        description="what a condensed set is judged by: `accuracy` of a probe on its classes, or `retrieval` of another "
-        "modality after training on its pairs: recall@1 of the class. Data without classes has one label for all, and needs "
-        "`retrieval`: recall@1, 5 and 10 (their mean) of partners",
+        description="what a condensed set is judged by: `accuracy` of a probe on its classes; `log_loss`, the geometric mean of "
+        "the probability that this probe gives to the right class, exp(-log-loss), which still tells sets apart whose accuracy "
+        "is 1; or `retrieval` of another modality after training on its pairs: recall@1 of the class. Data without classes has "
+        "one label for all, and needs `retrieval`: recall@1, 5 and 10 (their mean) of partners",
     )
     mirror: bool = Field(
         False, description="whether an image keeps its class when left and right change places; used by `views`"

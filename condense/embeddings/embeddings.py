@@ -48,6 +48,15 @@ class Embedded:
         kept = torch.stack(masks).all(0)
         return [self.embeddings[m][kept] for m in modalities], self.labels[kept]
 
+    def rows_having(self, *modalities: str) -> Tensor:
+        """(k,) int64: which items `having` selects."""
+        everything = torch.ones_like(self.labels, dtype=torch.bool)
+        return (
+            torch.stack([everything, *(self.present[m] for m in modalities if m in self.present)])
+            .all(0)
+            .nonzero()[:, 0]
+        )
+
     def to(self, device: torch.device) -> Embedded:
         def moved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             return {name: x.to(device) for name, x in tensors.items()}

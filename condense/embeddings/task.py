@@ -113,8 +113,10 @@ def embed_task(
 
 def check_metric(config: TaskConfig, dataset: Dataset) -> None:
     """Raises UserError if the task's metric cannot be computed on the data."""
-    if config.metric == "accuracy" and dataset.num_classes < 2:
-        raise UserError(f"{dataset.name}: has a single label: accuracy needs two or more (set `metric: retrieval`)")
+    if config.metric in ("accuracy", "log_loss") and dataset.num_classes < 2:
+        raise UserError(
+            f"{dataset.name}: has a single label: {config.metric} needs two or more (set `metric: retrieval`)"
+        )
     if config.metric == "retrieval":
         if len(dataset.modalities) < 2:
             raise UserError(f"{dataset.name}: has a single modality: `metric: retrieval` needs two or more")

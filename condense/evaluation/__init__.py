@@ -8,6 +8,7 @@ __all__ = [
     "coresets",
     "dd_ranking",
     "diagnostics",
+    "item_values",
     "linear_probe",
     "network_protocol",
     "networks",

@@ -39,7 +39,7 @@ def selection_scores(
 def judged_selections(
     task: Task, held_out: Embedded, dpc: int, seeds: Sequence[int], metric: str = "accuracy"
 ) -> dict[str, list[Judged]]:
-    """`selection_scores`, with the items that were right where the metric is accuracy."""
+    """`selection_scores`, with the items' values."""
     classes = task.dataset.num_classes
     result = {
         method: [

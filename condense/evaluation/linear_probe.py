@@ -142,6 +142,24 @@ def hits(
 
 
 @torch.no_grad()
+def log_probabilities(
+    probes: Probes,
+    features: Tensor,  # (n, d) items to classify, the same for every probe
+    labels: Tensor,  # (n,) int64 in 0 .. C-1
+) -> Tensor:
+    """(n, R, H) float32: the natural logarithm of the probability that every probe gives to the right class."""
+    R, H, d, C = probes.weight.shape
+    heads = probes.weight.permute(2, 0, 1, 3).reshape(d, R * H * C)
+    found = []
+    chunk = max(1, 2**24 // (R * H * C))
+    for x, y in zip(features.float().split(chunk), labels.split(chunk), strict=True):
+        logits = (x @ heads).view(-1, R, H, C) + probes.bias
+        right = logits.gather(3, y[:, None, None, None].expand(-1, R, H, 1)).squeeze(3)
+        found.append(right - logits.logsumexp(3))
+    return torch.cat(found)
+
+
+@torch.no_grad()
 def accuracy(
     probes: Probes,
     features: Tensor,  # (n, d) items to classify, the same for every probe

@@ -4,6 +4,7 @@ replicas together."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor
 from condense.embeddings.embeddings import Embedded
 from condense.embeddings.task import Task
 from condense.encoders.protocol import Encoder
-from condense.evaluation.linear_probe import accuracy, hits, pad, train_probes
-from condense.evaluation.retrieval_metric import retrieval_scores
+from condense.evaluation.item_values import geometric_mean
+from condense.evaluation.linear_probe import Probes, accuracy, hits, log_probabilities, pad, train_probes
+from condense.evaluation.retrieval_metric import judged_retrieval, retrieval_scores
 from condense.method.condensation import Condensation, Divergence
 from condense.method.objective import TERMS
 from condense.system.device_memory import is_out_of_memory
@@ -23,10 +25,11 @@ AT_ONCE = 256  # items in one pass of the encoder; more are not faster
 
 
 class Judged(NamedTuple):
-    """A score, and where it is an accuracy with a single head, which items were right: their mean is the score."""
+    """A score, and what each held-out item contributes to it."""
 
     score: float  # NaN: an embedding was not finite
-    hits: Tensor | None = None  # (n,) bool, on the CPU
+    values: Tensor | None = None  # (n,) on the CPU, whose mean is the score (`condense/evaluation/item_values.py`)
+    log_loss: float | None = None  # exp(-log-loss) of the probe, where the metric has one
 
 
 @torch.no_grad()
@@ -77,8 +80,9 @@ def _batches(inputs: Sequence[Tensor], at_once: int) -> Iterator[Tensor]:
 def validate(
     replicas: Sequence[Condensation], head_seeds: Sequence[int] = (0,), features: Sequence[Tensor] | None = None
 ) -> list[float]:
-    """Validation score of each replica's items, by its metric: accuracy of a probe trained on them (mean over heads), or
-    retrieval (`retrieval_scores`). All are trained together. `features`: their `synthetic_features`, where these are known.
+    """Validation score of each replica's items, by its metric: accuracy or log-loss score of a probe trained on them (mean over
+    heads), or retrieval (`retrieval_scores`). All are trained together. `features`: their `synthetic_features`, where these
+    are known.
 
     NaN if an embedding is not finite: the replica has diverged (in its last step, if no loss shows it yet).
     """
@@ -88,35 +92,48 @@ def validate(
 def validate_items(
     replicas: Sequence[Condensation], head_seeds: Sequence[int] = (0,), features: Sequence[Tensor] | None = None
 ) -> list[Judged]:
-    """`validate`, with the items that were right where the metric is accuracy, and there is one head."""
+    """`validate`, with the values of the items where there is one head or the metric has no heads, and with the probes'
+    log-loss scores where the metric has probes."""
     scores = [Judged(float("nan"))] * len(replicas)
     features = synthetic_features(replicas) if features is None else features
-    by_task: dict[int, list[int]] = {}
+    by_probes: dict[int, list[int]] = {}
     by_retrieval: dict[int, list[int]] = {}
     for i, replica in enumerate(replicas):
         if bool(features[i].isfinite().all()):
-            if replica.metric == "retrieval":
-                by_retrieval.setdefault(id(replica.task), []).append(i)
-            else:
-                by_task.setdefault(id(replica.task), []).append(i)
+            by_metric = by_retrieval if replica.metric == "retrieval" else by_probes
+            by_metric.setdefault(id(replica.task), []).append(i)
         elif replica.divergence is None:
             replica.divergence = Divergence(replica.step + 1, TERMS[0])
-    for members in by_task.values():
+    for members in by_probes.values():
         task: Task = replicas[members[0]].task
         x, y, w = pad([features[i] for i in members], [replicas[i].formed_labels for i in members])
         probes = train_probes(x, y, w, task.dataset.num_classes, head_seeds)
-        right = hits(probes, task.validation.features, task.validation.labels)  # (n, R, H)
-        of_each = right.float().mean(0).mean(1).tolist()
-        own = right[:, :, 0].T.cpu() if len(head_seeds) == 1 else None  # (R, n)
-        for row, (i, value) in enumerate(zip(members, of_each, strict=True)):
-            scores[i] = Judged(value, None if own is None else own[row])
+        metrics = [replicas[i].metric for i in members]
+        for i, own in zip(members, judged_probes(probes, task.validation, metrics), strict=True):
+            scores[i] = own
     for members in by_retrieval.values():
         task = replicas[members[0]].task
         sets = [as_embedded(features[i], replicas[i]) for i in members]
-        recalls = retrieval_scores(sets, task.validation, task.dataset.num_classes, final=False)
-        for i, value in zip(members, recalls, strict=True):
-            scores[i] = Judged(value)
+        recalls = judged_retrieval(sets, task.validation, task.dataset.num_classes, final=False)
+        for i, (score, values) in zip(members, recalls, strict=True):
+            scores[i] = Judged(score, None if values is None else values.cpu())
     return scores
+
+
+def judged_probes(probes: Probes, held_out: Embedded, metrics: Sequence[str]) -> list[Judged]:
+    """What each set's probes say of held-out items: `accuracy` or `log_loss`, mean over heads. `metrics`: of each set."""
+    right = hits(probes, held_out.features, held_out.labels)  # (n, R, H)
+    logs = log_probabilities(probes, held_out.features, held_out.labels)
+    found = []
+    for own, metric in enumerate(metrics):
+        geometric = [geometric_mean(of_head) for of_head in logs[:, own].T]
+        log_loss = fmean(score for score, _ in geometric)
+        if metric == "log_loss":
+            score, values = log_loss, geometric[0][1]
+        else:
+            score, values = right[:, own].float().mean().item(), right[:, own, 0]
+        found.append(Judged(score, values.cpu() if len(geometric) == 1 else None, log_loss))
+    return found
 
 
 def as_embedded(features: Tensor, replica: Condensation) -> Embedded:
@@ -129,7 +146,7 @@ def full_score(task: Task, metric: str) -> float:
     """The score of training on the whole condense split, measured like `validate`, whose scores are shares of it."""
     if metric == "retrieval":
         return retrieval_scores([task.condense], task.validation, task.dataset.num_classes, final=False)[0]
-    return probe_accuracy(task.condense, task.validation, task.dataset.num_classes)
+    return judge(task.condense, task.validation, task.dataset.num_classes, metric).score
 
 
 def score_of(train: Embedded, held_out: Embedded, num_classes: int, metric: str = "accuracy") -> float:
@@ -138,12 +155,12 @@ def score_of(train: Embedded, held_out: Embedded, num_classes: int, metric: str 
 
 
 def judge(train: Embedded, held_out: Embedded, num_classes: int, metric: str = "accuracy") -> Judged:
-    """`score_of`, with the items that were right where the metric is accuracy."""
+    """`score_of`, with the items' values."""
     if metric == "retrieval":
-        return Judged(retrieval_scores([train], held_out, num_classes)[0])
+        score, values = judged_retrieval([train], held_out, num_classes)[0]
+        return Judged(score, None if values is None else values.cpu())
     probes = train_probes(train.features[None], train.labels[None], None, num_classes, (0,))
-    right = hits(probes, held_out.features, held_out.labels)[:, 0, 0]  # (n,)
-    return Judged(right.float().mean().item(), right.cpu())
+    return judged_probes(probes, held_out, [metric])[0]
 
 
 def probe_accuracy(
@@ -172,7 +189,7 @@ def held_out_scores(replicas: Sequence[Condensation], held_out: Sequence[Embedde
 
 
 def held_out_items(replicas: Sequence[Condensation], held_out: Sequence[Embedded]) -> list[Judged]:
-    """`held_out_scores`, with the items that were right where the metric is accuracy."""
+    """`held_out_scores`, with the items' values."""
     features = synthetic_features(replicas)
     return [
         judge(as_embedded(x, r), data, r.task.dataset.num_classes, r.metric)

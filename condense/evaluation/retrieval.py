@@ -40,24 +40,43 @@ def retrieval_recall(
     Ties count as if in random order: embeddings that are all equal have the recall of chance, not 1. Raises ValueError
     on shapes that do not fit or k < 1.
     """
+    name = "recall" if labels is None else "class_recall"
+    found = zip(("a_to_b", "b_to_a"), answered(a, b, k, labels), strict=True)
+    return {
+        f"{direction}/{name}@{each}": float(own.mean())
+        for direction, of_direction in found
+        for each, own in zip(k, of_direction, strict=True)
+    }
+
+
+@torch.no_grad()
+def answered(
+    a: Tensor,  # (n, D) embeddings of one modality
+    b: Tensor,  # (n, D) of the other, same items in the same order
+    k: Sequence[int],
+    labels: Tensor | None = None,  # as in `retrieval_recall`
+) -> tuple[Tensor, Tensor]:
+    """Of each query from a, and of each from b: the probability of an answer among the k nearest, (len(k), n) float64.
+
+    Their means are `retrieval_recall`; raises the same.
+    """
     if a.shape != b.shape or a.dim() != 2 or len(a) == 0:
         raise ValueError(f"a and b must both be (n, D) with n > 0, but got {tuple(a.shape)} and {tuple(b.shape)}")
     if any(each < 1 for each in k):
         raise ValueError(f"k must be at least 1, but got {min(k)}")
-    name = "recall" if labels is None else "class_recall"
     classes = torch.arange(len(a), device=a.device) if labels is None else labels
     a, b = (torch.nn.functional.normalize(x.float(), dim=1) for x in (a, b))
-    recalls = {}
-    for direction, queries, answers in (("a_to_b", a, b), ("b_to_a", b, a)):
-        found = torch.zeros(len(k), dtype=torch.float64)
-        step = max(1, CHUNK // len(a))
+    step = max(1, CHUNK // len(a))
+
+    def of(queries: Tensor, answers: Tensor) -> Tensor:
+        found = []
         for start in range(0, len(a), step):
             similarity = queries[start : start + step] @ answers.T  # (m, n)
             same = classes[start : start + step, None] == classes  # (m, n)
-            found += chance_to_find(similarity, same, k).sum(1).cpu()
-        for each, hits in zip(k, found.tolist(), strict=True):
-            recalls[f"{direction}/{name}@{each}"] = hits / len(a)
-    return recalls
+            found.append(chance_to_find(similarity, same, k))
+        return torch.cat(found, 1)
+
+    return of(a, b), of(b, a)
 
 
 @dataclass(frozen=True)

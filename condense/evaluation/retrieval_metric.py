@@ -15,17 +15,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from condense.embeddings.embeddings import Embedded
+from condense.evaluation.item_values import Part, connected, mean_of_parts, mean_over
 from condense.evaluation.retrieval import (
     Projections,
+    answered,
     chance_to_find,
-    retrieval_recall,
     train_projection_sets,
     train_projections,
 )
@@ -49,7 +49,24 @@ def retrieval_scores(
     final: bool = True,
     teachers: Mapping[tuple[str, str], Projections] | None = None,
 ) -> list[float]:
-    """The metric of every set, 0 .. 1. Sets of one size are trained together.
+    """The metric of every set, 0 .. 1: the scores of `judged_retrieval`."""
+    found = judged_retrieval(sets, held_out, num_classes, final=final, teachers=teachers)
+    return [score for score, _ in found]
+
+
+def judged_retrieval(
+    sets: Sequence[Embedded],  # complete, of any sizes; or a single one
+    held_out: Embedded,
+    num_classes: int,
+    *,
+    final: bool = True,
+    teachers: Mapping[tuple[str, str], Projections] | None = None,
+) -> list[tuple[float, Tensor | None]]:
+    """The metric of every set, 0 .. 1, and the values of the n held-out items (`condense/evaluation/item_values.py`). Sets of
+    one size are trained together.
+
+    An item is a pair with its queries in both directions; one that is not asked has the score as its value. Rows that share
+    an item stand or fall together: the first has the value of all.
 
     `teachers`: per pair of modalities, projections whose similarities of a set's items are the target (`full_projections`), in
     place of partners or classes.
@@ -59,14 +76,18 @@ def retrieval_scores(
     VALIDATION_PAIRS of them. Compare only values of the same kind. Raises ValueError if there is no pair at all.
     """
     training = {} if final else VALIDATION_TRAINING
-    recalls: list[list[float]] = [[] for _ in sets]
+    n = len(held_out.labels)
+    parts: list[list[Part]] = [[] for _ in sets]
+    shared: list[Tensor] = []  # (n,) each: equal for rows that share an item
     for a, b in itertools.combinations(held_out.embeddings, 2):
-        (real_a, real_b), real_labels = _asked(held_out, a, b, None if final else VALIDATION_PAIRS)
+        rows, (real_a, real_b), real_labels = _asked(held_out, a, b, None if final else VALIDATION_PAIRS)
         given = [each.having(a, b) for each in sets]
         if not len(real_labels) or not len(given[0][1]):
             continue
         if num_classes == 1:
             items = distinct_items(real_a), distinct_items(real_b)
+            for own in items:
+                shared.append(torch.arange(n, device=rows.device).index_copy_(0, rows, rows[own]))
         for members in _of_one_size([len(labels) for _, labels in given], max(1, MAP_NUMBERS // real_a.shape[1] ** 2)):
             x, y = (torch.stack([given[i][0][side] for i in members]) for side in (0, 1))
             labels = None if num_classes == 1 else torch.stack([given[i][1] for i in members])
@@ -78,12 +99,14 @@ def retrieval_scores(
             for position, i in enumerate(members):
                 projected = Projections(maps.a[position], maps.b[position]).project(real_a, real_b)
                 if num_classes == 1:
-                    recalls[i].append(mean_recall(*projected, *items))
+                    found = partners_found(*projected, *items)
+                    parts[i] += [mean_over(rows[first], values) for first, values in found]
                 else:
-                    recalls[i] += retrieval_recall(*projected, (1,), labels=real_labels).values()
-    if sets and not recalls[0]:
+                    parts[i] += [mean_over(rows, values[0]) for values in answered(*projected, (1,), real_labels)]
+    if sets and not parts[0]:
         raise ValueError("retrieval needs items with two modalities")
-    return [fmean(own) for own in recalls]
+    same = connected(shared) if shared else None
+    return [mean_of_parts(own, n, same) for own in parts]
 
 
 def full_projections(full: Embedded, num_classes: int) -> dict[tuple[str, str], Projections]:
@@ -107,7 +130,21 @@ def mean_recall(
     items_b: Tensor,
     k: Sequence[int] = PARTNER_RECALLS,
 ) -> float:
-    """Mean over k and both directions of the recall of partners, among distinct items. Ties as in `retrieval_recall`.
+    """Mean over k and both directions of the recall of partners, among distinct items: the mean of `partners_found`."""
+    there, back = (values.mean() for _, values in partners_found(a, b, items_a, items_b, k))
+    return float((there + back) / 2)
+
+
+@torch.no_grad()
+def partners_found(
+    a: Tensor,  # as in `mean_recall`, as the rest
+    b: Tensor,
+    items_a: Tensor,
+    items_b: Tensor,
+    k: Sequence[int] = PARTNER_RECALLS,
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Of each direction: the rows of its queries, distinct items (m,); and how often each finds a partner among the k nearest
+    distinct items, mean over k (m,) float64. Ties as in `retrieval_recall`.
 
     With no more than k candidates, recall@k is 1.
     """
@@ -115,9 +152,9 @@ def mean_recall(
     belong = torch.zeros(len(queries), len(answers), dtype=torch.bool, device=a.device)  # (A, B)
     belong[of_a, of_b] = True
     similarity = a[queries] @ b[answers].T  # (A, B)
-    there = chance_to_find(similarity, belong, k).mean()
-    back = chance_to_find(similarity.T.contiguous(), belong.T.contiguous(), k).mean()
-    return float((there + back) / 2)
+    there = chance_to_find(similarity, belong, k).mean(0)
+    back = chance_to_find(similarity.T.contiguous(), belong.T.contiguous(), k).mean(0)
+    return (queries, there), (answers, back)
 
 
 @torch.no_grad()
@@ -131,14 +168,15 @@ def distinct_items(
     return torch.cat([same.argmax(1) for same in first]).minimum(own)
 
 
-def _asked(held_out: Embedded, a: str, b: str, most: int | None) -> tuple[list[Tensor], Tensor]:
-    """The held-out items that have both modalities; at most so many, drawn with a fixed seed."""
+def _asked(held_out: Embedded, a: str, b: str, most: int | None) -> tuple[Tensor, list[Tensor], Tensor]:
+    """The held-out items that have both modalities, their rows first; at most so many, drawn with a fixed seed."""
     embeddings, labels = held_out.having(a, b)
+    rows = held_out.rows_having(a, b)
     if most is None or len(labels) <= most:
-        return embeddings, labels
+        return rows, embeddings, labels
     chosen = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:most].sort().values
     chosen = chosen.to(labels.device)
-    return [x[chosen] for x in embeddings], labels[chosen]
+    return rows[chosen], [x[chosen] for x in embeddings], labels[chosen]
 
 
 def _of_one_size(sizes: Sequence[int], most: int) -> Iterator[list[int]]:

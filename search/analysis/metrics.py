@@ -43,6 +43,7 @@ def summarize(
     metrics = {"score": score, "score_mean": mean, "score_std": std, "seeds": float(seeds), **progress}
     if len(set(plan.judged)) == 1:
         metrics[plan.judged[0]] = fmean(values)
+    metrics |= _log_loss(report, plan, before, earlier["seeds"] / seeds)
     for i, own in enumerate(per_task(shares, tasks)):
         if plan.places[i]:
             metrics[f"share/{plan.places[i]}"] = fmean(own)
@@ -51,6 +52,19 @@ def summarize(
     for key, found in (("judged", values), ("share", shares)):
         metrics |= dict(zip(_names(plan, key, seeds), found, strict=True))
     return metrics | diagnostic_means(report.get("diagnostics", ()), before or {}, earlier["seeds"] / seeds)
+
+
+def _log_loss(
+    report: dict[str, Any], plan: Plan, before: dict[str, float] | None, weight_before: float
+) -> dict[str, float]:
+    """The mean log-loss score (`log_loss`) where a probe has one in every task and an accuracy is what counts; earlier versions
+    kept none."""
+    found = report.get("log_loss") or [None]
+    known = before is None or "log_loss" in before
+    if "log_loss" in plan.judged or None in found or not known:
+        return {}
+    earlier = 0.0 if before is None else before["log_loss"]
+    return {"log_loss": weight_before * earlier + (1 - weight_before) * fmean(found)}
 
 
 def replica_values(metrics: dict[str, float], plan: Plan, key: str = "share") -> list[float]:

@@ -66,7 +66,8 @@ class Outcome:
 
     Attributes:
         scores: task-major, T x S; those of a method that no seed changes may be one per task.
-        hits: of each task (S, n) bool, which items were right; None where this is not known.
+        hits: of each task (S, n), the items' values, whose mean is the score (bool for an accuracy: which were right); None where
+            these are not known.
     """
 
     scores: Sequence[float]

@@ -13,10 +13,15 @@ from search.space.plan import Plan
 
 def best_trials(records: Sequence[TrialRecord], top_k: int) -> list[TrialRecord]:
     """The trials worth confirming, best first: completed ones with the most seeds, then, if these are too few, those stopped
-    latest (a confirmation runs all steps). The paper's default is excluded: its lambdas mean something else.
+    latest (a confirmation runs all steps). Equal scores, as at the ceiling, are ordered by log-loss where it is known. The
+    paper's default is excluded: its lambdas mean something else.
     """
     inside = [r for r in records if r.status in ("completed", "pruned") and r.name != "paper_default" and r.reports]
-    return sorted(inside, key=lambda r: (r.status != "completed", -seeds_of(r), -r.steps, -score_of(r)))[:top_k]
+
+    def order(r: TrialRecord) -> tuple[bool, int, int, float, float]:
+        return r.status != "completed", -seeds_of(r), -r.steps, -score_of(r), -r.metrics.get("log_loss", 0.0)
+
+    return sorted(inside, key=order)[:top_k]
 
 
 def score_of(record: TrialRecord) -> float:

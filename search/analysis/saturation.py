@@ -18,7 +18,8 @@ ABOVE_CHANCE = 1.1  # an accuracy up to so many times chance is at its floor
 FEWEST = 4  # completed trials, of which the best quarter is one
 Limit = Literal["ceiling", "floor"]
 WHAT_HELPS = {
-    "ceiling": "fewer synthetic items per class (smaller `dpc`), a `group` for each item, or a harder split",
+    "ceiling": "`metric: log_loss` where it is accuracy, fewer synthetic items per class (smaller `dpc`), "
+    "a `group` for each item, or a harder split",
     "floor": "more synthetic items per class (larger `dpc`), more steps, or another encoder",
 }
 

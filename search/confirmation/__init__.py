@@ -2,6 +2,7 @@
 
 __all__ = [
     "ablation",
+    "ceiling",
     "elimination",
     "held_out",
     "perturbation",

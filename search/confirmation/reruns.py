@@ -31,6 +31,7 @@ LEASE = 86_400.0
 SECONDS_BETWEEN_LINES = 20.0  # about a stage that takes long
 
 PARTS, TEST_PARTS = ("accuracies", "shares", "hits"), ("test", "test_hits")  # of a run, a value per task each
+KEPT_IF_KNOWN = ("log_loss",)  # which earlier versions lack
 
 Run = tuple[str, int]  # a setting's key, a seed
 
@@ -67,7 +68,7 @@ class Reruns:
         self, settings: Mapping[str, dict[str, Any]], seeds: Sequence[int], stage: str, test: bool = False
     ) -> dict[str, dict[str, Any]]:
         """label -> {hyperparameters, seeds, accuracies, shares, hits, and if asked test, test_hits} of each setting on `seeds`,
-        task-major. Hits (`search.engine.hits`) are None where the metric has none.
+        task-major; log_loss, too, where all runs say it. Hits (`search.engine.hits`) are None where items have no values.
 
         All values of a setting are NaN, and its hits None, if one of its runs has a loss that is not finite.
         """
@@ -89,6 +90,11 @@ class Reruns:
     def more(self, settings: Iterable[Mapping[str, Any]], seeds: Sequence[int]) -> int:
         """How many runs of these have not been asked for yet."""
         return len({(key_of(own), seed) for own in settings for seed in seeds} - self.asked)
+
+    def kept(self, hyperparameters: dict[str, Any]) -> dict[int, dict[str, Any]]:
+        """seed -> a setting's run that has not diverged, by task: `PARTS`, and what of `KEPT_IF_KNOWN` is known."""
+        runs = self._read(key_of(hyperparameters), hyperparameters)["runs"]
+        return {int(seed): run for seed, run in runs.items() if "divergence" not in run}
 
     def replica_steps(self) -> int:
         """Of all runs that are kept; of one that diverged, as if it had gone to its end."""
@@ -167,6 +173,7 @@ class Reruns:
                 waiting.remove(run)
         else:
             values = {name: report[name] for name in PARTS}
+            values |= {name: report[name] for name in KEPT_IF_KNOWN if name in report}
             values |= {} if final is None else {"test": final["scores"], "test_hits": final["hits"]}
             columns = {name: per_task(of, len(self.plan.tasks)) for name, of in values.items()}
             for i, seed in enumerate(done.seeds):
@@ -187,11 +194,12 @@ class Reruns:
     def _result(self, known: Mapping[str, Any], seeds: Sequence[int], test: bool) -> dict[str, Any]:
         result: dict[str, Any] = {"seeds": list(seeds), "hyperparameters": known["hyperparameters"]}
         runs, diverged = known["runs"], _divergence(known, seeds)
-        names = (*PARTS, *TEST_PARTS) if test else PARTS
+        names: tuple[str, ...] = (*PARTS, *TEST_PARTS) if test else PARTS
         tasks = range(len(self.plan.tasks))
         if diverged is not None:
             lost = {name: [None if name.endswith("hits") else math.nan] * (len(tasks) * len(seeds)) for name in names}
             return result | lost | {"divergence": diverged}
+        names += tuple(name for name in KEPT_IF_KNOWN if all(name in runs[str(seed)] for seed in seeds))
         return result | {name: [runs[str(seed)][name][task] for task in tasks for seed in seeds] for name in names}
 
     def _read(self, key: str, hyperparameters: dict[str, Any]) -> dict[str, Any]:

@@ -44,6 +44,9 @@ difference."""
 Affords = Callable[[int], bool]
 """Whether so many more runs are within the budget, beside what is needed to report the choice."""
 
+LogLosses = Callable[[Mapping[str, dict[str, Any]]], Mapping[str, float]]
+"""label -> all hyperparameters, of settings that have run -> their log-loss scores where all are at the ceiling, else nothing."""
+
 
 @dataclass
 class Candidate:
@@ -120,11 +123,13 @@ def choose(
     published: Mapping[str, Hyperparameters] | None = None,
     compare: Compare | None = None,
     affords: Affords = lambda _: True,
+    log_losses: LogLosses | None = None,
 ) -> Choice | None:
     """The recommendation of a search; None if no trial can be recommended.
 
     `seeds`: fresh seeds to choose on, at most. `published`: label -> setting that is kept unless another is shown to be better by
     `compare`; also one that differs from the space in a fixed hyperparameter. Without them, the challenger is recommended.
+    `log_losses`: what tells tied settings apart whose accuracy is 1.
     """
     known = {label: own.model_dump(mode="json") for label, own in (published or {}).items()}
     top = best_trials(of_space(space, records), space.confirmation.top_k)
@@ -156,13 +161,15 @@ def choose(
             lambda a, b, count, of: compare(a.config, b.config, seeds[:count], of), affords,
         )  # fmt: skip
         if settled.best is not None:
-            return _decided(space, candidates, settled, compare, seeds, compared, predicted, evaluate, affords)
+            return _decided(
+                space, candidates, settled, compare, seeds, compared, predicted, evaluate, affords, log_losses
+            )
     run(candidates, len(seeds))
     if not challengers:
         return Choice(max(kept, key=lambda c: c.mean), candidates, predicted)
     _mark_tied(challengers, _tied(space, challengers))
     _run_around(space, challengers, evaluate, seeds, affords)
-    challenger = _chosen(challengers)
+    challenger = _chosen(challengers, log_losses)
     return Choice(challenger, candidates, predicted, challenger)
 
 
@@ -176,6 +183,7 @@ def _decided(
     predicted: float | None,
     evaluate: Evaluate,
     affords: Affords,
+    log_losses: LogLosses | None,
 ) -> Choice:
     """The challenger if it is shown to be better than the best published setting; else that one."""
     tasks = len(space.tasks)
@@ -196,7 +204,7 @@ def _decided(
         _mark_tied(rivals, _tied(space, rivals))
         if settled.shown:
             _run_around(space, rivals, evaluate, seeds, affords)
-        challenger = _chosen(rivals)
+        challenger = _chosen(rivals, log_losses)
     found = None if challenger is None else settled.found[challenger.label]
     longest = max(common(c) for c in candidates if math.isfinite(c.mean))
     leader = max((c for c in candidates if common(c) == longest), key=lambda c: c.mean)
@@ -224,8 +232,11 @@ def measured(choice: Choice, space: Space) -> list[Scored]:
     return found
 
 
-def _chosen(candidates: Sequence[Candidate]) -> Candidate:
-    """The plateau's setting, unless real runs speak against it."""
+def _chosen(candidates: Sequence[Candidate], log_losses: LogLosses | None = None) -> Candidate:
+    """The plateau's setting, unless real runs speak against it. At the ceiling, the tied one with the best log-loss."""
+    at_ceiling = log_losses({c.label: c.config for c in candidates if c.tied}) if log_losses is not None else {}
+    if at_ceiling:
+        return max((c for c in candidates if c.label in at_ceiling), key=lambda c: at_ceiling[c.label])
     best = max(candidates, key=lambda c: finite(c.score))
     rivals = [c for c in candidates if c.tied and c.around.values and c.label != PLATEAU]
     plateau = next((c for c in candidates if c.label == PLATEAU and c.tied), None)

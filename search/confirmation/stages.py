@@ -20,6 +20,7 @@ from search.analysis.coordinates import Coordinates
 from search.analysis.cost import FIRST_SEEDS, LIKELY, LIKELY_MMD, confirmation_budget, reserved_runs
 from search.analysis.scores import mean_and_std, per_seed_means, robust_score
 from search.analysis.sequential import FIRST_LOOK, looks
+from search.confirmation.ceiling import log_losses
 from search.confirmation.held_out import HeldOut
 from search.confirmation.reporting import ReportingPlan, plan_report
 from search.confirmation.reruns import Reruns
@@ -89,6 +90,11 @@ class ConfirmationStages:
     ) -> dict[str, dict[str, Any]]:
         """`Reruns.run`."""
         return self.reruns.run(settings, seeds, stage, test)
+
+    def log_losses(self, settings: Mapping[str, dict[str, Any]]) -> dict[str, float]:
+        """`search.confirmation.selection.LogLosses`, on the choosing seeds."""
+        runs = {label: self.reruns.kept(own) for label, own in settings.items()}
+        return log_losses(runs, self.choosing_seeds, self.plan.judged)
 
     def per_seed(self, result: Mapping[str, Any], key: str = "shares") -> list[float]:
         """A result's values per seed, averaged over tasks."""

@@ -11,7 +11,7 @@ from typing import Any
 from search.analysis.failure_signatures import trial_signatures
 from search.ledger.ledger import TrialRecord
 
-METRICS = ("accuracy", "retrieval")  # `TaskConfig.metric`
+METRICS = ("accuracy", "log_loss", "retrieval")  # `TaskConfig.metric`
 
 
 def trial_rows(trials: Iterable[TrialRecord]) -> tuple[list[str], list[dict[str, Any]]]:

@@ -79,8 +79,8 @@ class EngineActor:
         A tenant that is silent for `lease` seconds is dropped; it may join again. `cpus`: the cores granted to it. An engine
         on a CPU uses the sum over its tenants, or all cores if one of them gives none.
         `secondary`: further scores in its reports (`condense.evaluation.secondary_scores`). A tenant that is not
-        `resumable` gets reports without a checkpoint, which can be large, but with `hits`: which validation items each
-        replica's probe gets right, or None.
+        `resumable` gets reports without a checkpoint, which can be large, but with `hits`: the values of the validation items
+        of each replica (`search.engine.hits`), or None.
         """
         arguments = tenant, tasks, hyperparameters, seeds, total_steps, checkpoint, lease, cpus, secondary, resumable
         return self._do(lambda: self.tenants.join(*arguments))
@@ -111,8 +111,8 @@ class EngineActor:
         self._do(lambda: self.tenants.leave(tenant))
 
     def finals(self, tenant: str) -> dict[str, Any]:
-        """Opens the test split: {scores, hits}, each replica's score by its task's metric and, of an accuracy, which items
-        were right (`search.engine.hits`), else None. Called at the end of a search only."""
+        """Opens the test split: {scores, hits, log_loss}, each replica's score by its task's metric and its items' values
+        (`search.engine.hits`), or None. Called at the end of a search only."""
         return self._do(lambda: self.tenants.finals(tenant))
 
     def baselines(self, task: dict[str, Any], seeds: Sequence[int]) -> dict[str, dict[str, list[Any]]]:

@@ -305,17 +305,17 @@ class Tenants:
         figures = iter(self._diagnostics.of(replicas, features))
         reports = []
         for tenant, own in zip(due, losses, strict=True):
-            own_judged = pack_judged([next(judged) for _ in tenant.replicas])
-            values = own_judged["scores"]
-            first = next((r for r in tenant.replicas if r.divergence), None)
-            steps = min(len(x) for x in own)
+            told = pack_judged([next(judged) for _ in tenant.replicas])
+            scores = told["scores"]
+            first, steps = next((r for r in tenant.replicas if r.divergence), None), min(map(len, own))
             mean = torch.stack([x[:steps].double() for x in own]).mean(0)
             reports.append(
                 {
                     "step": tenant.step,
-                    "accuracies": values,
-                    "hits": None if tenant.resumable else own_judged["hits"],
-                    "shares": [v / self._full[r.key, r.metric] for v, r in zip(values, tenant.replicas, strict=True)],
+                    "accuracies": scores,
+                    "hits": None if tenant.resumable else told["hits"],
+                    "log_loss": told["log_loss"],
+                    "shares": [v / self._full[r.key, r.metric] for v, r in zip(scores, tenant.replicas, strict=True)],
                     "secondary": {name: self._secondary(tenant, name) for name in tenant.secondary},
                     "diagnostics": [next(figures) for _ in tenant.replicas],
                     "curve": {

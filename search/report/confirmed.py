@@ -69,6 +69,8 @@ def confirmed_settings(
         shares = outcomes[label].scores
         score = fmean(robust_score(result["shares"], tasks, space.robust)[0] for result in row)
         found[label] = {**summary(per_seed_means(shares, tasks)), "score": score, "trial": trials.get(label)}
+        if all(None not in result.get("log_loss", [None]) for result in row):
+            found[label]["log_loss"] = fmean(value for result in row for value in result["log_loss"])
         if tasks > plan.folds:
             of_each = per_task(shares, tasks // plan.folds)
             found[label]["tasks"] = [_spread(per_seed_means(own, plan.folds)) for own in of_each]

@@ -58,6 +58,7 @@ class Confirmed(Measured):
     """A setting on the reporting seeds: shares of full-data score, each the mean over tasks."""
 
     score: Number = Field(None, description="robust score")
+    log_loss: Number = Field(None, description="exp(-log-loss) of the probes, mean over runs, where the metric has any")
     trial: int | None = Field(
         None, description="the trial that it was; None for the plateau's setting and the published ones"
     )
@@ -272,7 +273,7 @@ class TaskDescription(Part):
     modalities: list[str]
     class_names: list[str]
     items: TaskItems
-    metric: str = Field(description="`accuracy` or `retrieval`")
+    metric: str = Field(description="`accuracy`, `log_loss` or `retrieval`")
     full_score: Number = Field(description="what all real items give on validation: shares are of this")
     base_rate: tuple[str, float] | None = None  # validation's largest class, and its share; None: balanced
     full_balanced: Number = Field(None, description="of all real items: accuracy on validation, mean over its classes")

@@ -26,7 +26,7 @@ SETTINGS = {
     "challenger": "best setting tried",
     "full_data": "full data",
 }
-METRICS = {"accuracy": "accuracy", "retrieval": "retrieval recall"}
+METRICS = {"accuracy": "accuracy", "log_loss": "probability of the right class", "retrieval": "retrieval recall"}
 
 
 def metric(judged_by: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from search.ledger.ledger import TrialRecord
 
-JUDGED = ("accuracy/", "retrieval/")  # metrics of single seeds begin so
+JUDGED = ("accuracy/", "log_loss/", "retrieval/")  # metrics of single seeds begin so
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,10 @@ def test_a_search_without_classes(tmp_path: Path) -> None:
     assert "of full-data retrieval recall" in " ".join(search.said().split())
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["metric"] == "retrieval"
+    assert report["verdict"]["covers"] == ["seeds", "items"]
+    for name in ("recommended", "mmd"):
+        low, high = report["test"][name]["ci95"]
+        assert low < report["test"][name]["mean"] < high
     assert 0 < report["test"]["full_data"]["mean"] < 1
     assert {"recommended", "default", "random", "herding", "k_center", "k_means", "mmd"} <= report["test"].keys()
     with open(tmp_path / "out" / "trials.csv", newline="") as file:

@@ -17,6 +17,6 @@ def test_the_majority_is_a_baseline_where_classes_are_unbalanced() -> None:
     few = Embedded({m: x[kept] for m, x in whole.embeddings.items()}, whole.labels[kept])
     (always,) = judged_baselines(task, few, 1, [0])["majority"]
     assert abs(always.score - 12 / 15) < 1e-6
-    assert always.hits is not None
-    assert always.hits.tolist() == [True] * 12 + [False] * 3
+    assert always.values is not None
+    assert always.values.tolist() == [True] * 12 + [False] * 3
     assert "majority" not in judged_baselines(task, few, 1, [0], "retrieval")

@@ -42,7 +42,8 @@ def test_it_says_what_helps() -> None:
     looks = Saturation(Plan([{"dpc": 1}], [0, 1], [6], Robust(), None), [10])
     assert looks.line(trials([1.0] * 8)) == (
         "the score is at its ceiling (the best quarter of 8 trials: 99% right or more), where settings cannot be told apart; "
-        "what helps: fewer synthetic items per class (smaller `dpc`), a `group` for each item, or a harder split"
+        "what helps: `metric: log_loss` where it is accuracy, fewer synthetic items per class (smaller `dpc`), a `group` "
+        "for each item, or a harder split"
     )
     assert "larger `dpc`" in str(looks.line(trials([0.1] * 8)))
 
