@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 from condense.system.errors import UserError
@@ -28,6 +29,7 @@ def prepare_environment() -> None:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints a table at every verbosity
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # an engine reserves no GPU in Ray but is pinned to one
+        "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # a trial's; `SearchCallback` shows the first of each kind
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger is the record
         "TUNE_GLOBAL_CHECKPOINT_S": "600",  # Tune's snapshots are not used
         "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
@@ -108,7 +110,7 @@ def ray_session(address: str | None) -> Iterator[RaySession]:
             log.warning("Ray did not start within 30 s (is this machine busy?): trying again")
             ray.shutdown()
     try:
-        with _interrupted_by_sigterm():
+        with interrupted_by_sigterm():
             yield RaySession(local)
     finally:
         ray.shutdown()
@@ -120,12 +122,20 @@ def _connected() -> bool:
 
 
 @contextlib.contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
-    """SIGTERM is as Ctrl-C. Ray has put a handler of its own there, which exits at once, and says nothing."""
+def interrupted_by_sigterm() -> Iterator[None]:
+    """SIGTERM is as Ctrl-C, also where a shell has SIGINT ignored, as in what a script starts with `&`. Ray has put a handler of
+    its own there, which exits at once, and says nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+
+    def interrupt(_: int, frame: FrameType | None) -> None:
+        handler = signal.getsignal(signal.SIGINT)  # Tune's while trials run
+        if not callable(handler):
+            raise KeyboardInterrupt
+        handler(signal.SIGINT, frame)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:

@@ -29,7 +29,7 @@ def space(tmp_path: Path, write_space: Callable[..., Path]) -> Path:
     encoder = {"name": "tiny", "epochs": 1, "width": 4, "dim": 8, "image_size": 8}
     task = {"dataset": {"name": "tensors", "path": "grouped.safetensors"}, "encoder": encoder, "dpc": 1}
     changes: dict[str, Any] = {"validation": {"folds": 2}, "racing": {}, "confirmation": CONFIRMATION, "tasks": [task]}
-    return write_space(tmp_path, **ONE_AT_A_TIME, **changes, scheduler="none")
+    return write_space(tmp_path, **{**ONE_AT_A_TIME, "trials": 6}, **changes, scheduler="none")
 
 
 def test_a_search_with_folds_is_resumed_and_reports_on_the_users_task(
@@ -37,11 +37,11 @@ def test_a_search_with_folds_is_resumed_and_reports_on_the_users_task(
 ) -> None:
     dry = start("--space", space, "--output", tmp_path / "out", "--dry-run")
     assert dry.finish() == 0, dry.said()
-    assert "# 2 folds: up to 240 replica-steps of trials" in dry.said()
+    assert "# 2 folds: up to 144 replica-steps of trials" in dry.said()
 
     whole = start("--space", space, "--output", tmp_path / "whole")
     assert whole.finish() == 0, whole.said()
-    assert "10 trials x 2 seeds x 2 folds" in whole.said()
+    assert "6 trials x 2 seeds x 2 folds" in whole.said()
     assert "validation: 2 folds by group of 60, 60 items" in whole.said()
     assert "over seeds and groups, in 2 folds)" in " ".join(whole.said().split())
 
@@ -59,7 +59,7 @@ def test_a_search_with_folds_is_resumed_and_reports_on_the_users_task(
     assert task["items"]["condense"] + task["items"]["validation"] == 120 and task["items"]["validation"] < 60
     assert here["transfer"] is None and "tasks" not in here["confirmation"]["recommended"]
     assert here["space"]["validation"] == {"folds": 2, "by": None} and here["space"]["tasks"][0]["fold"] is None
-    assert here["racing"]["full"] == 10 * 2 * 2 * 6
+    assert here["racing"]["full"] == 6 * 2 * 2 * 6
     assert Report.load(tmp_path / "out").validation is not None
 
     (first, *_) = (row for row in table(tmp_path / "out") if row["status"] == "completed")

@@ -247,9 +247,9 @@ def test_fast_enough_for_every_report_of_a_search():
     sets = [clusters(i, 10, 128, 10) for i in range(12)]
     features, labels, weights = pad([x for x, _ in sets], [y for _, y in sets])
     train_probes(features, labels, weights, 10, (0, 1, 2))
-    start = time.perf_counter()
+    start = time.process_time()
     train_probes(features, labels, weights, 10, (0, 1, 2))
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
 
 
 @pytest.mark.parametrize(

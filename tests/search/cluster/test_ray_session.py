@@ -46,3 +46,22 @@ def test_nobody_joins_without_the_token() -> None:
     finally:
         search.communicate("\n", timeout=60)
     assert search.returncode == 0
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_sigterm_interrupts_also_what_a_script_has_started_in_the_background(ignored: bool) -> None:
+    """A shell without job control has what it starts with `&` ignore SIGINT."""
+    start = "signal.signal(signal.SIGINT, signal.SIG_IGN);" if ignored else ""
+    code = (
+        f"import signal, time; {start} from search.cluster.ray_session import interrupted_by_sigterm\n"
+        "try:\n with interrupted_by_sigterm():\n  print('READY', flush=True); time.sleep(60)\n"
+        "except KeyboardInterrupt:\n print('INTERRUPTED')"
+    )
+    search = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert search.stdout is not None and search.stdout.readline() == "READY\n"
+        search.terminate()
+        assert search.communicate(timeout=30)[0] == "INTERRUPTED\n"
+    finally:
+        search.kill()
+        search.wait()
