@@ -128,16 +128,22 @@ def tune(cell: Cell, task: Task, make: Callable[[float], Hyperparameters], rates
     return {"learning_rate": best, "grid": {f"{rate:g}": found[rate] for rate in sorted(found)}}
 
 
-def search(cell: Cell, trials: int | None) -> dict[str, Any]:
-    """Runs the search of the cell's space in its own process; returns what it recommends, and its report's figures."""
-    folder, path = cell.folder / "search", cell.folder / "space.yaml"
+def search(cell: Cell, trials: int | None, seed: int | None = None) -> dict[str, Any]:
+    """Runs the search of the cell's space in its own process; returns what it recommends, and its report's figures.
+
+    `seed`: in place of the space's; such searches are kept beside each other.
+    """
+    which = "" if seed is None else f"_{seed}"
+    folder, path = cell.folder / f"search{which}", cell.folder / f"space{which}.yaml"
     content = {**cell.space, "tasks": [{**cell.space["tasks"][0], "dpc": cell.dpc}], "name": f"{cell.name}_{cell.dpc}"}
+    if seed is not None:
+        content |= {"seed": seed, "name": f"{content['name']}_seed_{seed}"}
     if trials is not None:
         content["trials"] = trials
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     command = [sys.executable, str(ROOT / "search" / "run.py"), "--space", str(path), "--output", str(folder)]
-    log = cell.folder / "search.log"
+    log = cell.folder / f"search{which}.log"
     with log.open("a", encoding="utf-8") as output:
         resume = ["--resume"] if folder.exists() else []
         status = subprocess.run([*command, *resume], stdout=output, stderr=subprocess.STDOUT, check=False).returncode
