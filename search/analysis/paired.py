@@ -205,8 +205,7 @@ def _over_both(own: Sequence[np.ndarray], items: Sequence[Items], quantile: floa
         whole = sum(1 / (items[task].full * len(items)) for task in members)  # what one item counts at most
         of_seed += x.mean(1)
         variance, freedom, cells = _by_groups(x, items[members[0]])
-        apart = x.mean(0)[x.any(0)] if x.any() and not x.all() else np.array([whole])  # (k,): where the two differ
-        variance += float((apart**2).mean()) / count**2
+        variance += (whole**2 if x.all() or not x.any() else _size_of_one(x)) / count**2
         of_items, of_cells = of_items + variance, of_cells + cells
         satterthwaite += variance**2 / freedom
         if all((own[task] == own[task].flat[0]).all() for task in members):
@@ -221,6 +220,13 @@ def _over_both(own: Sequence[np.ndarray], items: Sequence[Items], quantile: floa
     unit = "groups" if all(each.by_group for each in items) else "items"
     parts = Variance(of_seeds * seeds, max(0.0, of_items - of_cells), freedom)
     return Paired(mean, mean - half, mean + half, seeds, ("seeds", unit) if seeds > 1 else (unit,), parts)
+
+
+def _size_of_one(x: np.ndarray) -> float:
+    """The square of an item's difference, mean over those that differ; of (S, n) values. One whose differences cancel over seeds
+    counts as if each of them had the same sign by chance."""
+    differs = x[:, x.any(0)]
+    return float(np.maximum(differs.mean(0) ** 2, (differs**2).mean(0) / len(x)).mean())
 
 
 def _by_groups(x: np.ndarray, items: Items) -> tuple[float, float, float]:

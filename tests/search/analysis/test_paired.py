@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from scipy.stats import norm
 
 from search.analysis.paired import Items, Outcome, difference, difference_of_tails
@@ -133,6 +135,29 @@ def test_no_interval_has_width_zero() -> None:
     assert perfect.mean == 1 and perfect.low == pytest.approx(1 - 3.69 / 400, abs=1e-4)
     unknown = difference(Outcome([0.9] * 5), Outcome([0.9] * 5), [Items(400)])
     assert math.isnan(unknown.low) and math.isnan(unknown.high) and unknown.mean == 0
+
+
+@given(
+    st.integers(1, 4).flatmap(
+        lambda seeds: st.integers(2, 9).flatmap(
+            lambda n: st.tuples(
+                *[st.lists(st.lists(st.booleans(), min_size=n, max_size=n), min_size=seeds, max_size=seeds)] * 2
+            )
+        )
+    ),
+    st.booleans(),
+)
+@example(
+    ([[True, False], [False, False]], [[False, False], [True, False]]), False
+)  # differences that cancel over seeds
+def test_of_whatever_hits_there_is_an_interval(
+    hits: tuple[list[list[bool]], list[list[bool]]], in_groups: bool
+) -> None:
+    a, b = (outcome(np.array(own, dtype=bool)) for own in hits)
+    n = len(hits[0][0])
+    found = difference(a, b, [Items(n, 0.9, np.arange(n) // 2 if in_groups else None)])
+    assert found.low < found.mean < found.high
+    assert found.variance is not None and found.variance.items >= 0
 
 
 def test_a_method_that_no_seed_changes_is_paired_with_every_seed() -> None:
