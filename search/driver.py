@@ -179,11 +179,12 @@ class Search:
         from search.engine.devices import find_devices
         from search.engine.pool import EnginePool
         from search.engine.preparation import Preparation
+        from search.tuning.referee import Referee
 
         space = self.space
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         pool = ray.remote(EnginePool).options(num_cpus=0, scheduling_strategy=here).remote()
-        ledger_actor = ray.remote(Ledger).options(num_cpus=0, scheduling_strategy=here).remote(ledger.output)
+        ledger_actor = ray.remote(Referee).options(num_cpus=0, scheduling_strategy=here).remote(ledger.output)
         if session.joined:  # Ray goes on
             at_end.callback(end_actors, [ledger_actor, pool])  # the pool's engines end with it
         configs = [task.model_dump(mode="json") for task in space.tasks]

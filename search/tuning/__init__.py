@@ -5,7 +5,9 @@ __all__ = [
     "display",
     "early_stopping",
     "racing",
+    "referee",
     "sampler",
     "trainable",
     "warm_start",
+    "window",
 ]
