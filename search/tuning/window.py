@@ -21,15 +21,15 @@ from optuna.trial import FrozenTrial, TrialState
 from search.space.model import Space
 
 MOST = 500  # ended trials that a sampler sees
-BEST, LATEST = 100, 100  # of these; the others are spread evenly over the search
+BEST, LATEST = 25, 25  # of these: TPE's own number of good ones, and what is told apart least; the others are spread evenly
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def seen(trials: Sequence[FrozenTrial], most: int = MOST) -> list[FrozenTrial]:
     """Of a study's trials, by number, those that a sampler sees: all that run, and at most `most` that have ended with a value.
 
-    All objectives are maximized. Trials stopped early count as `optuna.samplers.TPESampler` has it: behind all completed ones, the
-    later they were stopped, the better. Up to `most`, all are seen.
+    All objectives are maximized. Trials stopped early count as `optuna.samplers.TPESampler` has it: behind all completed ones,
+    the later they were stopped, the better. Up to `most`, all are seen.
     """
     ended = [t for t in trials if t.state in ENDED]
     if len(ended) <= most:
