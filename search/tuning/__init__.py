@@ -6,6 +6,7 @@ __all__ = [
     "early_stopping",
     "racing",
     "referee",
+    "resumption",
     "sampler",
     "trainable",
     "warm_start",

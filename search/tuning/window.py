@@ -21,7 +21,10 @@ from optuna.trial import FrozenTrial, TrialState
 from search.space.model import Space
 
 MOST = 500  # ended trials that a sampler sees
-BEST, LATEST = 25, 25  # of these: TPE's own number of good ones, and what is told apart least; the others are spread evenly
+BEST, LATEST = (
+    25,
+    25,
+)  # of these: TPE's own number of good ones, and what is told apart least; the others are spread evenly
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
