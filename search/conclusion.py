@@ -28,7 +28,7 @@ from search.analysis.ranking import best_by_single_seed, best_trial, best_trials
 from search.analysis.robustness import QUANTILE, response_pairs, responses, robust_region, sensitivity, surface_of
 from search.analysis.saturation import Saturation
 from search.analysis.sequential import looks
-from search.analysis.surrogate import Surface, of_space, scored
+from search.analysis.surrogate import Surface, informative, left_out, of_space, scored
 from search.analysis.transfer import task_names, transfer
 from search.confirmation.ablation import FULL, ablation_table, ablations, lines, write_csv
 from search.confirmation.held_out import HeldOut
@@ -200,9 +200,10 @@ class Conclusion:
         perturbation: dict[str, Any] | None,
     ) -> Report:
         space, confirmation, chosen = self.space, self.confirmation, choice.chosen
+        known = scored(of_space(space, records), space.robust)
         # What is told of the score's course rests on the candidates' runs as well: the model may have been wrong about them.
         if surface is not None and surface.check.trusted:
-            surface = Surface(space, scored(of_space(space, records), space.robust) + measured(choice, space))
+            surface = Surface(space, informative(space, known) + measured(choice, space))
         informed = known_around(space, chosen, surface)
         budget = confirmation.budget * space.steps * len(space.tasks)
         confirmed = confirmed_settings(space, self.plan, records, choice, results, self._validation, budget)
@@ -213,7 +214,7 @@ class Conclusion:
         wall = self.ledger.earlier_seconds() + time.monotonic() - self.started
         confirming = time.monotonic() - self.began
         default = {k: results["default"]["hyperparameters"].get(k) for k in space.search}
-        importance = importances(space, scored(of_space(space, records), space.robust), distributions(space))
+        importance = importances(space, known, distributions(space))
         content = {
             "name": space.name,
             "metric": metric_of(space),
@@ -235,7 +236,7 @@ class Conclusion:
             "confirmation": confirmed,
             "shrinkage": confirmed.shrinkage,
             "perturbation": perturbation,
-            "surrogate": None if surface is None else surface.check.as_json(),
+            "surrogate": None if surface is None else {**surface.check.as_json(), **left_out(known)},
             "robust_region": robust_region(informed, chosen.params),
             "response": responses(informed, chosen.params),
             "response_pairs": response_pairs(informed, chosen.params),

@@ -179,11 +179,12 @@ class Search:
         from search.engine.devices import find_devices
         from search.engine.pool import EnginePool
         from search.engine.preparation import Preparation
+        from search.tuning.referee import Referee
 
         space = self.space
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         pool = ray.remote(EnginePool).options(num_cpus=0, scheduling_strategy=here).remote()
-        ledger_actor = ray.remote(Ledger).options(num_cpus=0, scheduling_strategy=here).remote(ledger.output)
+        ledger_actor = ray.remote(Referee).options(num_cpus=0, scheduling_strategy=here).remote(ledger.output)
         if session.joined:  # Ray goes on
             at_end.callback(end_actors, [ledger_actor, pool])  # the pool's engines end with it
         configs = [task.model_dump(mode="json") for task in space.tasks]
@@ -221,7 +222,11 @@ class Search:
         self.say(f"data, encoder and embeddings ready after {time.monotonic() - preparing:.0f} s")
         loaded.result()  # two threads that import the same package get in each other's way
         from search.tracking.tracker import MlflowTracker
+        from search.tuning.racing import stages
+        from search.tuning.window import slow_sampler
 
+        if (slow := slow_sampler(space)) is not None:
+            self.say(f"warning: {slow}")
         plan = Plan(
             configs,
             replica_seeds(space),
@@ -232,7 +237,8 @@ class Search:
             tuple(space.objectives[1:]),
             folds,
         )
-        tracker = MlflowTracker(self.request.tracking_uri, "condensation", ledger.search_id, space.name)
+        longest = space.steps * len(stages(space.racing, space.seeds))
+        tracker = MlflowTracker(self.request.tracking_uri, "condensation", ledger.search_id, space.name, longest)
         tracker.start(
             {"space": space.name, "seeds": space.seeds, "steps": space.steps, "sampler": space.sampler.name},
             {"output": str(ledger.output)},
@@ -292,23 +298,16 @@ class Search:
         import ray
         from ray import tune
 
-        from search.analysis.failure_signatures import ended_metrics
         from search.analysis.saturation import Saturation
-        from search.tuning.callbacks import SearchCallback, trial_tags
-        from search.tuning.display import Display
-        from search.tuning.early_stopping import build_scheduler, prefill
-        from search.tuning.sampler import SpaceSearcher
+        from search.tuning.callbacks import SearchCallback
+        from search.tuning.resumption import up_to_date
         from search.tuning.trainable import run_trial
 
         space = self.space
-        past = ledger.trials()
-        tracker.reconcile(past, tags=trial_tags, metrics=ended_metrics)
-        searcher = SpaceSearcher(space, ledger)
+        ready = up_to_date(space, ledger, tracker, self._say)
         if left(ledger, space) <= 0:
             return True
-        scheduler = build_scheduler(space)
-        prefill(scheduler, ledger.history(), space.steps)
-        display = Display(space, past, say=self._say)
+        display = ready.display
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         kind = space.resources.node_kind
         cpus = [of.get("CPU", 0.0) for of in nodes if kind is None or kind in of] or [
@@ -321,8 +320,8 @@ class Search:
             tune.with_resources(trainable, resources),
             tune_config=tune.TuneConfig(
                 num_samples=-1,  # the searcher knows when it is done
-                search_alg=searcher,
-                scheduler=scheduler,
+                search_alg=ready.searcher,
+                scheduler=ready.scheduler,
                 max_concurrent_trials=space.max_concurrent,
                 reuse_actors=True,
             ),

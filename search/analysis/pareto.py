@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from search.analysis.ranking import score_of
 from search.ledger.ledger import TrialRecord
 from search.space.model import Space
@@ -22,11 +24,10 @@ def pareto(space: Space, records: Sequence[TrialRecord]) -> dict[str, Any] | Non
             if all(map(math.isfinite, values)):
                 known.append((r.number, values))
 
+    every = np.array([values for _, values in known]).reshape(len(known), len(space.objectives))
+
     def beaten(values: Sequence[float]) -> bool:
-        return any(
-            all(a >= b for a, b in zip(other, values, strict=True)) and list(other) != list(values)
-            for _, other in known
-        )
+        return bool(((every >= values).all(1) & (every != values).any(1)).any())
 
     trials = [{"number": number, "values": values, "front": not beaten(values)} for number, values in known]
     return {"objectives": list(space.objectives), "trials": trials}

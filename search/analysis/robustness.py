@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from search.analysis.coordinates import sobol_points
-from search.analysis.surrogate import FEWEST_TRIALS, Surface, of_space, scored
+from search.analysis.surrogate import FEWEST_TRIALS, Surface, informative, of_space, scored
 from search.ledger.ledger import TrialRecord
 from search.space.model import Space
 
@@ -23,11 +23,11 @@ CANDIDATES, MOVES = 1024, 64
 
 
 def surface_of(space: Space, records: Sequence[TrialRecord]) -> Surface | None:
-    """The model of a search; None if it has too few trials."""
+    """The model of a search, of its most informative trials where there are many; None if it has too few."""
     trials = scored(of_space(space, records), space.robust)
     if len(trials) < FEWEST_TRIALS or all(d.choices is not None for d in space.search.values()):
         return None
-    return Surface(space, trials)
+    return Surface(space, informative(space, trials))
 
 
 def plateau_setting(surface: Surface, decades: float) -> tuple[dict[str, Any], float]:

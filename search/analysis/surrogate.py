@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from search.ledger.ledger import TrialRecord
 from search.space.model import Robust, Space
 
 FEWEST_TRIALS = 8  # with fewer a model says nothing
+MOST_TRIALS, BEST = 500, 150  # that a model is of, as its time is cubic in them; of these, the best by their scores
 LEAST_COVERAGE = 0.85  # of a model that may be trusted
 CHUNK = 8192  # points predicted at a time
 
@@ -48,23 +50,47 @@ def scored(records: Sequence[TrialRecord], robust: Robust | None = None) -> list
     spreads = [r.metrics["score_std"] for r in inside if seeds_of(r) > 2]
     typical = float(np.median(spreads)) if spreads else None
 
-    def gain(step: int) -> float:
-        gains = [
-            r.metrics[target] - report.metrics[target] for r in completed for report in r.reports if report.step == step
-        ]
-        return float(np.median(gains)) if gains else 0.0
+    gains: dict[int, list[float]] = defaultdict(list)
+    for r in completed:
+        for report in r.reports:
+            gains[report.step].append(r.metrics[target] - report.metrics[target])
+    gain = {step: float(np.median(own)) for step, own in gains.items()}
 
     def error(r: TrialRecord) -> float:
         known = seeds_of(r) > 2 or typical is None
         return (r.metrics["score_std"] if known or typical is None else typical) / math.sqrt(seeds_of(r))
 
     known = [
-        Scored(r.params, r.metrics[target] + (gain(r.steps) if r.status == "pruned" else 0.0), error(r)) for r in inside
+        Scored(r.params, r.metrics[target] + (gain.get(r.steps, 0.0) if r.status == "pruned" else 0.0), error(r))
+        for r in inside
     ]
     if known:
         worst, middle = min(t.mean for t in known), float(np.median([t.standard_error for t in known]))
         known += [Scored(r.params, worst, middle) for r in records if r.diverged and r.name != "paper_default"]
     return known
+
+
+def informative(space: Space, trials: Sequence[Scored], most: int = MOST_TRIALS) -> list[Scored]:
+    """At most `most` trials for a model, in their order: the best, and of the others those that fill the space, each the one
+    farthest from all that are chosen (Gonzalez 1985). The same every time; all of them where they are no more than `most`."""
+    if len(trials) <= most:
+        return list(trials)
+    coordinates = Coordinates(space)
+    points = np.array([coordinates.at(t.params) for t in trials])
+    chosen = np.argsort([-t.mean for t in trials], kind="stable")[: min(BEST, most)].tolist()
+    apart = np.full(len(points), np.inf)
+    for i in chosen:
+        apart = np.minimum(apart, ((points - points[i]) ** 2).sum(1))
+    while len(chosen) < most:
+        apart[chosen] = -1.0  # several trials may share a point
+        chosen.append(int(np.argmax(apart)))
+        apart = np.minimum(apart, ((points - points[chosen[-1]]) ** 2).sum(1))
+    return [trials[i] for i in sorted(chosen)]
+
+
+def left_out(trials: Sequence[Scored]) -> dict[str, int]:
+    """How many trials `informative` leaves out, for `search.report.model.Surrogate`; {} for none."""
+    return {"left_out": len(trials) - MOST_TRIALS} if len(trials) > MOST_TRIALS else {}
 
 
 def seeds_of(record: TrialRecord) -> int:

@@ -5,5 +5,6 @@ __all__ = [
     "data_identity",
     "faults",
     "ledger",
+    "records",
     "run_folder",
 ]

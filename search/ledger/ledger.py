@@ -27,76 +27,17 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, TextIO
 
 from condense.system.errors import UserError
 from search.ledger.atomic_files import read, read_json, write
 from search.ledger.faults import record_fault
+from search.ledger.records import NOT_FINITE, PastReport, Report, Status, TrialRecord
 from search.ledger.run_folder import check_folder, check_resumable, lock_folder
 
-NOT_FINITE = "loss was not finite"  # in the error of a trial that diverged
-Status = Literal["unfinished", "completed", "pruned", "failed"]
-
-
-@dataclass(frozen=True)
-class Report:
-    """One report of a trial."""
-
-    step: int
-    time: float  # unix time at which it was saved
-    seconds: float  # the trial's own clock, as reported in metrics["seconds"]
-    metrics: dict[str, float]
-    curve: dict[str, list[float]] | None = None  # finer than the reports: {"step": [...], "loss": [...], ...}
-    node: str = ""  # host name of the node that took these steps
-
-
-@dataclass(frozen=True)
-class TrialRecord:
-    """Everything known about a trial."""
-
-    number: int
-    name: str | None  # only default trials have one
-    params: dict[str, Any]  # the searched hyperparameters
-    config: dict[str, Any]  # all hyperparameters
-    seeds: list[int]
-    created: float
-    status: Status = "unfinished"
-    steps: int = 0  # done
-    score: float | None = None  # None if it failed, or has not reported
-    error: str | None = None
-    finished: float | None = None
-    reports: tuple[Report, ...] = ()
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """The metrics of its last report."""
-        return self.reports[-1].metrics if self.reports else {}
-
-    @property
-    def diverged(self) -> bool:
-        """Whether it failed because its loss was not finite."""
-        return self.status == "failed" and NOT_FINITE in (self.error or "")
-
-    @property
-    def seconds(self) -> float:
-        """Seconds on the trial's own clock at its last report."""
-        return self.reports[-1].seconds if self.reports else 0.0
-
-    @property
-    def nodes(self) -> str:
-        """Host names of the nodes it ran on, in order."""
-        return " ".join(dict.fromkeys(report.node for report in self.reports if report.node))
-
-
-@dataclass(frozen=True)
-class PastReport:
-    """A report of an ended trial, to replay to a new scheduler."""
-
-    number: int
-    report: Report
-    ended: Status | None  # how the trial ended, at its last report; None before
+__all__ = ["NOT_FINITE", "Ledger", "PastReport", "Report", "Status", "TrialRecord"]
 
 
 class Ledger:
@@ -281,11 +222,21 @@ class Ledger:
         """The reports of steps in (after, step], as saved. Cheap: used to follow a running search."""
         return [report for report in self._progress(number) if after < report.step <= step]
 
+    def numbers(self) -> list[int]:
+        """Of the trials that have a folder, in order."""
+        try:
+            names = os.listdir(self.output / "trials")
+        except FileNotFoundError:
+            return []
+        return sorted(int(name) for name in names if name.isdecimal())
+
     def trials(self) -> list[TrialRecord]:
         """All trials, by number."""
-        folders = (self.output / "trials").glob("[0-9]*")
-        numbers = sorted(int(folder.name) for folder in folders if folder.name.isdecimal())
-        return [record for number in numbers if (record := self.trial(number)) is not None]
+        return [record for number in self.numbers() if (record := self.trial(number)) is not None]
+
+    def ended(self, number: int) -> TrialRecord | None:
+        """As `trial`; None for one that has not ended, whose reports are not read."""
+        return self.trial(number) if number in self._ended or self._has_ended(number) else None
 
     def earlier_seconds(self) -> float:
         """Seconds that earlier processes worked on the trials: each from its start to its last report."""

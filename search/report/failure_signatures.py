@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from html import escape
 
 from search.report import html, text
@@ -10,15 +11,17 @@ from search.report.model import Report
 MOST = 12  # trials that are named for a signature
 
 
-def section(report: Report) -> str:
-    """The signatures that were looked for, and in which trials they were seen; nothing where none was looked for."""
+def section(report: Report, listed: Collection[int]) -> str:
+    """The signatures that were looked for, and in which trials they were seen; nothing where none was looked for. `listed`: the
+    numbers of the trials in the page's table."""
     ordered = sorted(report.diagnostics.items(), key=lambda item: -len(item[1].trials))
     seen = [(name, entry) for name, entry in ordered if entry.trials]
     unseen = [name for name, entry in ordered if not entry.trials]
     regions = any(entry.region for _, entry in seen)
     rows = []
     for name, entry in seen:
-        links = ", ".join(f'<a href="#trial-{number}">{number}</a>' for number in entry.trials[:MOST])
+        named = entry.trials[:MOST]
+        links = ", ".join(f'<a href="#trial-{n}">{n}</a>' if n in listed else str(n) for n in named)
         more = f" and {len(entry.trials) - MOST:,} more" if len(entry.trials) > MOST else ""
         meaning = f"<b>{escape(text.label(name))}</b><br>{escape(entry.meaning)}"
         where = [escape(entry.region or "anywhere")] if regions else []

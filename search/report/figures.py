@@ -14,7 +14,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from search.report import text
-from search.report.trials import Trial, comparable, scored
+from search.report.trials import POINTS, Trial, comparable, drawn, evenly, scored
 
 PALETTE = {  # role: (light, dark); the light values are all different, as the page maps light to dark by value
     "page": ("#ffffff", "#14181c"),
@@ -91,26 +91,31 @@ def hover(trial: Trial) -> str:
     return "<br>".join(lines)
 
 
+def pointed(numbers: Sequence[int | None]) -> dict[str, Any]:
+    """Of a trace of trials, by point: the page says under the pointer what `hover` says, which it holds once for each trial."""
+    return {"customdata": list(numbers), "hoverinfo": "text", "meta": "trials"}
+
+
 def history(trials: Sequence[Trial]) -> go.Figure | None:
     """Score over trial number, the best completed one so far, both defaults as lines."""
+    shown = drawn(trials)
     scores = [score for _, score in scored(trials)]
     if not trials:
         return None
     figure = go.Figure()
     last = max(trial.number for trial in trials)
     for status, colour in (("pruned", MUTED), ("completed", MUTED)):
-        some = scored(trials, status)
+        some = scored(shown, status)
         if some:
             figure.add_scatter(
                 x=[trial.number for trial, _ in some],
                 y=[score for _, score in some],
                 mode="markers",
                 name=status,
-                marker=marks(status, colour, len(trials)),
-                hovertext=[hover(trial) for trial, _ in some],
-                hoverinfo="text",
+                marker=marks(status, colour, len(shown)),
+                **pointed([trial.number for trial, _ in some]),
             )
-    failed = [trial for trial in trials if trial.status == "failed"]
+    failed = [trial for trial in shown if trial.status == "failed"]
     if failed:
         floor = min(scores, default=0.0)
         floor -= 0.06 * (max(scores, default=1.0) - floor)
@@ -120,8 +125,7 @@ def history(trials: Sequence[Trial]) -> go.Figure | None:
             mode="markers",
             name="failed (no score)",
             marker=marks("failed", INK, len(failed)),
-            hovertext=[f"<b>trial {trial.number}</b> failed" for trial in failed],
-            hoverinfo="text",
+            **pointed([trial.number for trial in failed]),
         )
     for name, dash in (("default", "dash"), ("paper_default", "dot")):
         for score in (score for trial, score in scored(trials, "completed") if trial.name == name):
@@ -136,9 +140,10 @@ def history(trials: Sequence[Trial]) -> go.Figure | None:
     completed = comparable(trials, "completed")
     if completed:
         best = list(accumulate((score for _, score in completed), max))
+        steps = [i for i in range(len(best)) if i == 0 or best[i] > best[i - 1]]
         figure.add_scatter(
-            x=[*(trial.number for trial, _ in completed), last + 0.5],
-            y=[*best, best[-1]],
+            x=[*(completed[i][0].number for i in steps), last + 0.5],
+            y=[*(best[i] for i in steps), best[-1]],
             mode="lines",
             name="best so far",
             line={"color": ACCENT, "width": 2.5, "shape": "hv"},
@@ -152,25 +157,27 @@ def history(trials: Sequence[Trial]) -> go.Figure | None:
 def progress(trials: Sequence[Trial]) -> go.Figure | None:
     """Score over steps within each trial: where pruning stopped them. One trace per way of ending."""
     best, _ = max(comparable(trials, "completed"), key=lambda pair: pair[1], default=(None, None))
+    trials = drawn(trials)
+    most = max(3, POINTS // max(1, len(trials)))
     figure = go.Figure()
     for name, colour, width in (("pruned", FAINT, 1.2), ("completed", MUTED, 1.0), ("best trial", ACCENT, 2.5)):
         xs: list[float | None] = []
         ys: list[float | None] = []
-        hovers: list[str] = []
+        numbers: list[int | None] = []
         for trial in trials:
             if trial.progress and name == ("best trial" if trial is best else trial.status):
                 # None lifts the pen: all trials of one kind are one trace, so that a thousand of them stay quick
-                xs += [*(step for step, _ in trial.progress), None]
-                ys += [*(score for _, score in trial.progress), None]
-                hovers += [hover(trial)] * (len(trial.progress) + 1)
+                points = evenly(trial.progress, most)
+                xs += [*(step for step, _ in points), None]
+                ys += [*(score for _, score in points), None]
+                numbers += [trial.number] * len(points) + [None]
         if xs:
             figure.add_scatter(
                 x=xs,
                 y=ys,
                 mode="lines",
                 name=name,
-                hovertext=hovers,
-                hoverinfo="text",
+                **pointed(numbers),
                 line={"color": colour, "width": width if colour == ACCENT else width * crowd(len(trials))},
             )
     if not figure.data:
@@ -182,8 +189,7 @@ def progress(trials: Sequence[Trial]) -> go.Figure | None:
         mode="markers",
         marker=marks("pruned", FAINT, len(trials)),
         showlegend=False,
-        hovertext=[hover(trial) for trial in stopped],
-        hoverinfo="text",
+        **pointed([trial.number for trial in stopped]),
     )
     layout(figure, 320)
     figure.update_xaxes(title_text="steps", showgrid=False, rangemode="tozero")

@@ -4,8 +4,10 @@ parameters and cells that are said to be HTML are not.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 from html import escape
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -13,6 +15,15 @@ import plotly.graph_objects as go
 def script(code: str) -> str:
     """JSON that may stand inside a script element, whatever strings it holds."""
     return code.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def rounded(value: Any) -> Any:
+    """JSON with six significant digits, which are more than a figure shows."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: rounded(own) for key, own in value.items()}
+    return [rounded(own) for own in value] if isinstance(value, list) else value
 
 
 def breakable(name: str) -> str:
@@ -24,12 +35,13 @@ def figure(drawn: go.Figure | None, alternative: str, caption: str = "", title: 
     """A figure and the data it is drawn from; nothing where there is no figure."""
     if drawn is None:
         return ""
+    drawing = json.dumps(rounded(json.loads(drawn.to_json())), separators=(",", ":"), ensure_ascii=False)
     note = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     head = f"<h3>{breakable(title)}</h3>" if title else ""
     return (
         f'<figure>{head}<div class="plot" role="img" aria-label="{escape(alternative)}" '
         f'style="height:{int(drawn.layout.height)}px"></div>'
-        f'<script type="application/json">{script(str(drawn.to_json()))}</script>{note}</figure>'
+        f'<script type="application/json">{script(drawing)}</script>{note}</figure>'
     )
 
 

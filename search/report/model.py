@@ -178,6 +178,9 @@ class Surrogate(Part):
     loo_rmse: Number = Field(description="root mean squared error of a trial's score, predicted from the others")
     loo_r2: Number = Field(description="1: predicted exactly; 0: no better than the scores' mean")
     coverage: Number = Field(description="share of the scores within the 95 % band of their prediction")
+    left_out: int = Field(
+        0, description="trials that it is not of: it takes the best ones, and of the others an even spread"
+    )
     trusted: bool = Field(description="if not, nothing above rests on the model, only on real runs")
 
 

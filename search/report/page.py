@@ -10,6 +10,9 @@ page is escaped.
 
 from __future__ import annotations
 
+import base64
+import functools
+import gzip
 import json
 import os
 import re
@@ -39,8 +42,8 @@ from search.report import (
 from search.report.gallery import gallery_cards
 from search.report.model import Report
 from search.report.parallel import parallel
-from search.report.tables import trials_table
-from search.report.trials import Trial
+from search.report.tables import listed, trials_table
+from search.report.trials import BEST, Trial, drawn
 
 MENU = {  # section: its name in the menu, which is shorter than its title
     "use": "What to use",
@@ -85,7 +88,7 @@ def write_html(output: Path, report: Report, trials: Sequence[Trial], gallery: l
             missing="No synthetic items were exported.",
         ),
         _history(report, trials),
-        failure_signatures.section(report),
+        failure_signatures.section(report, {trial.number for trial in listed(trials)}),
         html.section("trials", "All trials", trials_table(trials, signatures), missing="No trial has ended yet."),
         _provenance(report),
     ]
@@ -103,7 +106,8 @@ def write_html(output: Path, report: Report, trials: Sequence[Trial], gallery: l
         card="188px" if pairs else "168px",
         card_phone="150px",
         swap=html.script(json.dumps({both[0]: both[1] for both in palette.values()})),
-        plotly=get_plotlyjs(),
+        said=html.script(json.dumps({t.number: figures.hover(t).replace("<br>", "\n") for t in drawn(trials)})),
+        plotly=_plotly(),
     )
     output.mkdir(parents=True, exist_ok=True)
     path = output / "report.html"
@@ -111,6 +115,12 @@ def write_html(output: Path, report: Report, trials: Sequence[Trial], gallery: l
     unfinished.write_text(page, encoding="utf-8")
     os.replace(unfinished, path)
     return path
+
+
+@functools.cache
+def _plotly() -> str:
+    """Plotly's script, gzipped (4.8 MB otherwise), in base64. The page unpacks it, which browsers can since 2023."""
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
 
 
 def _header(report: Report, sections: Sequence[str]) -> str:
@@ -132,7 +142,8 @@ def _history(report: Report, trials: Sequence[Trial]) -> str:
     first = html.figure(
         figures.history(trials),
         "Score of each trial over trial number",
-        f"{text.robust_rule(report)} A pruned trial shows the score at which it was stopped, after fewer steps.",
+        f"{text.robust_rule(report)} A pruned trial shows the score at which it was stopped, after fewer steps."
+        f"{_which(trials)}",
     )
     told, raced = "The same trials over their steps.", text.racing(report.racing)
     if raced:
@@ -152,6 +163,14 @@ def _parallel(report: Report, trials: Sequence[Trial]) -> str:
     return html.section(
         "parallel", "Parallel coordinates", figure, missing="No hyperparameter was varied in a scored trial."
     )
+
+
+def _which(trials: Sequence[Trial]) -> str:
+    """A sentence on those that figures show, where these are not all."""
+    shown = len(drawn(trials))
+    if shown == len(trials):
+        return ""
+    return f" Figures show {shown:,} of {len(trials):,} trials: the best {BEST}, and evenly many of the others."
 
 
 def _provenance(report: Report) -> str:

@@ -24,12 +24,12 @@ from search.report.figures import (
     PALETTE,
     crowd,
     escape,
-    hover,
     is_log,
     layout,
+    pointed,
     short,
 )
-from search.report.trials import Trial, comparable, varied
+from search.report.trials import Trial, comparable, drawn, varied
 
 ROW = 62  # pixels between two axes
 Line = tuple[Trial, float]  # a trial and its score
@@ -77,7 +77,7 @@ def parallel(trials: Sequence[Trial], recommended: Mapping[str, Any]) -> go.Figu
     A diamond marks the `recommended` value where it lies within the values tried.
     """
     names = varied(trials)
-    lines = [line for line in comparable(trials) if all(line[0].params.get(name) is not None for name in names)]
+    lines = [line for line in comparable(drawn(trials)) if all(line[0].params.get(name) is not None for name in names)]
     if not names or not lines:
         return None
     axes = [Axis(name, [trial.params[name] for trial, _ in lines]) for name in names]
@@ -87,22 +87,18 @@ def parallel(trials: Sequence[Trial], recommended: Mapping[str, Any]) -> go.Figu
     for label, colour, dash, group in _groups(lines):
         xs: list[float | None] = []
         ys: list[float | None] = []
-        hovers: list[str] = []
         numbers: list[int | None] = []
         for trial, score in group:
             values = [*(trial.params[name] for name in names), score]
             xs += [*(axis.place(value) for axis, value in zip(axes, values, strict=True)), None]
             ys += [*range(len(axes)), None]
-            hovers += [hover(trial)] * len(axes) + [""]
             numbers += [trial.number] * len(axes) + [None]
         figure.add_scatter(
             x=xs,
             y=ys,
             mode="lines+markers",
             name=label,
-            hovertext=hovers,
-            hoverinfo="text",
-            customdata=numbers,
+            **pointed(numbers),
             line={"color": colour, "width": fine * (2.2 if colour == ACCENT else 1.3), "dash": dash},
             marker={"size": 5 * fine, "symbol": "circle-open" if dash == "dot" else "circle", "color": colour},
         )

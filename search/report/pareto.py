@@ -10,7 +10,9 @@ import plotly.graph_objects as go
 from search.report import html, text
 from search.report.figures import ACCENT, FAINT, MUTED, crowd, escape, layout
 from search.report.model import Pareto, Report
+from search.report.trials import evenly
 
+MOST = 500  # trials behind the front that are drawn
 Point = tuple[int, list[float], bool]  # number, values, on the front
 
 
@@ -19,12 +21,14 @@ def section(report: Report) -> str:
     if report.pareto is None:
         return ""
     names = [text.label(name) for name in report.pareto.objectives]
-    points = _points(report.pareto)
+    known = _points(report.pareto)
+    on, off = ([point for point in known if point[2] is front] for front in (True, False))
+    points = sorted([*on, *evenly(off, MOST)])
     if len(names) < 2 or not points:
         return ""
-    count = sum(front for _, _, front in points)
+    count = len(on)
     told = (
-        f"{count} of {text.count(len(points), 'trial')} {'are' if count != 1 else 'is'} on the front: no other trial is at least "
+        f"{count} of {text.count(len(known), 'trial')} {'are' if count != 1 else 'is'} on the front: no other trial is at least "
         "as good in every objective and better in one."
     )
     chosen = report.confirmation.recommended.trial

@@ -21,14 +21,14 @@ from search.report.figures import (
     PALETTE,
     crowd,
     escape,
-    hover,
     is_log,
     layout,
     marks,
+    pointed,
     short,
 )
 from search.report.model import Report, ResponsePair
-from search.report.trials import Trial, comparable, varied
+from search.report.trials import Trial, comparable, drawn, varied
 
 VEIL = "30"  # opacity of a curve's band, as the last two digits of its colour
 Curve = list[tuple[float, float, float, float]]  # (value, mean, low, high), by value
@@ -81,7 +81,7 @@ def curve(report: Report, name: str) -> Curve:
 
 def response(trials: Sequence[Trial], name: str, report: Report) -> go.Figure | None:
     """Score over one hyperparameter, bars of one std over seeds, the model's curve; the recommended value and its range."""
-    points = [(trial, score) for trial, score in comparable(trials) if trial.params.get(name) is not None]
+    points = [(trial, score) for trial, score in comparable(drawn(trials)) if trial.params.get(name) is not None]
     if not points:
         return None
     values = [trial.params[name] for trial, _ in points]
@@ -107,8 +107,7 @@ def response(trials: Sequence[Trial], name: str, report: Report) -> go.Figure | 
                     "thickness": crowd(len(points)),
                     "width": 0,
                 },
-                hovertext=[hover(trial) for trial, _ in some],
-                hoverinfo="text",
+                **pointed([trial.number for trial, _ in some]),
             )
     layout(figure, 220, showlegend=False, margin={"l": 8, "r": 8, "t": 6, "b": 8})
     figure.update_yaxes(range=score_range(trials, report), nticks=5)
@@ -242,7 +241,7 @@ def pair_map(grid: ResponsePair, contours: Mapping[str, float], report: Report, 
     }
     logs = {axis: is_log(values) for axis, (_, values) in sides.items()}
     inside = []
-    for trial, _ in comparable(trials):
+    for trial, _ in comparable(drawn(trials)):
         at = [text.finite(trial.params.get(name)) for name, _ in sides.values()]
         if all(value is not None and (value > 0 or not logs[axis]) for value, axis in zip(at, sides)):
             inside.append((trial, at))
@@ -252,8 +251,7 @@ def pair_map(grid: ResponsePair, contours: Mapping[str, float], report: Report, 
         mode="markers",
         name="trials",
         marker={"color": MUTED, "size": 2 + 4 * crowd(len(inside)), "line": {"color": PAGE, "width": 1}},
-        hovertext=[hover(trial) for trial, _ in inside],
-        hoverinfo="text",
+        **pointed([trial.number for trial, _ in inside]),
     )
     chosen = [text.finite(text.comparable(report).get(name)) for name, _ in sides.values()]
     if None not in chosen:

@@ -13,6 +13,8 @@ from search.report.html import breakable
 from search.report.model import Candidate, Report
 from search.report.trials import Trial
 
+ROWS = 500  # of the table of all trials, at most
+
 
 def settings_table(report: Report, trials: Sequence[Trial]) -> str:
     """The recommended hyperparameters, their robust ranges and both defaults."""
@@ -113,6 +115,11 @@ def _choice(report: Report) -> str:
     return told
 
 
+def listed(trials: Sequence[Trial]) -> list[Trial]:
+    """The trials in the table, the best first."""
+    return sorted(trials, key=lambda trial: (trial.score is None, -(trial.score or 0.0)))[:ROWS]
+
+
 def trials_table(trials: Sequence[Trial], signatures: Mapping[int, Sequence[str]]) -> str:
     """Every trial, the best first, failed ones with their error; empty without trials.
 
@@ -128,10 +135,13 @@ def trials_table(trials: Sequence[Trial], signatures: Mapping[int, Sequence[str]
         f'<button type="button">{breakable(name)}</button></th>'
         for i, name in enumerate(head)
     )
-    ranked = sorted(trials, key=lambda trial: (trial.score is None, -(trial.score or 0.0)))
+    ranked = listed(trials)
     rows = "".join(_row(trial, names, signatures) for trial in ranked)
+    most = ""
+    if len(trials) > ROWS:
+        most = f'The best {ROWS:,} of {len(trials):,} trials; all of them are in <a href="trials.csv">trials.csv</a>. '
     return (
-        '<p class="note">Click a column to sort by it. Score: robust score on validation data; over seeds: mean ± '
+        f'<p class="note">{most}Click a column to sort by it. Score: robust score on validation data; over seeds: mean ± '
         f'standard deviation.</p><div class="trials" tabindex="0"><table class="sortable"><thead><tr>{cells}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )

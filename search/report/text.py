@@ -172,7 +172,7 @@ def not_trusted(model: Surrogate) -> str:
     """What the leave-one-out check of a model found, as a clause."""
     found = f"r² {share(model.loo_r2)}, a share of {share(model.coverage)} within the 95 % bands"
     return (
-        f"a model of {count(model.trials, 'trial')} cannot be trusted, which predicts trials left out too badly ({found}); only "
+        f"a model of {modelled(model)} cannot be trusted, which predicts trials left out too badly ({found}); only "
         "real runs count"
     )
 
@@ -183,9 +183,17 @@ def trusted(report: Report) -> str:
     if model is None or not model.trusted:
         return ""
     return (
-        f"The model is of {count(model.trials, 'trial')}; one left out is predicted to {number(model.loo_rmse)} "
+        f"The model is of {modelled(model)}; one left out is predicted to {number(model.loo_rmse)} "
         f"(r² {share(model.loo_r2)}), a share of {share(model.coverage)} lies within its 95 % band."
     )
+
+
+def modelled(model: Surrogate) -> str:
+    """`508 trials (the best ones and an even spread of the others; 4,492 are left out)`: what a model is of."""
+    rest = (
+        f" (the best ones and an even spread of the others; {model.left_out:,} are left out)" if model.left_out else ""
+    )
+    return f"{count(model.trials, 'trial')}{rest}"
 
 
 def share(value: Any) -> str:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from search.ledger.ledger import TrialRecord
 
+DRAWN = 1000  # trials in a figure, at most
+BEST = 100  # of these, by their scores
+POINTS = 20_000  # over the steps of all trials that are drawn
+Element = TypeVar("Element")
 JUDGED = ("accuracy/", "log_loss/", "retrieval/")  # metrics of single seeds begin so
 
 
@@ -58,6 +62,24 @@ def scored(trials: Sequence[Trial], status: str | None = None) -> list[tuple[Tri
 def comparable(trials: Sequence[Trial], status: str | None = None) -> list[tuple[Trial, float]]:
     """As `scored`, in the search's own scaling: the same lambda means something else in the paper's."""
     return [(trial, score) for trial, score in scored(trials, status) if trial.name != "paper_default"]
+
+
+def drawn(trials: Sequence[Trial]) -> list[Trial]:
+    """Those that figures show: all, or of more than a thousand the defaults, the best, and evenly many of the others."""
+    if len(trials) <= DRAWN:
+        return list(trials)
+    best = sorted(scored(trials), key=lambda pair: -pair[1])[:BEST]
+    kept = {t.number for t, _ in best} | {t.number for t in trials if t.name}
+    others = evenly([t for t in trials if t.number not in kept], DRAWN - len(kept))
+    kept |= {t.number for t in others}
+    return [t for t in trials if t.number in kept]
+
+
+def evenly(elements: Sequence[Element], most: int) -> list[Element]:
+    """At most so many, evenly many from start to end, the last one included."""
+    if len(elements) <= most:
+        return list(elements)
+    return [elements[(i + 1) * len(elements) // most - 1] for i in range(most)]
 
 
 def varied(trials: Sequence[Trial]) -> list[str]:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["MlflowTracker", "check_tracking", "default_tracking_uri"]
 logger = logging.getLogger(__name__)
 
+CURVE_POINTS = 100  # of a trial, by metric; MLflow takes milliseconds for each ten
 LONGEST_VALUE = 5000  # characters of a parameter or tag; MLflow takes 6000 and 8000, older servers 5000 of a tag
 # How a trial or a search ended -> MLflow's state of its run. The word itself is kept in the tag `status`.
 RUN_STATUS = {
@@ -61,10 +62,12 @@ class MlflowTracker:
         experiment: str,
         search_id: str,  # unique and permanent: the parent run is found again by it
         name: str,  # of the parent run
+        steps: int = CURVE_POINTS,  # of the longest trial
     ) -> None:
         self.uri = absolute_uri(uri)  # may hold credentials; `where` does not
         self.where = masked(self.uri)
         self.experiment = experiment
+        self._every = math.ceil(steps / CURVE_POINTS)
         self.experiment_id: str | None = None  # known after `start`
         self._search_id = search_id
         self._parent = Run(None, name, {"search_id": search_id, "role": "search"})
@@ -128,15 +131,18 @@ class MlflowTracker:
         curve: Mapping[str, Sequence[float]] | None = None,  # "step" and one list per metric, all of one length
         timestamp: float | None = None,  # unix seconds; now if None
     ) -> None:
-        """Logs one report and the curve up to it. If both have a metric at a step, the curve's value counts."""
+        """Logs one report and the curve up to it. If both have a metric at a step, the curve's value counts. A long trial's curve
+        is thinned, to some hundred points in all: the ledger has the whole one."""
         if self._writer is None:
             return
         with self._writer.changed:
             run = self._trial(number)
+            at = list((curve or {}).get("step", ()))
+            kept = [i for i, own in enumerate(at) if own % self._every == 0 or i + 1 == len(at)]
             for key, values in (curve or {}).items():
                 if key != "step":
-                    for at, value in zip((curve or {}).get("step", ()), values, strict=False):
-                        self._add_point(run, key, at, value, timestamp)
+                    for i in kept[: len(values)]:
+                        self._add_point(run, key, at[i], values[i], timestamp)
             for key, value in metrics.items():
                 if key != "step":  # the axis of every other metric
                     self._add_point(run, key, step, value, timestamp)
@@ -206,12 +212,10 @@ class MlflowTracker:
         for record in trials:
             with self._writer.changed:
                 run = self._trial(record.number, record.name, record.created)
-                # A run's status is set last, so if it is right, no artifact is missing.
+                # A run's status is set last, so if it is right, nothing is missing.
                 if run.status == RUN_STATUS.get(record.status) and run.tags.get("status") == record.status:
-                    self._add_params(run, record.params)
-                    self._add_tags(run, tags(record))
-                else:
-                    self._describe(run, record.params, tags(record), record.config)
+                    continue
+                self._describe(run, record.params, tags(record), record.config)
             for report in record.reports:
                 self.trial_reported(record.number, report.step, report.metrics, report.curve, report.time)
             if record.status in RUN_STATUS:

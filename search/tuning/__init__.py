@@ -5,7 +5,10 @@ __all__ = [
     "display",
     "early_stopping",
     "racing",
+    "referee",
+    "resumption",
     "sampler",
     "trainable",
     "warm_start",
+    "window",
 ]

@@ -64,8 +64,10 @@ def prefill(scheduler: TrialScheduler, history: Iterable[PastReport], steps: int
             trials[past.number] = _PastTrial(f"past_{past.number:05d}")
             scheduler.on_trial_add(cast(Any, None), trials[past.number])
         decision = scheduler.on_trial_result(cast(Any, None), trials[past.number], result)
+        if past.ended is None:
+            continue  # it went on, whatever is decided without the reports of trials that are still under way
         # Tune completes a stopped trial too, but not one that raised an error.
         if past.ended in ("completed", "pruned") or decision == TrialScheduler.STOP:
             scheduler.on_trial_complete(cast(Any, None), trials[past.number], result)
-        elif past.ended == "failed":
+        else:
             scheduler.on_trial_error(cast(Any, None), trials[past.number])

@@ -7,6 +7,7 @@ have, and gets more of them (1 -> 2 -> 4 ...) until it has as many, or falls beh
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,9 +60,12 @@ def judge(per_seed: Sequence[float], rivals: Sequence[Runner], tolerance: float)
 
 
 def _spread(incumbent: Runner, rivals: Sequence[Runner]) -> float:
-    apart = [
-        stdev(a - b for a, b in zip(rival.per_seed, incumbent.per_seed, strict=True))
-        for rival in rivals
-        if rival is not incumbent
-    ]
-    return median(apart) if apart else math.sqrt(2) * stdev(incumbent.per_seed)
+    own = tuple(incumbent.per_seed)
+    apart = [_apart(tuple(rival.per_seed), own) for rival in rivals if rival is not incumbent]
+    return median(apart) if apart else math.sqrt(2) * stdev(own)
+
+
+@functools.lru_cache(maxsize=1 << 15)
+def _apart(rival: tuple[float, ...], incumbent: tuple[float, ...]) -> float:
+    """Standard deviation of the paired differences. Kept, since the same two are compared in each judgement."""
+    return stdev(a - b for a, b in zip(rival, incumbent, strict=True))

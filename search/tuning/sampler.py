@@ -33,6 +33,7 @@ from ray.tune.search.optuna import OptunaSearch
 from condense.config.models import Hyperparameters
 from search.ledger.ledger import Ledger, TrialRecord
 from search.space.model import Space, is_integer, replica_seeds
+from search.tuning.window import Windowed
 
 STUDY = "search"
 LOST_PROCESSES = 3  # how often a trial whose process died is handed out again, beyond what Tune retries by itself
@@ -97,11 +98,14 @@ def build_sampler(space: Space, number: int) -> BaseSampler:
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         match space.sampler.name:
             case "tpe":
-                return optuna.samplers.TPESampler(
-                    n_startup_trials=startup, multivariate=space.sampler.multivariate, constant_liar=True, seed=seed
+                jointly = space.sampler.multivariate
+                tpe = optuna.samplers.TPESampler(
+                    n_startup_trials=startup, multivariate=jointly, constant_liar=True, seed=seed
                 )
+                return Windowed(tpe, distributions(space), jointly)
             case "gp":
-                return _GP(n_startup_trials=startup, seed=seed, warn_independent_sampling=False)
+                gp = _GP(n_startup_trials=startup, seed=seed, warn_independent_sampling=False)
+                return Windowed(gp, distributions(space))
             case "cmaes":
                 return optuna.samplers.CmaEsSampler(
                     n_startup_trials=startup,
@@ -174,14 +178,14 @@ class SpaceSearcher(OptunaSearch):
         one may still have to be handed out again."""
         if self._unfinished:
             number = self._unfinished.popleft()
-        elif len(self._trials()) < self._definition.trials:
-            number = len(self._trials())
+        elif (count := len(self._trials())) < self._definition.trials:
+            number = count
         else:
             return None if self._running else str(Searcher.FINISHED)
         record = self._ledger.trial(number) or self._propose(number)
         self._numbers[trial_id] = number
         self._running.add(trial_id)
-        frozen = self._trials()[number]
+        frozen = self._frozen(number)
         if not frozen.state.is_finished():
             self.study._storage.set_trial_user_attr(frozen._trial_id, "ray_trial_id", trial_id)
         return {"number": number, "name": record.name, **record.config}
@@ -224,13 +228,19 @@ class SpaceSearcher(OptunaSearch):
     def _trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
 
+    def _frozen(self, number: int) -> FrozenTrial:
+        """A trial as the study has it, without a look at the others."""
+        storage = self.study._storage
+        return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number))
+
     def _reconcile(self) -> None:
         """Brings the study in line with the ledger, and lists the trials to hand out again."""
         records = {record.number: record for record in self._ledger.trials()}
-        for number in range(max([len(self._trials()), *(known + 1 for known in records)])):
+        known = len(self._trials())
+        for number in range(max([known, *(recorded + 1 for recorded in records)])):
             record = records.get(number)
-            if number < len(self._trials()):
-                frozen = self._trials()[number]
+            if number < known:
+                frozen = self._frozen(number)
                 if record is not None and not frozen.state.is_finished() and frozen.params != record.params:
                     self._store(frozen, record.params)
             elif record is not None:  # the journal lost its end
@@ -289,12 +299,12 @@ class SpaceSearcher(OptunaSearch):
         if number == len(self._trials()):
             trial = self.study.ask()
         else:
-            known = self._trials()[number]
+            known = self._frozen(number)
             if self._distributions.keys() <= known.params.keys():
                 return {name: known.params[name] for name in self._distributions}
             self.study._thread_local.cached_all_trials = None  # as `ask` does: a sampler must see the latest results
             trial = optuna.trial.Trial(self.study, known._trial_id)
-        frozen = self._trials()[number]
+        frozen = self._frozen(number)
         values = {}
         for name, distribution in self._distributions.items():
             if distribution.single():  # samplers need not support these
@@ -336,14 +346,14 @@ class SpaceSearcher(OptunaSearch):
 
     def _report(self, number: int, scores: dict[int, float]) -> None:
         """Records the finite ones of the scores by step, each once."""
-        frozen = self._trials()[number]
+        frozen = self._frozen(number)
         if not frozen.state.is_finished():
             for step, score in scores.items():
                 if math.isfinite(score) and step not in frozen.intermediate_values:
                     self.study._storage.set_trial_intermediate_value(frozen._trial_id, step, score)
 
     def _tell(self, record: TrialRecord) -> None:
-        if self._trials()[record.number].state.is_finished():
+        if self._frozen(record.number).state.is_finished():
             return
         self._report(record.number, {past.step: past.metrics.get("score", math.nan) for past in record.reports})
         values = [record.score, *(record.metrics.get(f"objective/{name}") for name in self._definition.objectives[1:])]

@@ -20,15 +20,14 @@ import ray
 from ray import tune
 from ray.exceptions import RayActorError
 
-from search.analysis.metrics import replica_values, summarize
-from search.analysis.scores import per_seed_means
+from search.analysis.metrics import summarize
 from search.engine.client import Client
 from search.engine.tenant_lost import TenantLost
 from search.interruption import caused_by_full_disk
 from search.ledger.faults import described
 from search.ledger.ledger import NOT_FINITE
 from search.space.plan import Plan
-from search.tuning.racing import Runner, judge, stages
+from search.tuning.racing import stages
 
 SAME_FAULTS = 2  # attempts that end with the same exception, before a trial has failed
 
@@ -132,14 +131,7 @@ class _Running:
             return metrics
         if int(metrics["seeds"]) == len(plan.seeds) or self.name is not None:
             return {**metrics, "race/goes_on": float(metrics["seeds"] < len(plan.seeds))}
-        ended = [r for r in ray.get(self.ledger.trials.remote()) if r.status == "completed" and r.score is not None]
-        rivals = [
-            Runner(r.score, per_seed_means(replica_values(r.metrics, plan), len(plan.tasks)))
-            for r in ended
-            if int(r.metrics["seeds"]) == len(plan.seeds) and r.name != "paper_default"  # cannot be recommended
-        ]
-        own = per_seed_means(replica_values(metrics, plan), len(plan.tasks))
-        judgement = judge(own, rivals, plan.racing.tolerance)
+        judgement = ray.get(self.ledger.judged.remote(plan, metrics))
         estimates = {} if judgement.goes_on else {"score": judgement.score, "score_mean": judgement.mean}
         return {**metrics, **estimates, "race/goes_on": float(judgement.goes_on)}
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,11 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from search_process import SearchProcess, report, results, table
 
-from search.ledger.ledger import Report, TrialRecord
+from search.ledger.ledger import Ledger, Report, Status
 from search.space.model import Racing, Robust
 from search.space.plan import Plan
 from search.tuning import trainable
 from search.tuning.racing import Runner, judge, stages
+from search.tuning.referee import Referee
 
 
 def test_stages_by_hand() -> None:
@@ -115,27 +118,56 @@ def test_a_kill_between_two_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == [(1, ends, 0, None)]
 
 
-def test_who_is_behind_is_recorded_as_if_it_had_all_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+RACING = Plan([{}], [0, 1], [2, 4, 6], Robust(), None, Racing(start=1))
+
+
+def add_ended(ledger: Ledger, number: int, name: str | None, values: list[float], status: Status = "completed") -> None:
+    """A trial that has ended, with its share on each seed."""
+    ledger.new_trial(number, name, {}, {}, [0, 1])
+    metrics = {"seeds": float(len(values))} | {f"share/seed_{i}": v for i, v in enumerate(values)}
+    ledger.save(number, 12, metrics, {"step": [1.0] * 300, "loss": [0.5] * 300}, b"")
+    ledger.finish(number, status, sum(values) / len(values))
+
+
+def of_one_seed(value: float) -> dict[str, float]:
+    return {"seeds": 1.0, "share/seed_0": value, "score": value, "score_mean": value}
+
+
+def test_who_is_behind_is_recorded_as_if_it_had_all_seeds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Seed 0 is a lucky one for all; and the paper's default, which cannot be recommended, is nobody's rival."""
     monkeypatch.setattr(trainable.ray, "get", lambda value: value)
-
-    def ended(number: int, name: str | None, values: list[float]) -> TrialRecord:
-        metrics = {"seeds": 2.0} | {f"share/seed_{i}": v for i, v in enumerate(values)}
-        report = Report(12, 1.0, 1.0, metrics)
-        score = sum(values) / 2
-        return TrialRecord(number, name, {}, {}, [0, 1], 0.0, "completed", 12, score, reports=(report,))
-
-    records = [ended(0, "paper_default", [0.99, 0.97]), ended(1, None, [0.9, 0.7])]
-    ledger = SimpleNamespace(trials=SimpleNamespace(remote=lambda: records))
-    plan = Plan([{}], [0, 1], [2, 4, 6], Robust(), None, Racing(start=1))
-    running = trainable._Running({"number": 3, "name": None}, None, ledger, plan)
+    referee = Referee(tmp_path)
+    add_ended(referee, 0, "paper_default", [0.99, 0.97])
+    add_ended(referee, 1, None, [0.9, 0.7])
+    add_ended(referee, 2, None, [0.95], "pruned")
+    ledger = SimpleNamespace(judged=SimpleNamespace(remote=referee.judged))
+    running = trainable._Running({"number": 3, "name": None}, None, ledger, RACING)
 
     def judged(value: float) -> dict[str, float]:
-        return running.with_judgement({"seeds": 1.0, "share/seed_0": value, "score": value, "score_mean": value})
+        return running.with_judgement(of_one_seed(value))
 
     behind, ahead = judged(0.85), judged(0.92)
     assert behind == pytest.approx({**behind, "race/goes_on": 0.0, "score": 0.75, "score_mean": 0.75})
     assert ahead == pytest.approx({**ahead, "race/goes_on": 1.0, "score": 0.92, "score_mean": 0.92})
+
+
+def test_a_judgement_travels_alone_and_reads_what_is_new(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """However many trials there are: their records stay where the ledger is, and each is read once."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    referee, read = Referee(tmp_path), []
+    for number in range(60):
+        add_ended(referee, number, None, [0.8 + number / 1000, 0.7])
+    referee.new_trial(60, None, {}, {}, [0, 1])  # runs
+    trial = Ledger.trial
+    monkeypatch.setattr(Ledger, "trial", lambda self, number: read.append(number) or trial(self, number))
+    first = referee.judged(RACING, of_one_seed(0.85))
+    assert read == list(range(60))
+    assert len(pickle.dumps(first)) < 1000
+    assert not first.goes_on and first.score == pytest.approx((0.859 + 0.7) / 2 - 0.009)
+    add_ended(referee, 61, None, [0.84, 0.9])
+    read.clear()
+    assert referee.judged(RACING, of_one_seed(0.85)).goes_on  # ahead of a new incumbent
+    assert read == [61]
 
 
 @pytest.mark.slow
