@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from condense.config.arguments import Parser
+from condense.evaluation.protocols import PROTOCOLS
 from condense.recipes.arguments import add_recipe_commands, make_recipe
 
 CONFIG_HELP = (
@@ -55,6 +56,14 @@ def build_parser() -> Parser:
     evaluate.add_argument("directory", type=Path, metavar="DIR", help="what `run` or a search exported")
     evaluate.add_argument(
         "--convnet-seeds", type=_whole, default=3, metavar="N", help="ConvNets per row; 0 leaves them out (default 3)"
+    )
+    evaluate.add_argument(
+        "--protocols",
+        nargs="+",
+        choices=PROTOCOLS,
+        default=PROTOCOLS,
+        metavar="NAME",
+        help="which of probe, convnet and retrieval (default: all three)",
     )
     evaluate.add_argument(
         "--convnet",
@@ -149,6 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 options.directory,
                 options.convnet_seeds,
                 options.json,
+                protocols=options.protocols,
                 protocol=protocol,
                 device=options.device,
                 overrides=options.overrides,

@@ -3,6 +3,7 @@ replicas together."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from condense.evaluation.linear_probe import accuracy, hits, pad, train_probes
 from condense.evaluation.retrieval_metric import retrieval_scores
 from condense.method.condensation import Condensation, Divergence
 from condense.method.objective import TERMS
-from condense.system.device_memory import is_out_of_memory
+from condense.system.device_memory import in_halves, is_out_of_memory
 from condense.system.precision import full_float32
 
 AT_ONCE = 256  # items in one pass of the encoder; more are not faster
@@ -88,7 +89,8 @@ def validate(
 def validate_items(
     replicas: Sequence[Condensation], head_seeds: Sequence[int] = (0,), features: Sequence[Tensor] | None = None
 ) -> list[Judged]:
-    """`validate`, with the items that were right where the metric is accuracy, and there is one head."""
+    """`validate`, with the items that were right where the metric is accuracy, and there is one head. Where memory runs out,
+    fewer replicas are judged together."""
     scores = [Judged(float("nan"))] * len(replicas)
     features = synthetic_features(replicas) if features is None else features
     by_task: dict[int, list[int]] = {}
@@ -101,22 +103,35 @@ def validate_items(
                 by_task.setdefault(id(replica.task), []).append(i)
         elif replica.divergence is None:
             replica.divergence = Divergence(replica.step + 1, TERMS[0])
-    for members in by_task.values():
-        task: Task = replicas[members[0]].task
-        x, y, w = pad([features[i] for i in members], [replicas[i].formed_labels for i in members])
-        probes = train_probes(x, y, w, task.dataset.num_classes, head_seeds)
-        right = hits(probes, task.validation.features, task.validation.labels)  # (n, R, H)
-        of_each = right.float().mean(0).mean(1).tolist()
-        own = right[:, :, 0].T.cpu() if len(head_seeds) == 1 else None  # (R, n)
-        for row, (i, value) in enumerate(zip(members, of_each, strict=True)):
-            scores[i] = Judged(value, None if own is None else own[row])
-    for members in by_retrieval.values():
-        task = replicas[members[0]].task
-        sets = [as_embedded(features[i], replicas[i]) for i in members]
-        recalls = retrieval_scores(sets, task.validation, task.dataset.num_classes, final=False)
-        for i, value in zip(members, recalls, strict=True):
-            scores[i] = Judged(value)
+    for groups, judged in ((by_task, _probed), (by_retrieval, _retrieved)):
+        for members in groups.values():
+            work = functools.partial(judged, replicas, features, head_seeds=head_seeds)
+            for i, own in zip(members, in_halves(work, members), strict=True):
+                scores[i] = own
     return scores
+
+
+def _probed(
+    replicas: Sequence[Condensation], features: Sequence[Tensor], members: Sequence[int], head_seeds: Sequence[int]
+) -> list[Judged]:
+    """Replicas `members`, of one task, by probes that are trained together."""
+    task: Task = replicas[members[0]].task
+    x, y, w = pad([features[i] for i in members], [replicas[i].formed_labels for i in members])
+    probes = train_probes(x, y, w, task.dataset.num_classes, head_seeds)
+    right = hits(probes, task.validation.features, task.validation.labels)  # (n, R, H)
+    of_each = right.float().mean(0).mean(1).tolist()
+    own = right[:, :, 0].T.cpu() if len(head_seeds) == 1 else None  # (R, n)
+    return [Judged(value, None if own is None else own[row]) for row, value in enumerate(of_each)]
+
+
+def _retrieved(
+    replicas: Sequence[Condensation], features: Sequence[Tensor], members: Sequence[int], head_seeds: Sequence[int]
+) -> list[Judged]:
+    """Replicas `members`, of one task, by projections that are trained together; these have no heads."""
+    task: Task = replicas[members[0]].task
+    sets = [as_embedded(features[i], replicas[i]) for i in members]
+    recalls = retrieval_scores(sets, task.validation, task.dataset.num_classes, final=False)
+    return [Judged(value) for value in recalls]
 
 
 def as_embedded(features: Tensor, replica: Condensation) -> Embedded:
