@@ -125,6 +125,11 @@ def build_parser() -> Parser:
         )
     for command in (run, evaluate, embed):
         command.add_argument("--verbose", action="store_true", help="show the log")
+        command.add_argument(
+            "--verify",
+            action="store_true",
+            help="read every file of the data and the encoder anew, whatever is known of it",
+        )
     return parser
 
 
@@ -133,10 +138,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     level = logging.INFO if getattr(options, "verbose", False) else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s %(message)s")
+    from condense.storage.cache_folder import begin_to_verify
     from condense.system.errors import UserError, what_ran_out
     from condense.system.process import prepare_process
 
     prepare_process()
+    if getattr(options, "verify", False):
+        begin_to_verify()
     try:
         if options.command == "download":
             from condense.encoders.download import download

@@ -22,19 +22,14 @@ from stat import S_ISREG
 import numpy as np
 import torch
 
+from condense.storage.cache_folder import verified_since
 from condense.storage.store import Store
 
 log = logging.getLogger(__name__)
 KIND, VERSION = "file_digests", 1
-VERIFY = "CONDENSE_VERIFY"
 TICK, COARSE_TICK = 20_000_000, 2_000_000_000  # ns: a kernel's clock; of file systems whose mtimes are whole seconds
 CHUNK = 512  # files looked at by a thread at a time
 Stat = np.ndarray  # (n, 3) int64: size, mtime and ctime in ns
-
-
-def begin_to_verify() -> None:
-    """From now on, in this process and in those that it starts, no file counts as read before."""
-    os.environ[VERIFY] = str(time.time_ns())
 
 
 def digest_file(path: Path) -> str:
@@ -115,8 +110,7 @@ def stat_files(paths: Sequence[str], pool: ThreadPoolExecutor, check: Callable[[
 def trusted(mtime: np.ndarray, read_at: np.ndarray) -> np.ndarray:
     """Whether what was read at `read_at` is what a file with this mtime holds, if nothing else about it has changed (ns)."""
     tick = np.where(mtime % 1_000_000_000 == 0, COARSE_TICK, TICK)
-    since = int(os.environ.get(VERIFY) or 0)
-    return np.asarray((mtime + tick < read_at) & (read_at >= since))
+    return np.asarray((mtime + tick < read_at) & (read_at >= verified_since()))
 
 
 def _as_text(now: Stat, digests: np.ndarray) -> list[str]:

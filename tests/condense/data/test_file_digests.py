@@ -23,11 +23,12 @@ from safetensors.torch import save_file
 
 from condense.config.models import ManifestDataset, TensorsDataset, TinyEncoder
 from condense.data import file_digests, tensor_items
-from condense.data.file_digests import VERIFY, begin_to_verify, digest_files, known_digest
+from condense.data.file_digests import digest_files, known_digest
 from condense.data.manifest import load_manifest
 from condense.data.tensors import load_tensors
 from condense.encoders.tiny import tiny_specs
 from condense.inputs.series import SeriesSpec
+from condense.storage.cache_folder import VERIFY, begin_to_verify
 
 OLD = 1_600_000_000_123_456_789  # ns: long before any test reads
 
