@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from condense.config.modalities import Modality
 from condense.config.models import DatasetConfig, ManifestDataset, SpokenDigits
 from condense.system.errors import UserError
+from condense.system.process import uncollected
 
 if TYPE_CHECKING:
     from condense.data.dataset import Dataset
@@ -58,7 +59,8 @@ def load_dataset(config: DatasetConfig, specs: Mapping[str, InputSpec]) -> Datas
     Raises UserError if its files are invalid or do not fit the encoder, or if some class has no item with some modality in
     the condense split.
     """
-    dataset = _load(config, specs)
+    with uncollected():
+        dataset = _load(config, specs)
     dataset.check_modalities()
     return dataset
 

@@ -28,7 +28,7 @@ from condense.data.cut_texts import cut_texts
 from condense.data.dataset import Dataset, stratified_holdout
 from condense.data.file_digests import digest_files, keep
 from condense.data.groups import group_numbers, shared_groups
-from condense.data.manifest_rows import Row, read_rows
+from condense.data.manifest_rows import Row, read_modalities, read_rows
 from condense.data.series_fit import fitted_series
 from condense.data.shared_files import components, crossing, grouped_with_files, held_out_components
 from condense.inputs.media import check_file, is_averaged, is_resampled, read_item
@@ -114,7 +114,8 @@ def load_manifest(config: ManifestDataset, specs: Mapping[str, InputSpec]) -> Da
             )
     chosen = {name: specs[name] for name in in_order(modalities)}
     places = [list(modalities).index(name) for name in chosen]
-    rows = [Row(row.line, row.split, row.label, tuple(row.cells[i] for i in places), row.group) for row in rows]
+    if places != list(range(len(places))):
+        rows = [Row(row.line, row.split, row.label, tuple(row.cells[i] for i in places), row.group) for row in rows]
     class_names = _check_labels(path, rows)
     class_of = {name: index for index, name in enumerate(class_names)}
     digests, files = _digest_items(path, rows, chosen)
@@ -170,13 +171,17 @@ def load_manifest(config: ManifestDataset, specs: Mapping[str, InputSpec]) -> Da
 def manifest_modalities(config: ManifestDataset) -> dict[str, Modality]:
     """name -> modality, in order. A series whose shape is not configured has that of the first file of its column.
 
-    Raises UserError if the CSV breaks a rule, or this file cannot be read.
+    Raises UserError if the CSV's header breaks a rule, or this file cannot be read. No row is read but for that.
     """
     path = config.path
-    modalities, rows = read_rows(path, config.modalities)
-    for place, (name, modality) in enumerate(list(modalities.items())):
-        if modality.kind != "series" or name == "imu" or None not in (modality.channels, modality.length):
-            continue
+    modalities = read_modalities(path, config.modalities)
+    measured = [
+        (place, name, modality)
+        for place, (name, modality) in enumerate(modalities.items())
+        if modality.kind == "series" and name != "imu" and None in (modality.channels, modality.length)
+    ]
+    rows = read_rows(path, config.modalities)[1] if measured else []
+    for place, name, modality in measured:
         first = next((row for row in rows if row.cells[place]), None)
         if first is None:
             raise UserError(f"{path}: column `{name}` is empty in all rows")
@@ -343,19 +348,14 @@ def _how_sounds_are_read(
     listening = {m: place for place, (m, spec) in enumerate(specs.items()) if isinstance(spec, LogMelSpec)}
     if not listening:
         return False, False
-    sounds: dict[tuple[str, str], tuple[InputSpec, Path]] = {}  # modality and digest -> one such file
-    for row, digests in zip(rows, files, strict=True):
-        for m, place in listening.items():
-            if cell := row.cells[place]:
-                sounds.setdefault((m, digests[cell]), (specs[m], path.parent / cell))
-    content = hashlib.sha256(json.dumps(sorted(sounds)).encode()).hexdigest()
-    store, key = (
-        Store(),
-        {"content": content, "specs": {m: [type(specs[m]).__name__, specs[m].describe()] for m in listening}},
-    )
+    heard = {m: [own.get(row.cells[i], "") for row, own in zip(rows, files, strict=True)] for m, i in listening.items()}
+    content = hashlib.sha256(json.dumps(heard).encode()).hexdigest()
+    described = {m: [type(specs[m]).__name__, specs[m].describe()] for m in listening}
+    store, key = Store(), {"content": content, "specs": described}
     found = store.get("sound_headers", key)
     if found is None:
-        told = [any(test(spec, file) for spec, file in sounds.values()) for test in (is_resampled, is_averaged)]
+        cells = {(m, row.cells[i]) for m, i in listening.items() for row in rows if row.cells[i]}
+        told = [any(test(specs[m], path.parent / cell) for m, cell in cells) for test in (is_resampled, is_averaged)]
         found = {"told": torch.tensor(told)}
         keep(store, "sound_headers", key, found)
     resampled, averaged = found["told"].tolist()
