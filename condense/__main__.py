@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from condense.config.arguments import Parser
+from condense.evaluation.protocols import PROTOCOLS
 from condense.recipes.arguments import add_recipe_commands, make_recipe
 
 CONFIG_HELP = (
@@ -55,6 +56,14 @@ def build_parser() -> Parser:
     evaluate.add_argument("directory", type=Path, metavar="DIR", help="what `run` or a search exported")
     evaluate.add_argument(
         "--convnet-seeds", type=_whole, default=3, metavar="N", help="ConvNets per row; 0 leaves them out (default 3)"
+    )
+    evaluate.add_argument(
+        "--protocols",
+        nargs="+",
+        choices=PROTOCOLS,
+        default=PROTOCOLS,
+        metavar="NAME",
+        help="which of probe, convnet and retrieval (default: all three)",
     )
     evaluate.add_argument(
         "--convnet",
@@ -116,6 +125,11 @@ def build_parser() -> Parser:
         )
     for command in (run, evaluate, embed):
         command.add_argument("--verbose", action="store_true", help="show the log")
+        command.add_argument(
+            "--verify",
+            action="store_true",
+            help="read every file of the data and the encoder anew, whatever is known of it",
+        )
     return parser
 
 
@@ -124,10 +138,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     level = logging.INFO if getattr(options, "verbose", False) else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s %(message)s")
+    from condense.storage.cache_folder import begin_to_verify
     from condense.system.errors import UserError, what_ran_out
     from condense.system.process import prepare_process
 
     prepare_process()
+    if getattr(options, "verify", False):
+        begin_to_verify()
     try:
         if options.command == "download":
             from condense.encoders.download import download
@@ -149,6 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 options.directory,
                 options.convnet_seeds,
                 options.json,
+                protocols=options.protocols,
                 protocol=protocol,
                 device=options.device,
                 overrides=options.overrides,

@@ -355,7 +355,7 @@ def compare(
         splits,
         task.config.dpc,
         range(convnet_seeds if task.embedded.dataset.source is None else 0),  # ConvNets take inputs, not features
-        retrieval=retrieval,
+        protocols=[protocol for protocol in comparison.PROTOCOLS if retrieval or protocol != "retrieval"],
         soft=soft,
     )
     rows = {

@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from condense.evaluation.base_rate import no_better
 from condense.evaluation.comparison import BALANCED, Comparison, Sample, as_json, compare, share_of
 from condense.evaluation.convnet import check_shapes
 from condense.evaluation.network_protocol import FAST, NetworkProtocol
+from condense.evaluation.protocols import PROTOCOLS
 from condense.evaluation.soft_labels import KINDS, check_teacher, recorded_teacher
 from condense.evaluation.task_warnings import dataset_warnings, embedding_warnings
 from condense.export.export import read_export, read_soft_labels
@@ -108,11 +109,14 @@ def evaluate(
     convnet_seeds: int,
     json_path: Path | None,
     *,
+    protocols: Collection[str] = PROTOCOLS,
     protocol: NetworkProtocol = FAST,  # of the networks from scratch
     device: str | None = None,  # None: the GPU if there is one
     overrides: Sequence[str] = (),  # of the recorded configuration
 ) -> int:
     """A condensed dataset against chosen real items at equal budget and full data, on test: a table."""
+    if "convnet" not in protocols:
+        convnet_seeds = 0
     where = device_of(device)
     inputs, labels, record = read_export(directory)
     config = _recorded_config(directory, record, overrides)
@@ -135,9 +139,11 @@ def evaluate(
     if soft_labels is not None and teacher is not None:
         soft = recorded_teacher(task, store, teacher, [(condensed, soft_labels)])
     comparison = Comparison(task, store, protocol=protocol)
-    results = compare(comparison, {"condensed": [condensed]}, config.dpc, range(convnet_seeds), soft=soft)
+    results = compare(
+        comparison, {"condensed": [condensed]}, config.dpc, range(convnet_seeds), protocols=protocols, soft=soft
+    )
     names = {
-        "random": f"random ({len(results['random']['probe'].values or results['random']['retrieval'].values)} draws)",
+        "random": f"random ({max(len(sample.values) for sample in results['random'].values())} draws)",
         "full_data": f"full data ({len(task.condense.labels)} items)",
     }
     print(f"{_describe(task)}; {_budget(task, config.dpc)}; test: {len(comparison.test.labels)} items")
@@ -145,9 +151,9 @@ def evaluate(
         print(f"soft labels by the full data's {teacher['teacher']}, temperature {teacher['temperature']:g}")
     print(table(results, names, protocol.label))
     rate = comparison.base_rate
-    if task.dataset.num_classes > 1 and not rate.balanced:
+    if BALANCED in results["full_data"]:
         print(f"always answering {rate.answer!r}: {100 * rate.share:.1f} % (balanced: the mean over classes)")
-    if task.dataset.num_classes > 1:
+    if results["full_data"]["probe"].values:
         full = results["full_data"]["probe"].mean
         warn(no_better(task.dataset.name, "test", full, comparison.test.labels, task.dataset.class_names))
     if json_path is not None:

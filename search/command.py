@@ -54,6 +54,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         metavar="FOLDER",
         help="say how far the search in this folder is, running or not; run nothing",
     )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="read every file of the data and the encoders anew, whatever is known of it",
+    )
     parser.add_argument("--dry-run", action="store_true", help="validate and print the space; run nothing")
     parser.add_argument("--verbose", action="store_true", help="show the log")
     return parser.parse_args(arguments)
@@ -76,6 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Returns 0 when the search is complete, 2 for a user's mistake, 130 if it was interrupted, 1 if it had to stop."""
     options = parse(arguments)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s %(message)s")
+    from condense.storage.cache_folder import begin_to_verify
     from condense.system.errors import UserError
 
     if options.status is not None:
@@ -85,6 +91,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # a lost connection is an interruption: --resume goes on
         signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    if options.verify:
+        begin_to_verify()
     try:
         request = Request.of(
             options.space,

@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from condense.storage.cache_folder import check_writable, default_folder
+from condense.storage.cache_folder import check_writable, default_folder, verify_variables
 from condense.system.errors import UserError
 from condense.system.live_line import LiveLine
 from search.cluster.nodes import awaited_nodes, check_resources, wait_for_nodes
@@ -183,7 +183,8 @@ class Search:
 
         space = self.space
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        pool = ray.remote(EnginePool).options(num_cpus=0, scheduling_strategy=here).remote()
+        carried = {"env_vars": verify_variables()}
+        pool = ray.remote(EnginePool).options(num_cpus=0, scheduling_strategy=here, runtime_env=carried).remote()
         ledger_actor = ray.remote(Referee).options(num_cpus=0, scheduling_strategy=here).remote(ledger.output)
         if session.joined:  # Ray goes on
             at_end.callback(end_actors, [ledger_actor, pool])  # the pool's engines end with it

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from condense.config.modalities import Modality
 from condense.config.models import DatasetConfig, ManifestDataset, SpokenDigits
 from condense.system.errors import UserError
+from condense.system.process import uncollected
 
 if TYPE_CHECKING:
     from condense.data.dataset import Dataset
@@ -19,15 +20,18 @@ __all__ = [
     "cut_texts",
     "dataset",
     "decoding",
+    "file_digests",
     "folds",
     "groups",
     "load_dataset",
     "manifest",
     "manifest_rows",
     "modalities_of",
+    "series_fit",
     "shared_files",
     "speech",
     "spoken_digits",
+    "tensor_items",
     "tensor_parts",
     "tensors",
 ]
@@ -55,7 +59,8 @@ def load_dataset(config: DatasetConfig, specs: Mapping[str, InputSpec]) -> Datas
     Raises UserError if its files are invalid or do not fit the encoder, or if some class has no item with some modality in
     the condense split.
     """
-    dataset = _load(config, specs)
+    with uncollected():
+        dataset = _load(config, specs)
     dataset.check_modalities()
     return dataset
 

@@ -2,7 +2,7 @@
 
 Cells of a modality are file paths relative to the CSV's folder, except for text, where they are the text itself. An
 item lacks the modalities whose cells are empty; it must have one.
-Files are decoded on demand, but each is read once, for its hash, when the dataset is loaded.
+Files are decoded on demand, but each is read once, for its hash, when it is new or has changed (`condense/data/file_digests.py`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +26,15 @@ from condense.config.models import ManifestDataset
 from condense.data.content import content_of
 from condense.data.cut_texts import cut_texts
 from condense.data.dataset import Dataset, stratified_holdout
+from condense.data.file_digests import digest_files, keep
 from condense.data.groups import group_numbers, shared_groups
-from condense.data.manifest_rows import Row, read_rows
+from condense.data.manifest_rows import Row, read_modalities, read_rows
+from condense.data.series_fit import fitted_series
 from condense.data.shared_files import components, crossing, grouped_with_files, held_out_components
 from condense.inputs.media import check_file, is_averaged, is_resampled, read_item
 from condense.inputs.series import SeriesSpec, measured_shape
-from condense.inputs.spec import InputSpec, WrittenSpec
+from condense.inputs.spec import InputSpec, LogMelSpec, WrittenSpec
+from condense.storage.store import Store
 from condense.system.errors import UserError
 from condense.system.process import cores
 
@@ -94,7 +97,7 @@ def load_manifest(config: ManifestDataset, specs: Mapping[str, InputSpec]) -> Da
 
     The fingerprint covers splits, labels, texts, file contents and missing modalities in row order, not file names; what
     validation was split off by; and how sounds are read, if any is resampled or has several
-    channels. It costs one read of all files.
+    channels. It costs one read of all files, and none of those that have not changed since.
     Series are measured on the condense split (`SeriesSpec.fitted`), which costs another of those.
 
     Raises UserError, one line naming CSV, row and file, for any error in the CSV, for files that are missing,
@@ -111,7 +114,8 @@ def load_manifest(config: ManifestDataset, specs: Mapping[str, InputSpec]) -> Da
             )
     chosen = {name: specs[name] for name in in_order(modalities)}
     places = [list(modalities).index(name) for name in chosen]
-    rows = [Row(row.line, row.split, row.label, tuple(row.cells[i] for i in places), row.group) for row in rows]
+    if places != list(range(len(places))):
+        rows = [Row(row.line, row.split, row.label, tuple(row.cells[i] for i in places), row.group) for row in rows]
     class_names = _check_labels(path, rows)
     class_of = {name: index for index, name in enumerate(class_names)}
     digests, files = _digest_items(path, rows, chosen)
@@ -143,7 +147,7 @@ def load_manifest(config: ManifestDataset, specs: Mapping[str, InputSpec]) -> Da
         train = [index for index, is_held in zip(train, held, strict=True) if not is_held]
     indices = {"train": train, "validation": validation, "test": test}
     numbers = group_numbers({split: [groups[i] for i in own] for split, own in indices.items()}) if groups else {}
-    fitted = _fit_series(path, [rows[index] for index in train], chosen)
+    fitted = _fit_series(path, [rows[index] for index in train], [files[index] for index in train], chosen)
 
     def split_of(name: str) -> ManifestSplit:
         own = tuple(rows[index] for index in indices[name])
@@ -151,10 +155,8 @@ def load_manifest(config: ManifestDataset, specs: Mapping[str, InputSpec]) -> Da
         return ManifestSplit(path, fitted, own, labels, numbers.get(name))
 
     content = [(row.split, row.label, digest) for row, digest in zip(rows, digests, strict=True)]
-    if _any_sound(is_resampled, path, rows, chosen):
-        how.append(f"resampling {RESAMPLING}")
-    if _any_sound(is_averaged, path, rows, chosen):
-        how.append("channels averaged")
+    resampled, averaged = _how_sounds_are_read(path, rows, files, chosen)
+    how += [f"resampling {RESAMPLING}"] * resampled + ["channels averaged"] * averaged
     fingerprint = hashlib.sha256(json.dumps(["manifest", list(chosen), split_by, content, *how]).encode()).hexdigest()
     splits = split_of("train"), split_of("validation"), split_of("test")
     warnings = shared_groups(str(path), numbers, sorted(set(groups)))
@@ -169,13 +171,17 @@ def load_manifest(config: ManifestDataset, specs: Mapping[str, InputSpec]) -> Da
 def manifest_modalities(config: ManifestDataset) -> dict[str, Modality]:
     """name -> modality, in order. A series whose shape is not configured has that of the first file of its column.
 
-    Raises UserError if the CSV breaks a rule, or this file cannot be read.
+    Raises UserError if the CSV's header breaks a rule, or this file cannot be read. No row is read but for that.
     """
     path = config.path
-    modalities, rows = read_rows(path, config.modalities)
-    for place, (name, modality) in enumerate(list(modalities.items())):
-        if modality.kind != "series" or name == "imu" or None not in (modality.channels, modality.length):
-            continue
+    modalities = read_modalities(path, config.modalities)
+    measured = [
+        (place, name, modality)
+        for place, (name, modality) in enumerate(modalities.items())
+        if modality.kind == "series" and name != "imu" and None in (modality.channels, modality.length)
+    ]
+    rows = read_rows(path, config.modalities)[1] if measured else []
+    for place, name, modality in measured:
         first = next((row for row in rows if row.cells[place]), None)
         if first is None:
             raise UserError(f"{path}: column `{name}` is empty in all rows")
@@ -193,8 +199,10 @@ def manifest_modalities(config: ManifestDataset) -> dict[str, Modality]:
     return {name: modalities[name] for name in in_order(modalities)}
 
 
-def _fit_series(path: Path, rows: Sequence[Row], specs: Mapping[str, InputSpec]) -> dict[str, InputSpec]:
-    """`specs` with what series are measured to be in `rows`."""
+def _fit_series(
+    path: Path, rows: Sequence[Row], files: Sequence[Mapping[str, str]], specs: Mapping[str, InputSpec]
+) -> dict[str, InputSpec]:
+    """`specs` with what series are measured to be in `rows`. `files`: of each row, cell -> digest."""
 
     def recordings(spec: SeriesSpec, place: int) -> Iterator[Tensor]:
         def read(row: Row) -> Tensor:
@@ -214,8 +222,11 @@ def _fit_series(path: Path, rows: Sequence[Row], specs: Mapping[str, InputSpec])
             for first in range(0, len(there), CHUNK):  # no more of them in memory
                 yield from pool.map(read, there[first : first + CHUNK])
 
+    def content(place: int) -> list[str]:
+        return [own[row.cells[place]] for row, own in zip(rows, files, strict=True) if row.cells[place]]
+
     return {
-        name: spec.fitted(recordings(spec, place)) if isinstance(spec, SeriesSpec) else spec
+        name: fitted_series(spec, content(place), recordings(spec, place)) if isinstance(spec, SeriesSpec) else spec
         for place, (name, spec) in enumerate(specs.items())
     }
 
@@ -307,42 +318,45 @@ def _digest_items(
             if cell and spec.kind != "text":
                 places.setdefault(cell, (row, modality))
 
-    def check(cell: str) -> None:
+    cells = list(places)
+
+    def check(i: int) -> None:
         try:
-            check_file(path.parent / cell, cell)
+            check_file(path.parent / cells[i], cells[i])
         except UserError as error:
-            raise UserError(f"{_at(path, *places[cell])}: {error}") from None
+            raise UserError(f"{_at(path, *places[cells[i]])}: {error}") from None
 
-    def digest(cell: str) -> str:
-        try:
-            return digest_file(path.parent / cell)
-        except OSError as error:
-            raise UserError(f"{_at(path, *places[cell])}: {cell}: cannot be read: {error.strerror}") from None
+    def unreadable(i: int, error: OSError) -> UserError:
+        return UserError(f"{_at(path, *places[cells[i]])}: {cells[i]}: cannot be read: {error.strerror}")
 
-    with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:  # disk-bound, and sha256 releases the GIL
-        list(pool.map(check, places))
-        of_file = dict(zip(places, pool.map(digest, places), strict=True))
+    folder = path.parent.absolute()
+    whole = [os.path.join(folder, cell) for cell in cells]
+    of_file = dict(zip(cells, digest_files(whole, folder, check=check, on_error=unreadable), strict=True))
     kinds, digests, files = [spec.kind for spec in specs.values()], [], []
     for row in rows:
-        cells = list(zip(kinds, row.cells, strict=True))
-        parts = [(cell if kind == "text" else of_file[cell]) if cell else None for kind, cell in cells]
+        own = list(zip(kinds, row.cells, strict=True))
+        parts = [(cell if kind == "text" else of_file[cell]) if cell else None for kind, cell in own]
         digests.append(hashlib.sha256(json.dumps(parts).encode()).hexdigest())
-        files.append({cell: of_file[cell] for kind, cell in cells if cell and kind != "text"})
+        files.append({cell: of_file[cell] for kind, cell in own if cell and kind != "text"})
     return digests, files
 
 
-def _any_sound(
-    test: Callable[[InputSpec, Path], bool], path: Path, rows: list[Row], specs: Mapping[str, InputSpec]
-) -> bool:
-    sounds = {(modality, cell) for row in rows for modality, cell in zip(specs, row.cells, strict=True) if cell}
-    return any(test(specs[modality], path.parent / cell) for modality, cell in sounds)
-
-
-def digest_file(path: Path) -> str:
-    """Size in bytes and sha256 of a file's content, read in parts of 1 MiB."""
-    content, size = hashlib.sha256(), 0
-    with path.open("rb") as file:
-        while part := file.read(1 << 20):
-            content.update(part)
-            size += len(part)
-    return f"{size}:{content.hexdigest()}"
+def _how_sounds_are_read(
+    path: Path, rows: list[Row], files: list[dict[str, str]], specs: Mapping[str, InputSpec]
+) -> tuple[bool, bool]:
+    """Whether any sound is resampled, and any has channels that are averaged: by the files' headers, which are read once."""
+    listening = {m: place for place, (m, spec) in enumerate(specs.items()) if isinstance(spec, LogMelSpec)}
+    if not listening:
+        return False, False
+    heard = {m: [own.get(row.cells[i], "") for row, own in zip(rows, files, strict=True)] for m, i in listening.items()}
+    content = hashlib.sha256(json.dumps(heard).encode()).hexdigest()
+    described = {m: [type(specs[m]).__name__, specs[m].describe()] for m in listening}
+    store, key = Store(), {"content": content, "specs": described}
+    found = store.get("sound_headers", key)
+    if found is None:
+        cells = {(m, row.cells[i]) for m, i in listening.items() for row in rows if row.cells[i]}
+        told = [any(test(specs[m], path.parent / cell) for m, cell in cells) for test in (is_resampled, is_averaged)]
+        found = {"told": torch.tensor(told)}
+        keep(store, "sound_headers", key, found)
+    resampled, averaged = found["told"].tolist()
+    return resampled, averaged

@@ -58,8 +58,13 @@ def read_rows(path: Path, declared: Mapping[str, Modality] | None = None) -> tup
     return modalities, rows
 
 
-def _records(path: Path) -> list[tuple[int, list[str]]]:
-    """The lines that hold something, each with its number; at least one."""
+def read_modalities(path: Path, declared: Mapping[str, Modality] | None = None) -> dict[str, Modality]:
+    """The modality columns in the CSV's order. Reads its header only. Raises UserError if that breaks a rule."""
+    return parse_header(path, _records(path, 1)[0][1], declared or {})[1]
+
+
+def _records(path: Path, most: int | None = None) -> list[tuple[int, list[str]]]:
+    """The lines that hold something, each with its number; at least one, and at most so many."""
     records: list[tuple[int, list[str]]] = []
     line = 1
     try:
@@ -68,6 +73,8 @@ def _records(path: Path) -> list[tuple[int, list[str]]]:
             for values in reader:
                 if any(value.strip() for value in values):  # spreadsheets leave lines of only commas
                     records.append((line, values))
+                    if len(records) == most:
+                        break
                 line = reader.line_num + 1
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None

@@ -40,16 +40,17 @@ class Content:
     parts: dict[str, Part]
     modalities: dict[str, Modality]
     names: list[str] | None = None
+    files: tuple[Path, ...] = ()  # that they lie in
 
 
 def read_content(config: TensorsDataset) -> Content:
     """The file, mapped: no input is read. Raises UserError for keys that do not fit together, and for unknown modalities."""
     path = config.path
-    names = None
+    names, files = None, [path]
     if path.suffix == ".safetensors":
         parts, declared = _read_safetensors(path, config.modalities)
     elif path.suffix in (".pt", ".pth"):
-        parts, names = _read_avdd(path, in_order([*MODALITIES, *config.modalities]))
+        parts, names, files = _read_avdd(path, in_order([*MODALITIES, *config.modalities]))
         declared = config.modalities
     else:
         raise UserError(f"{path}: must be a .safetensors, .pt or .pth file")
@@ -60,7 +61,7 @@ def read_content(config: TensorsDataset) -> Content:
             raise UserError(f"{path}: has no `train/{name}`, which `modalities` names")
     shapes = {name: tensor.shape[1:] for name, tensor in parts["train"].inputs.items()}
     modalities = {name: _shaped(path, name, shapes[name], declared.get(name)) for name in in_order(shapes)}
-    return Content(parts, modalities, names)
+    return Content(parts, modalities, names, tuple(files))
 
 
 def _shaped(path: Path, name: str, shape: tuple[int, ...], declared: Modality | None) -> Modality:
@@ -137,8 +138,8 @@ def _read_safetensors(path: Path, configured: Mapping[str, Modality]) -> tuple[d
     return parts, declared
 
 
-def _read_avdd(path: Path, modalities: list[str]) -> tuple[dict[str, Part], list[str] | None]:
-    content = _load_pt(path)
+def _read_avdd(path: Path, modalities: list[str]) -> tuple[dict[str, Part], list[str] | None, list[Path]]:
+    content, files = _load_pt(path), [path]
     parts = {"train": _avdd_part(path, content, "train", modalities)}
     if "labels_val" in content:
         parts["validation"] = _avdd_part(path, content, "val", modalities)
@@ -152,8 +153,10 @@ def _read_avdd(path: Path, modalities: list[str]) -> tuple[dict[str, Part], list
             )
         beside = path.with_name(f"{before}test{after}")
         parts["test"] = _avdd_part(beside, _load_pt(beside), "test", modalities)
+        files.append(beside)
     names = content.get("classes")
-    return parts, names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
+    named = names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
+    return parts, named, files
 
 
 def _load_pt(path: Path) -> dict[str, object]:

@@ -18,9 +18,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,14 +31,15 @@ from condense.data.content import content_of
 from condense.data.dataset import Dataset, without_missing
 from condense.data.groups import group_numbers, grouped_holdout, shared_groups
 from condense.data.manifest import hold_out
+from condense.data.series_fit import fitted_series
 from condense.data.shared_files import crossing
-from condense.data.tensor_parts import SCALES, Part, read_content
+from condense.data.tensor_items import CHUNK, known_items, to_float
+from condense.data.tensor_parts import Part, read_content
 from condense.inputs.series import SeriesSpec
 from condense.inputs.spec import ArraySpec, InputSpec
 from condense.system.errors import UserError
 
 MARGIN = 0.05  # how far `low` and `high` lie beyond train's extremes, as a share of their distance
-CHUNK = 256  # items checked at a time
 NAMES = {"train": "condense", "validation": "validation"}  # a file's splits -> a dataset's
 
 
@@ -61,7 +61,7 @@ class TensorSplit:
         """modality -> (len(indices), *shape) float32; zeros for what an item lacks."""
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         rows = self.rows[chosen]
-        items = {modality: _to_float(tensor[rows]) for modality, tensor in self.inputs.items()}
+        items = {modality: to_float(tensor[rows]) for modality, tensor in self.inputs.items()}
         for modality, spec in self.series.items():
             items[modality] = spec.standardized(items[modality])
         return without_missing(items, self.present, chosen)
@@ -74,22 +74,22 @@ def load_tensors(config: TensorsDataset, wanted: Mapping[str, InputSpec] | None 
     takes standardised has a `SeriesSpec` with what is measured on the condense split. Class names are the labels as numbers,
     in order, or AVDD's `classes` if the file has them. Without a validation split, a share of each label's train items is
     held out by the hash of their content; with groups, whole groups are (`condense/data/groups.py`). The fingerprint covers
-    every item's bytes and label, in order, and how validation was split off; it costs one read of the file. An item in two
+    every item's bytes and label, in order, and how validation was split off; it costs one read of the file, and none
+    while the file does not change. An item in two
     of the file's own splits stays in both.
 
     Raises UserError, one line naming file and tensor, if keys, shapes, dtypes or labels do not fit together, if train,
     validation or test hold NaN or infinity, if a label has too few items, or if an item has no modality.
     """
     path = config.path
+    opened_at = time.time_ns()
     content_of_file = read_content(config)
     parts, names = content_of_file.parts, content_of_file.names
-    specs: dict[str, InputSpec] = {}
-    for modality, described in content_of_file.modalities.items():
-        extremes = {
-            split: _extremes(path, f"{split}/{modality}", part.inputs[modality], part.present.get(modality))
-            for split, part in parts.items()
-        }
-        specs[modality] = _spec_of(modality, described.kind, parts["train"].inputs[modality], *extremes["train"])
+    items = known_items(path, content_of_file, opened_at)
+    specs: dict[str, InputSpec] = {
+        m: _spec_of(m, described.kind, parts["train"].inputs[m], *items.ranges["train"][m])
+        for m, described in content_of_file.modalities.items()
+    }
     values = sorted(set(parts["train"].labels.tolist()))
     class_names = _name_classes(path, values, names)
     class_of = {value: index for index, value in enumerate(values)}
@@ -98,7 +98,7 @@ def load_tensors(config: TensorsDataset, wanted: Mapping[str, InputSpec] | None 
             if value not in class_of:
                 raise UserError(f"{path}: {split}/label: item {index}: label {value} is not in train")
 
-    digests = {split: _digest_items(part, tuple(specs)) for split, part in parts.items()}
+    digests = items.digests
     rows = {split: list(range(len(part.labels))) for split, part in parts.items()}
     source = {split: split for split in parts}
     split_by, how = "rows", list[object]()
@@ -122,7 +122,7 @@ def load_tensors(config: TensorsDataset, wanted: Mapping[str, InputSpec] | None 
     numbers = {}
     if groups:
         numbers = group_numbers({name: [groups[source[name]][i] for i in own] for name, own in indices.items()})
-    series = _fitted_series(parts["train"], torch.tensor(rows["train"], dtype=torch.int64), wanted or {}, specs)
+    series = _fitted_series(parts["train"], digests["train"], rows["train"], wanted or {}, specs)
     specs.update(series)
 
     def split_of(name: str) -> TensorSplit:
@@ -157,43 +157,27 @@ def load_tensors(config: TensorsDataset, wanted: Mapping[str, InputSpec] | None 
 
 
 def _fitted_series(
-    train: Part, rows: Tensor, wanted: Mapping[str, InputSpec], specs: Mapping[str, InputSpec]
+    train: Part,
+    digests: Sequence[str],
+    condense: Sequence[int],
+    wanted: Mapping[str, InputSpec],
+    specs: Mapping[str, InputSpec],
 ) -> dict[str, SeriesSpec]:
-    """modality -> what is measured on the items `rows` of train, for series that the encoder takes standardised."""
+    """modality -> what is measured on the items `condense` of train, for series that the encoder takes standardised."""
+    rows = torch.tensor(condense, dtype=torch.int64)
+    content = [digests[i] for i in condense]
 
     def readings(modality: str) -> Iterator[Tensor]:
         has = train.present.get(modality)
         present = rows if has is None else rows[has[rows]]
         for chosen in present.split(CHUNK):
-            yield _to_float(train.inputs[modality][chosen])
+            yield to_float(train.inputs[modality][chosen])
 
     return {
-        modality: spec.fitted(readings(modality))
+        modality: fitted_series(spec, [modality, *content], readings(modality))
         for modality, spec in wanted.items()
         if isinstance(spec, SeriesSpec) and modality in specs and spec.shape == specs[modality].shape
     }
-
-
-def _to_float(tensor: Tensor) -> Tensor:
-    return tensor.float() / SCALES[tensor.dtype] if tensor.dtype in SCALES else tensor.float()
-
-
-def _extremes(path: Path, key: str, tensor: Tensor, has: Tensor | None) -> tuple[float, float]:
-    """Smallest and largest value of the present items. Raises UserError if one is NaN or infinite."""
-    low, high = float("inf"), float("-inf")
-    for start in range(0, len(tensor), CHUNK):
-        chunk = _to_float(tensor[start : start + CHUNK]).flatten(1)
-        finite = torch.isfinite(chunk).all(dim=1)
-        if has is not None:
-            there = has[start : start + CHUNK]
-            finite, chunk = finite | ~there, chunk[there]
-        if not finite.all():
-            raise UserError(f"{path}: {key}: item {start + int(finite.int().argmin())} holds NaN or infinity")
-        if len(chunk) == 0:
-            continue
-        least, most = torch.aminmax(chunk)
-        low, high = min(low, least.item()), max(high, most.item())
-    return (low, high) if low <= high else (0.0, 0.0)  # no item has this modality
 
 
 def _spec_of(modality: str, kind: str, tensor: Tensor, low: float, high: float) -> ArraySpec:
@@ -207,22 +191,3 @@ def _name_classes(path: Path, values: list[int], names: list[str] | None) -> tup
     if values[0] < 0 or values[-1] >= len(names):
         raise UserError(f"{path}: train/label: must be in 0 .. {len(names) - 1} (`classes`), but has {values}")
     return tuple(names[value] for value in values)
-
-
-def _digest_items(part: Part, modalities: tuple[str, ...]) -> list[str]:
-    """A hash of each item's bytes and missing modalities."""
-
-    def digest(index: int) -> str:
-        content = hashlib.sha256()
-        missing = [modality for modality, mask in part.present.items() if not mask[index]]
-        if missing:
-            content.update(f"without {', '.join(missing)}\n".encode())
-        for modality in modalities:
-            if modality in missing:
-                continue
-            item = part.inputs[modality][index].contiguous().flatten()
-            content.update(item.view(torch.uint8).numpy().tobytes())
-        return content.hexdigest()
-
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        return list(pool.map(digest, range(len(part.labels))))

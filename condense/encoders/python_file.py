@@ -15,7 +15,7 @@ from condense.config.modalities import KINDS, NAME_RULE, is_name
 from condense.config.models import PythonEncoder
 from condense.config.towers import PythonTower
 from condense.data.dataset import Dataset
-from condense.data.manifest import digest_file
+from condense.data.file_digests import digest_file
 from condense.encoders.checks import check_map, one_line
 from condense.encoders.protocol import Encoder
 from condense.inputs.spec import InputSpec

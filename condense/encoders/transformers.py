@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from condense.config.models import TransformersEncoder
 from condense.data.dataset import Dataset
-from condense.data.manifest import digest_file
+from condense.data.file_digests import known_digest
 from condense.inputs.spec import InputSpec
 from condense.inputs.tokens import TokenSpec, end_positions
 from condense.inputs.transformers import (
@@ -145,7 +145,7 @@ def build_transformers(config: TransformersEncoder, dataset: Dataset) -> Transfo
         {
             "version": VERSION,
             "precision": config.precision,
-            "files": {path.name: digest_file(path) for path in files},
+            "files": {path.name: known_digest(path) for path in files},
             "specs": {name: spec.describe() for name, spec in dataset.specs.items()},
         }
     )

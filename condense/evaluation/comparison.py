@@ -19,7 +19,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -38,6 +38,7 @@ from condense.evaluation.coresets import SELECTIONS
 from condense.evaluation.linear_probe import as_share
 from condense.evaluation.network_protocol import FAST, NetworkProtocol
 from condense.evaluation.networks import Network
+from condense.evaluation.protocols import PROTOCOLS
 from condense.evaluation.replica_scores import probe_hits
 from condense.evaluation.retrieval import Projections
 from condense.evaluation.retrieval_metric import full_projections, retrieval_scores
@@ -47,7 +48,6 @@ from condense.storage.store import Store
 VERSION = 1  # of the training of networks, apart from what `NetworkProtocol.key` holds
 CONVNET_STEPS = FAST.steps_for(1)
 RANDOM_DRAWS = 5  # random choices of items in a comparison, at least
-PROTOCOLS = ("probe", "convnet", "retrieval")
 BALANCED = "balanced"  # the probe's accuracy, mean over classes: beside it where classes are unbalanced
 SOFT = " + soft"  # after a method's name: the same items with a teacher's labels
 
@@ -202,7 +202,7 @@ def compare(
     convnet_seeds: Sequence[int],
     *,
     draws: int = RANDOM_DRAWS,
-    retrieval: bool = True,
+    protocols: Collection[str] = PROTOCOLS,
     soft: Callable[[MemorySplit], Tensor] | None = None,
 ) -> dict[str, dict[str, Sample]]:
     """method -> protocol -> values, for the given sets, coresets of `dpc` real items per class, and `full_data`.
@@ -212,11 +212,13 @@ def compare(
 
     `sets[method]`: one or more results (seeds) of a method. Each gets a probe; the ConvNets take them in turn. `random`
     has `draws` sets, at least as many as ConvNets. Sets that are not finite get NaN. With one class there are neither
-    probes nor ConvNets. Where test's classes are unbalanced, there is also `balanced`: the probes' accuracy, mean over classes.
+    probes nor ConvNets; what is not among `protocols` is left out as well.
+    Where test's classes are unbalanced, there is also `balanced`: the probes' accuracy, mean over classes.
     """
     task = comparison.task
     classes = task.dataset.num_classes > 1
-    convnet_seeds = convnet_seeds if classes else ()
+    probe = classes and "probe" in protocols
+    convnet_seeds = convnet_seeds if classes and "convnet" in protocols else ()
     everything = {name: list(given) for name, given in sets.items()}
     for method in SELECTIONS:
         seeds = range(max(draws, len(convnet_seeds)) if method == "random" else 1)
@@ -231,11 +233,12 @@ def compare(
 
     def scores(trained_on: Sequence[tuple[Embedded | None, Tensor | None]], taught: bool = False) -> dict[str, Sample]:
         none = (math.nan, math.nan)
-        probes = [none if x is None else comparison.probe_accuracies(x, y) for x, y in trained_on] if classes else []
-        recalls = [comparison.retrieval(x, taught) for x, _ in trained_on if x is not None] if retrieval else []
+        probes = [none if x is None else comparison.probe_accuracies(x, y) for x, y in trained_on] if probe else []
+        asked = trained_on if "retrieval" in protocols else ()
+        recalls = [comparison.retrieval(x, taught) for x, _ in asked if x is not None]
         found = tuple(recall for recall in recalls if recall is not None)
         scores = {"probe": Sample(tuple(own for own, _ in probes)), "retrieval": Sample(found)}
-        if classes and not comparison.base_rate.balanced:
+        if probe and not comparison.base_rate.balanced:
             scores[BALANCED] = Sample(tuple(own for _, own in probes))
         return scores
 

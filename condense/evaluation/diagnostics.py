@@ -30,6 +30,7 @@ from condense.embeddings.task import Task
 from condense.engine.group import Group, tangent
 from condense.evaluation.linear_probe import Probes, accuracy, train_probes
 from condense.evaluation.replica_scores import probe_accuracy
+from condense.evaluation.row_blocks import row_blocks, sets_at_once
 from condense.method.condensation import Condensation
 from condense.system import device_memory as memory
 
@@ -159,14 +160,21 @@ def class_recall(
     labels: Tensor,  # (N,) int64, or (Q, N)
 ) -> Tensor:
     """(Q,): recall@1 of the class, mean of both directions; equal similarities as if in random order."""
-    same = labels.unsqueeze(-1) == labels.unsqueeze(-2)  # (N, N) or (Q, N, N)
-    similarity = a @ b.mT  # (Q, N, N)
-    recalls = []
-    for direction in (2, 1):
-        nearest = similarity == similarity.amax(direction, keepdim=True)
-        right = (nearest & same).sum(direction) / nearest.sum(direction)  # (Q, N)
-        recalls.append(right.mean(1))
-    return torch.stack(recalls).mean(0)
+    labels = labels.expand(a.shape[:2])
+    parts = zip(*(x.split(sets_at_once(a.shape[1])) for x in (a, b, labels)), strict=True)
+    return torch.cat([_right_share(*part) for part in parts])
+
+
+def _right_share(a: Tensor, b: Tensor, labels: Tensor) -> Tensor:
+    """`class_recall` of sets (Q, N, D), labels (Q, N), some of their rows at a time."""
+    found = torch.zeros(len(a), device=a.device)
+    for queries, answers in ((a, b), (b, a)):
+        for rows in row_blocks(a.shape[1], a.shape[0] * a.shape[1]):
+            similarity = queries[:, rows] @ answers.mT  # (Q, m, N)
+            nearest = similarity == similarity.amax(2, keepdim=True)
+            same = labels[:, rows, None] == labels[:, None]
+            found += ((nearest & same).sum(2) / nearest.sum(2)).sum(1)
+    return found / (2 * a.shape[1])
 
 
 def real_recall(held_out: Embedded, a: str, b: str, num_classes: int, dpc: int) -> tuple[float, float]:

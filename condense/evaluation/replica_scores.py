@@ -3,6 +3,7 @@ replicas together."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from statistics import fmean
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from condense.evaluation.linear_probe import Probes, accuracy, hits, log_probabi
 from condense.evaluation.retrieval_metric import judged_retrieval, retrieval_scores
 from condense.method.condensation import Condensation, Divergence
 from condense.method.objective import TERMS
-from condense.system.device_memory import is_out_of_memory
+from condense.system.device_memory import in_halves, is_out_of_memory
 from condense.system.precision import full_float32
 
 AT_ONCE = 256  # items in one pass of the encoder; more are not faster
@@ -93,7 +94,7 @@ def validate_items(
     replicas: Sequence[Condensation], head_seeds: Sequence[int] = (0,), features: Sequence[Tensor] | None = None
 ) -> list[Judged]:
     """`validate`, with the values of the items where there is one head or the metric has no heads, and with the probes'
-    log-loss scores where the metric has probes."""
+    log-loss scores where the metric has probes. Where memory runs out, fewer replicas are judged together."""
     scores = [Judged(float("nan"))] * len(replicas)
     features = synthetic_features(replicas) if features is None else features
     by_probes: dict[int, list[int]] = {}
@@ -104,20 +105,32 @@ def validate_items(
             by_metric.setdefault(id(replica.task), []).append(i)
         elif replica.divergence is None:
             replica.divergence = Divergence(replica.step + 1, TERMS[0])
-    for members in by_probes.values():
-        task: Task = replicas[members[0]].task
-        x, y, w = pad([features[i] for i in members], [replicas[i].formed_labels for i in members])
-        probes = train_probes(x, y, w, task.dataset.num_classes, head_seeds)
-        metrics = [replicas[i].metric for i in members]
-        for i, own in zip(members, judged_probes(probes, task.validation, metrics), strict=True):
-            scores[i] = own
-    for members in by_retrieval.values():
-        task = replicas[members[0]].task
-        sets = [as_embedded(features[i], replicas[i]) for i in members]
-        recalls = judged_retrieval(sets, task.validation, task.dataset.num_classes, final=False)
-        for i, (score, values) in zip(members, recalls, strict=True):
-            scores[i] = Judged(score, None if values is None else values.cpu())
+    for groups, judged in ((by_probes, _probed), (by_retrieval, _retrieved)):
+        for members in groups.values():
+            work = functools.partial(judged, replicas, features, head_seeds=head_seeds)
+            for i, own in zip(members, in_halves(work, members), strict=True):
+                scores[i] = own
     return scores
+
+
+def _probed(
+    replicas: Sequence[Condensation], features: Sequence[Tensor], members: Sequence[int], head_seeds: Sequence[int]
+) -> list[Judged]:
+    """Replicas `members`, of one task, by probes that are trained together."""
+    task: Task = replicas[members[0]].task
+    x, y, w = pad([features[i] for i in members], [replicas[i].formed_labels for i in members])
+    probes = train_probes(x, y, w, task.dataset.num_classes, head_seeds)
+    return judged_probes(probes, task.validation, [replicas[i].metric for i in members])
+
+
+def _retrieved(
+    replicas: Sequence[Condensation], features: Sequence[Tensor], members: Sequence[int], head_seeds: Sequence[int]
+) -> list[Judged]:
+    """Replicas `members`, of one task, by projections that are trained together; these have no heads."""
+    task: Task = replicas[members[0]].task
+    sets = [as_embedded(features[i], replicas[i]) for i in members]
+    recalls = judged_retrieval(sets, task.validation, task.dataset.num_classes, final=False)
+    return [Judged(score, None if values is None else values.cpu()) for score, values in recalls]
 
 
 def judged_probes(probes: Probes, held_out: Embedded, metrics: Sequence[str]) -> list[Judged]:

@@ -15,7 +15,7 @@ recall is measured on held-out real pairs, and compared with projections trained
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,13 @@ import torch
 from torch import Tensor
 
 from condense.embeddings.embeddings import Embedded
+from condense.evaluation.row_blocks import row_blocks
 
-CHUNK = 2**23  # similarities held at a time
+BATCH = 512  # pairs that attract and repel each other in a step of the projections' training
+
+
+# A teacher's logits: (R, N, N); or a function of some items' numbers (B,) to (R, B, B), where the whole would be too large.
+Similarity = Tensor | Callable[[Tensor], Tensor]
 
 
 @torch.no_grad()
@@ -66,14 +71,12 @@ def answered(
         raise ValueError(f"k must be at least 1, but got {min(k)}")
     classes = torch.arange(len(a), device=a.device) if labels is None else labels
     a, b = (torch.nn.functional.normalize(x.float(), dim=1) for x in (a, b))
-    step = max(1, CHUNK // len(a))
 
     def of(queries: Tensor, answers: Tensor) -> Tensor:
         found = []
-        for start in range(0, len(a), step):
-            similarity = queries[start : start + step] @ answers.T  # (m, n)
-            same = classes[start : start + step, None] == classes  # (m, n)
-            found.append(chance_to_find(similarity, same, k))
+        for rows in row_blocks(len(a), len(a)):
+            same = classes[rows, None] == classes  # (m, n)
+            found.append(chance_to_find(queries[rows] @ answers.T, same, k))
         return torch.cat(found, 1)
 
     return of(a, b), of(b, a)
@@ -117,10 +120,9 @@ def train_projection_sets(
     *,
     seed: int = 0,
     labels: Tensor | None = None,  # (R, N) int64: pairs of the same class attract each other; None: only partners do
-    similarity: Tensor
-    | None = None,  # (R, N, N): a teacher's logits of a's items against b's; then labels have no part
+    similarity: Similarity | None = None,  # a teacher's logits of a's items against b's; then labels have no part
     steps: int = 200,
-    batch_size: int = 512,
+    batch_size: int = BATCH,
     learning_rate: float = 1e-3,
     weight_decay: float = 0.01,
     temperature: float = 0.07,
@@ -132,25 +134,32 @@ def train_projection_sets(
     with labels, the target is uniform over the class (Khosla et al. 2020); with `similarity`, rows and columns have the
     teacher's softmax of their batch as the target, as soft labels do. `weight_decay / 2 * |W - I|^2`, summed over
     the two maps, keeps a tiny set from moving what it says nothing about. `seed` draws the batches (the same for all
-    sets), nothing else: up to batch_size pairs the result is deterministic. Raises ValueError on shapes that do not fit.
+    sets), nothing else: up to batch_size pairs the result is deterministic. No matrix is larger than a batch's, (R, B, B) with
+    B = min(N, batch_size), unless `similarity` is one. Raises ValueError on shapes that do not fit.
     """
     if a.shape != b.shape or a.dim() != 3 or a.shape[1] == 0:
         raise ValueError(f"a and b must both be (R, N, D) with N > 0, but got {tuple(a.shape)} and {tuple(b.shape)}")
     R, N, D = a.shape
-    if similarity is not None and similarity.shape != (R, N, N):
+    if isinstance(similarity, Tensor) and similarity.shape != (R, N, N):
         raise ValueError(f"similarity must be {(R, N, N)}, but got {tuple(similarity.shape)}")
     generator = torch.Generator().manual_seed(seed)
     classes = torch.arange(N, device=a.device).expand(R, N) if labels is None else labels
     a, b = a.float(), b.float()
     maps = [torch.eye(D, device=a.device).repeat(R, 1, 1) for _ in range(2)]
     moments = [(torch.zeros_like(weight), torch.zeros_like(weight)) for weight in maps]
-    x, y, target = a, b, _targets(classes) if similarity is None else _taught(similarity)
+
+    def target_of(chosen: Tensor) -> Tensor:
+        if similarity is None:
+            return _targets(classes[:, chosen])
+        known = similarity[:, chosen][:, :, chosen] if isinstance(similarity, Tensor) else similarity(chosen)
+        return _taught(known)
+
+    if batch_size >= N:
+        x, y, target = a, b, target_of(torch.arange(N, device=a.device))
     for step in range(1, steps + 1):
         if batch_size < N:
             chosen = torch.randint(N, (batch_size,), generator=generator).to(a.device)
-            x, y = a[:, chosen], b[:, chosen]
-            known = None if similarity is None else similarity[:, chosen][:, :, chosen]
-            target = _targets(classes[:, chosen]) if known is None else _taught(known)
+            x, y, target = a[:, chosen], b[:, chosen], target_of(chosen)
         slopes = _info_nce_slopes(torch.bmm(x, maps[0]), torch.bmm(y, maps[1]), target, temperature)
         for weight, items, slope, (first, second) in zip(maps, (x, y), slopes, moments, strict=True):
             gradient = torch.baddbmm(weight, items.mT, slope, beta=weight_decay)

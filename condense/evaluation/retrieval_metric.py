@@ -14,7 +14,7 @@ query and one candidate, and any of its captions answers it, as Clotho and COCO 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,12 +23,14 @@ from torch import Tensor
 from condense.embeddings.embeddings import Embedded
 from condense.evaluation.item_values import Part, connected, mean_of_parts, mean_over
 from condense.evaluation.retrieval import (
+    BATCH,
     Projections,
     answered,
     chance_to_find,
     train_projection_sets,
     train_projections,
 )
+from condense.evaluation.row_blocks import row_blocks
 
 PARTNER_RECALLS = (1, 5, 10)
 # Computed at every report for every replica, so it may cost about a tenth of the steps between two reports with the smallest
@@ -38,7 +40,9 @@ VALIDATION_PAIRS = 500
 VALIDATION_TRAINING: dict[str, Any] = {"steps": 50, "learning_rate": 4e-3}
 SAME_ITEM = 1e-6  # 1 - cosine below which two rows hold the same item: encoders round a little with their batch
 TEACHER_TEMPERATURE = 0.07  # of a teacher's similarities: that of the training itself
-MAP_NUMBERS = 2**25  # in the maps of one modality that are trained together: 128 MB, five times that with their moments
+# In the maps of one modality that are trained together, or in the similarities of their batches: 128 MB, five times that with
+# moments and gradients.
+TRAINED_NUMBERS = 2**25
 
 
 def retrieval_scores(
@@ -88,13 +92,12 @@ def judged_retrieval(
             items = distinct_items(real_a), distinct_items(real_b)
             for own in items:
                 shared.append(torch.arange(n, device=rows.device).index_copy_(0, rows, rows[own]))
-        for members in _of_one_size([len(labels) for _, labels in given], max(1, MAP_NUMBERS // real_a.shape[1] ** 2)):
+        for members in _of_one_size([len(labels) for _, labels in given], real_a.shape[1]):
             x, y = (torch.stack([given[i][0][side] for i in members]) for side in (0, 1))
             labels = None if num_classes == 1 else torch.stack([given[i][1] for i in members])
             taught = None
             if teachers is not None and (a, b) in teachers:
-                p, q = teachers[a, b].project(x, y)
-                taught = p @ q.mT / TEACHER_TEMPERATURE
+                taught = _similarity(teachers[a, b], x, y)
             maps = train_projection_sets(x, y, labels=labels, similarity=taught, **training)
             for position, i in enumerate(members):
                 projected = Projections(maps.a[position], maps.b[position]).project(real_a, real_b)
@@ -148,24 +151,43 @@ def partners_found(
 
     With no more than k candidates, recall@k is 1.
     """
-    (queries, of_a), (answers, of_b) = (_first_rows(items) for items in (items_a, items_b))
-    belong = torch.zeros(len(queries), len(answers), dtype=torch.bool, device=a.device)  # (A, B)
-    belong[of_a, of_b] = True
-    similarity = a[queries] @ b[answers].T  # (A, B)
-    there = chance_to_find(similarity, belong, k).mean(0)
-    back = chance_to_find(similarity.T.contiguous(), belong.T.contiguous(), k).mean(0)
-    return (queries, there), (answers, back)
+    (first_a, of_a), (first_b, of_b) = (_first_rows(items) for items in (items_a, items_b))
+    there = _partner_recalls(a[first_a], b[first_b], of_a, of_b, k)
+    return (first_a, there), (first_b, _partner_recalls(b[first_b], a[first_a], of_b, of_a, k))
+
+
+def _partner_recalls(
+    queries: Tensor,  # (A, D) distinct items
+    answers: Tensor,  # (B, D)
+    of_query: Tensor,  # (n,) the query of each row, in 0 .. A-1
+    of_answer: Tensor,  # (n,) the answer that belongs to it, in 0 .. B-1
+    k: Sequence[int],
+) -> Tensor:
+    """(A,) float64: each query's recall of its partners, mean over k."""
+    found = []
+    for rows in row_blocks(len(queries), len(answers)):
+        similarity = queries[rows] @ answers.T  # (m, B)
+        inside = (of_query >= rows.start) & (of_query < rows.stop)
+        belong = torch.zeros_like(similarity, dtype=torch.bool)
+        belong[of_query[inside] - rows.start, of_answer[inside]] = True
+        found.append(chance_to_find(similarity, belong, k).mean(0))
+    return torch.cat(found)
+
+
+def _similarity(teacher: Projections, x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
+    """The teacher's logits of some items: (B,) to (R, B, B). x and y: (R, N, D)."""
+    p, q = teacher.project(x, y)
+    return lambda chosen: p[:, chosen] @ q[:, chosen].mT / TEACHER_TEMPERATURE
 
 
 @torch.no_grad()
 def distinct_items(
     embeddings: Tensor,  # (n, D) of unit norm
-    chunk: int = 1024,
 ) -> Tensor:
     """(n,) int64: each row's first row with the same embedding, up to rounding."""
-    first = [(x @ embeddings.T >= 1 - SAME_ITEM).to(torch.uint8) for x in embeddings.split(chunk)]
-    own = torch.arange(len(embeddings), device=embeddings.device)
-    return torch.cat([same.argmax(1) for same in first]).minimum(own)
+    n = len(embeddings)
+    first = [(embeddings[rows] @ embeddings.T >= 1 - SAME_ITEM).to(torch.uint8).argmax(1) for rows in row_blocks(n, n)]
+    return torch.cat(first).minimum(torch.arange(n, device=embeddings.device))
 
 
 def _asked(held_out: Embedded, a: str, b: str, most: int | None) -> tuple[Tensor, list[Tensor], Tensor]:
@@ -179,12 +201,13 @@ def _asked(held_out: Embedded, a: str, b: str, most: int | None) -> tuple[Tensor
     return rows[chosen], [x[chosen] for x in embeddings], labels[chosen]
 
 
-def _of_one_size(sizes: Sequence[int], most: int) -> Iterator[list[int]]:
-    """Groups positions by size, at most so many per group."""
+def _of_one_size(sizes: Sequence[int], dim: int) -> Iterator[list[int]]:
+    """Groups positions by size, with at most `TRAINED_NUMBERS` per group."""
     by_size: dict[int, list[int]] = {}
     for i, size in enumerate(sizes):
         by_size.setdefault(size, []).append(i)
-    for members in by_size.values():
+    for size, members in by_size.items():
+        most = max(1, TRAINED_NUMBERS // max(dim, min(size, BATCH)) ** 2)
         yield from (members[first : first + most] for first in range(0, len(members), most))
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from condense.data.dataset import Dataset
+from condense.evaluation.row_blocks import row_blocks
 
 
 @torch.no_grad()
@@ -27,10 +28,13 @@ def nearest_items(
     real = split.load(range(len(split)))
     indices, items = {}, {}
     for m, x in features.items():
-        apart = torch.cdist(x.float().cpu(), real[m].float())
-        if m in split.present:
-            apart[:, ~split.present[m].cpu()] = torch.inf
-        indices[m] = apart.argmin(1)
+        found = []
+        for rows in row_blocks(len(x), len(split)):
+            apart = torch.cdist(x[rows].float().cpu(), real[m].float())
+            if m in split.present:
+                apart[:, ~split.present[m].cpu()] = torch.inf
+            found.append(apart.argmin(1))
+        indices[m] = torch.cat(found)
         items[m] = source.condense.load(indices[m])[m].float().cpu()
     return source, items, indices
 

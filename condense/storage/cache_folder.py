@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+import time
 from pathlib import Path
 
 from condense.system.errors import UserError
 
 KIND = re.compile(r"[a-z_]+")
 NAME = re.compile(r"[0-9a-f]{32}\.safetensors")
+VERIFY = "CONDENSE_VERIFY"  # ns since the epoch: what is known of files from before does not count
 
 
 def default_folder() -> Path:
@@ -39,3 +41,18 @@ def read_entry(folder: Path, kind: str, name: str) -> bytes | None:
         return (folder / kind / name).read_bytes()
     except FileNotFoundError:
         return None
+
+
+def begin_to_verify() -> None:
+    """From now on, in this process and in those that it starts, no file counts as read before."""
+    os.environ[VERIFY] = str(time.time_ns())
+
+
+def verified_since() -> int:
+    """Nanoseconds since the epoch: what was read of files before then does not count."""
+    return int(os.environ.get(VERIFY) or 0)
+
+
+def verify_variables() -> dict[str, str]:
+    """The environment that carries `verified_since` to a process elsewhere; empty if everything counts."""
+    return {VERIFY: os.environ[VERIFY]} if os.environ.get(VERIFY) else {}

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +26,10 @@ ALLOCATION_FAILED = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Peak:
@@ -88,3 +94,19 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in ALLOCATION_FAILED)
+
+
+def in_halves(work: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item]) -> list[Result]:
+    """`work(items)`, a result per item; where memory runs out, that of either half, and so on. Raises what a single item raises,
+    and any other error."""
+    try:
+        return work(items)
+    except Exception as error:
+        if len(items) < 2 or not is_out_of_memory(error):
+            raise
+        # The frames hold the tensors of the work: memory that the halves need.
+        traceback.clear_frames(error.__traceback__)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    middle = len(items) // 2
+    return in_halves(work, items[:middle]) + in_halves(work, items[middle:])

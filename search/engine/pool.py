@@ -13,7 +13,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from condense.storage.cache_folder import default_folder, read_entry
+from condense.storage.cache_folder import default_folder, read_entry, verify_variables
 from condense.system.process import environment
 from search.engine.actor import EngineActor
 
@@ -51,7 +51,7 @@ class EnginePool:
 
     def _make(self, device: Device) -> Any:
         node, gpu = device
-        variables = environment() | ON_ZERO_GPUS | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
+        variables = environment() | ON_ZERO_GPUS | verify_variables() | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
         return (
             ray.remote(EngineActor)
             .options(

@@ -70,9 +70,31 @@ def test_devices_and_protocols_that_there_are_not(output: Path, capsys: pytest.C
         assert main(["evaluate", str(output), "--device", device]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("error: device ") and device in line
-    for wrong in (("--convnet", "slow"), ("--architecture", "mlp"), ("--steps", "0"), ("--steps", "x")):
+    for wrong in (
+        ("--convnet", "slow"),
+        ("--architecture", "mlp"),
+        ("--steps", "0"),
+        ("--steps", "x"),
+        ("--protocols", "probe", "recall"),
+    ):
         with pytest.raises(SystemExit) as caught:
             main(["evaluate", str(output), *wrong])
         assert caught.value.code == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(f"error: argument {wrong[0]}: ")
+
+
+@pytest.mark.parametrize("protocols", [["probe"], ["retrieval"], ["retrieval", "convnet"]])
+def test_protocols_that_are_not_asked_for_are_left_out(
+    output: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, protocols: list[str]
+) -> None:
+    monkeypatch.setattr(commands, "Comparison", functools.partial(Comparison, convnet_steps=1))
+    scores = output.parent / "scores.json"
+    assert (
+        main(["evaluate", str(output), "--convnet-seeds", "1", "--json", str(scores), "--protocols", *protocols]) == 0
+    )
+    table = capsys.readouterr().out
+    found = json.loads(scores.read_text())["results"]
+    for row in found.values():
+        assert {name for name, cell in row.items() if cell is not None} == set(protocols)
+    assert "random (5 draws)" in table

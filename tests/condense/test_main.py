@@ -20,6 +20,7 @@ from small_run import refused, write_config
 from condense import api, commands, single_run
 from condense.__main__ import main
 from condense.config.files import load_config
+from condense.data import tensor_items
 from condense.evaluation.comparison import Sample, as_json, share_of
 from condense.export.export import read_export
 from condense.system.errors import UserError
@@ -176,6 +177,18 @@ def test_a_manifest_of_files_one_modality_works_from_end_to_end(tmp_path: Path, 
     assert main(["evaluate", str(tmp_path / "out"), "--convnet-seeds", "1", "--json", str(scores)]) == 0
     results = json.loads(scores.read_text())["results"]
     assert results["condensed"]["retrieval"] is None  # one modality has no pairs
+
+
+def test_verify_reads_the_data_anew(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONDENSE_VERIFY", "")
+    data = config.parent / "data.safetensors"
+    os.utime(data, (1.6e9, 1.6e9))
+    seen: list[Path] = []
+    own = tensor_items.measured_items
+    monkeypatch.setattr(tensor_items, "measured_items", lambda path, *given: seen.append(path) or own(path, *given))
+    for options, read in (([], 1), ([], 1), (["--verify"], 2)):
+        assert main(["embed", str(config), *options]) == 0
+        assert seen == [data] * read
 
 
 def test_a_user_s_mistake_is_one_line(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from condense.config.towers import EfficientNetLite0Tower
-from condense.data.manifest import digest_file
+from condense.data.file_digests import known_digest
 from condense.encoders.towers.protocol import Tower
 from condense.inputs.spec import ImageSpec, InputSpec
 from condense.storage.store import hash_of
@@ -151,7 +151,7 @@ def build_efficientnet(config: EfficientNetLite0Tower, precision: torch.dtype) -
         raise UserError(f"{path}: the weights lack {error.args[0]}") from None
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read as weights: {' '.join(str(error).split())}") from None
-    tower.fingerprint = hash_of({"version": VERSION, "file": digest_file(path), "precision": str(precision)})
+    tower.fingerprint = hash_of({"version": VERSION, "file": known_digest(path), "precision": str(precision)})
     for module in tower.modules():
         if isinstance(module, Convolution):
             module.to(precision)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from condense.config.towers import TransformersTower
-from condense.data.manifest import digest_file
+from condense.data.file_digests import known_digest
 from condense.encoders.towers.protocol import Tower
 from condense.encoders.transformers import load_pretrained
 from condense.inputs.single_models import model_class, model_kind, single_model_spec
@@ -120,7 +120,7 @@ def build_transformers_tower(config: TransformersTower, spec: InputSpec, precisi
     tower.fingerprint = hash_of(
         {
             "version": VERSION,
-            "files": {path.name: digest_file(path) for path in files},
+            "files": {path.name: known_digest(path) for path in files},
             "options": config.model_dump(mode="json", exclude={"model", "download"}),
             "precision": str(precision),
         }

@@ -73,7 +73,7 @@ def test_collapsed_embeddings_have_the_recall_of_chance(k):
 def test_recall_in_chunks_equals_recall_at_once(monkeypatch):
     a, b, labels = pairs(0, 90, 6, 3, noise=1.0)
     whole = retrieval_recall(a, b, labels=labels)
-    monkeypatch.setattr("condense.evaluation.retrieval.CHUNK", 90 * 7)
+    monkeypatch.setattr("condense.evaluation.row_blocks.BLOCK", 90 * 7)
     assert retrieval_recall(a, b, labels=labels) == pytest.approx(whole)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from safetensors import safe_open
 from small_search import ENCODER, two_nodes_in
 
+from condense.storage.cache_folder import VERIFY, verify_variables
 from condense.storage.store import Store
 from condense.system.errors import UserError
 from search.engine.actor import EngineActor
@@ -210,3 +212,13 @@ def test_what_one_node_has_embedded_reaches_the_others(
     for entry in entries:
         assert (tmp_path / "worker/embeddings" / entry.name).read_bytes() == entry.read_bytes()
     assert full[1] == pytest.approx(full[0], abs=0.05)
+
+
+def test_an_engine_verifies_the_files_if_the_driver_does(session: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for since in ("", "1795943249943184255"):
+        monkeypatch.setenv(VERIFY, since)
+        carried = {"env_vars": verify_variables()}
+        pool = ray.remote(EnginePool).options(num_cpus=0, runtime_env=carried).remote()
+        _, engine = ray.get(pool.get.remote(session, ""))
+        assert ray.get(engine.__ray_call__.remote(lambda _: os.environ.get("CONDENSE_VERIFY", ""))) == since
+        ray.kill(pool)
