@@ -14,9 +14,10 @@ from typing import Any
 import yaml
 
 from condense.system.errors import UserError
-from search.driver import Request, Search
+from search.driver import Search
 from search.ledger.ledger import Ledger
 from search.ledger.run_folder import check_search
+from search.request import Request
 from search.results import Results, load
 from search.space.model import Space
 from search.space.recorded import completed
@@ -35,14 +36,15 @@ def run(
     address: str | None = None,
     tracking_uri: str | None = None,
     warm_start: str | Path | None = None,
+    experiment: str | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Results:
     """Runs a search to its end: trials, confirmation on fresh seeds, report.
 
     `space`: the name of a shipped one, a YAML file, its keys as a mapping, or a `Space`. `overrides`: keys of the space, as a
     mapping (`{"steps": 30, "sampler.name": "gp"}`) or as on the command line (`["steps=30"]`). `output`: folder of the
-    results, by default results/NAME. `trials`, `name`, `address`, `tracking_uri` and `warm_start` are the options of
-    `python search/run.py`. `say` gets what the search has to tell, line by line; by default it is printed.
+    results, by default results/NAME. `trials`, `name`, `address`, `tracking_uri`, `warm_start` and `experiment` are the options
+    of `python search/run.py`. `say` gets what the search has to tell, line by line; by default it is printed.
 
     Raises:
         UserError: something in the request is wrong; nothing was begun, and the message is one line.
@@ -58,6 +60,7 @@ def run(
         address=address,
         tracking_uri=tracking_uri,
         warm_start=None if warm_start is None else Path(warm_start),
+        experiment=experiment,
     )
     return _run(request, say)
 

@@ -37,6 +37,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--tracking-uri",
         help="MLflow server or database (default: $MLFLOW_TRACKING_URI, or a database beside the output)",
     )
+    parser.add_argument("--experiment", metavar="NAME", help="MLflow experiment to log to (default: condensation)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a key of the space"
     )
@@ -96,6 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
             tracking_uri=options.tracking_uri,
             warm_start=options.warm_start,
             ablate=options.ablate,
+            experiment=options.experiment,
         )
         if options.dry_run:
             with contextlib.suppress(BrokenPipeError):  # `| head` has seen enough

@@ -3,6 +3,7 @@
 __all__ = [
     "atomic_files",
     "data_identity",
+    "experiment",
     "faults",
     "ledger",
     "run_folder",
