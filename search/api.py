@@ -31,6 +31,7 @@ def run(
     *,
     output: str | Path | None = None,
     trials: int | None = None,
+    hours: float | None = None,
     name: str | None = None,
     overrides: Overrides = (),
     address: str | None = None,
@@ -43,18 +44,17 @@ def run(
 
     `space`: the name of a shipped one, a YAML file, its keys as a mapping, or a `Space`. `overrides`: keys of the space, as a
     mapping (`{"steps": 30, "sampler.name": "gp"}`) or as on the command line (`["steps=30"]`). `output`: folder of the
-    results, by default results/NAME. `trials`, `name`, `address`, `tracking_uri`, `warm_start` and `experiment` are the options
-    of `python search/run.py`. `say` gets what the search has to tell, line by line; by default it is printed.
+    results, by default results/NAME. `trials`, `hours` (--time), `name`, `address`, `tracking_uri`, `warm_start` and `experiment`
+    are the options of `python search/run.py`. `say` gets what the search has to tell, line by line; by default it is printed.
 
     Raises:
         UserError: something in the request is wrong; nothing was begun, and the message is one line.
         Stopped: the search had to stop (a full disk, a lost cluster). What is done is kept: `resume` goes on.
         KeyboardInterrupt: it was interrupted; likewise.
     """
-    more = [] if trials is None else [f"trials={trials}"]
     request = Request.of(
         space,
-        overrides=[*_lines(overrides), *more],
+        overrides=[*_lines(overrides), *_limits(trials, hours)],
         name=name,
         output=None if output is None else Path(output),
         address=address,
@@ -69,15 +69,17 @@ def resume(
     folder: str | Path,
     *,
     trials: int | None = None,
+    hours: float | None = None,
     overrides: Overrides = (),
     address: str | None = None,
     tracking_uri: str | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Results:
     """Goes on with the search in `folder` after an interruption, or with more `trials`. It keeps to the recorded space;
-    `overrides` may change what alters only how much is run (`max_concurrent`, `confirmation`, `resources`). Raises as `run`.
+    `overrides` may change what alters only how much is run (`budget`, `max_concurrent`, `confirmation`, `resources`). It has
+    the recorded `budget.hours`, or `hours`, again. Raises as `run`.
     """
-    return _run(_recorded(folder, trials, overrides, address, tracking_uri), say)
+    return _run(_recorded(folder, _limits(trials, hours), overrides, address, tracking_uri), say)
 
 
 def ablate(
@@ -91,12 +93,12 @@ def ablate(
 
     The table is in the report (`Results.report.ablation`) and in ablation.csv. Raises as `run`.
     """
-    return _run(_recorded(folder, None, (), address, tracking_uri, ablate=True), say)
+    return _run(_recorded(folder, [], (), address, tracking_uri, ablate=True), say)
 
 
 def _recorded(
     folder: str | Path,
-    trials: int | None,
+    limits: Sequence[str],
     overrides: Overrides,
     address: str | None,
     tracking_uri: str | None,
@@ -106,7 +108,7 @@ def _recorded(
     check_search(path)
     return Request.of(
         completed(Ledger(path).search["space"]),
-        overrides=[*_lines(overrides), *([] if trials is None else [f"trials={trials}"])],
+        overrides=[*_lines(overrides), *limits],
         output=path,
         resume=not ablate,
         address=address,
@@ -124,6 +126,12 @@ def _run(request: Request, say: Callable[[str], None] | None) -> Results:
     finally:
         _one_at_a_time.release()
     return load(request.output)
+
+
+def _limits(trials: int | None, hours: float | None) -> list[str]:
+    """As overrides."""
+    known = {"trials": trials, "budget.hours": hours}
+    return [f"{key}={value}" for key, value in known.items() if value is not None]
 
 
 def _lines(overrides: Overrides) -> list[str]:

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 
@@ -29,6 +30,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--space", default="quickstart", help="a search space: a YAML file, or the name of one in spaces/"
     )
     parser.add_argument("--trials", type=int, help="number of trials (as --set trials=N)")
+    parser.add_argument(
+        "--time",
+        type=float,
+        metavar="HOURS",
+        help="end in so many hours, with confirmation and report (as --set budget.hours=HOURS)",
+    )
     parser.add_argument("--output", type=folder, help="folder of the results (default: results/NAME)")
     parser.add_argument("--name", help="name of the search (default: the space's)")
     parser.add_argument("--resume", action="store_true", help="continue the search in the output folder")
@@ -75,6 +82,7 @@ def tell_status(of: Path) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns 0 when the search is complete, 2 for a user's mistake, 130 if it was interrupted, 1 if it had to stop."""
+    started = time.monotonic()
     options = parse(arguments)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s %(message)s")
     from condense.system.errors import UserError
@@ -87,9 +95,11 @@ def main(arguments: list[str] | None = None) -> int:
     if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # a lost connection is an interruption: --resume goes on
         signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     try:
+        limits = [f"trials={options.trials}"] if options.trials is not None else []
+        limits += [f"budget.hours={options.time}"] if options.time is not None else []
         request = Request.of(
             options.space,
-            overrides=options.overrides + ([f"trials={options.trials}"] if options.trials is not None else []),
+            overrides=[*options.overrides, *limits],
             name=options.name,
             output=options.output,
             resume=options.resume,
@@ -103,7 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
             with contextlib.suppress(BrokenPipeError):  # `| head` has seen enough
                 print(describe(request), flush=True)
             return 0
-        return Search(request).run()
+        return Search(request, started=started).run()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

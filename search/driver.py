@@ -14,6 +14,7 @@ import yaml
 
 from condense.storage.cache_folder import check_writable, default_folder
 from condense.system.live_line import LiveLine
+from search.analysis.deadline import Deadline, Ended
 from search.cluster.nodes import awaited_nodes, check_resources, wait_for_nodes
 from search.cluster.ray_session import RaySession, check_address, prepare_environment, ray_session
 from search.interruption import GO_ON, Stopped, announce_if_killed, caused_by_full_disk, stop_on_full_disk
@@ -37,7 +38,7 @@ from search.space.plan import Plan, cost_of_folds
 from search.space.recorded import completed
 from search.space.validation import folds_of, told
 from search.tracking.store import check_tracking
-from search.trial_phase import load_tune, run_trials
+from search.trial_phase import ALL, load_tune, run_trials
 
 ENGINE_DEATHS = 3  # during the confirmation, before the search gives up
 # How long the end of a search waits for a tracking server that is away. One that had to stop is waited for by its user.
@@ -61,11 +62,15 @@ def describe(request: Request) -> str:
 class Search:
     """Runs a request to its end; going on after an interruption is the same code over the same ledger."""
 
-    def __init__(self, request: Request, say: Callable[[str], None] | None = None) -> None:
-        """`say` gets what the search has to tell, line by line; by default it is printed."""
+    def __init__(
+        self, request: Request, say: Callable[[str], None] | None = None, started: float | None = None
+    ) -> None:
+        """`say` gets what the search has to tell, line by line; by default it is printed. `started`: when its command did, by
+        `time.monotonic`."""
         self.request = request
         self.space = request.space
-        self.started = time.monotonic()
+        self.started = time.monotonic() if started is None else started
+        self.deadline = Deadline(self.space.budget.hours, self.started)
         self._say = say
 
     def say(self, text: str) -> None:
@@ -163,7 +168,8 @@ class Search:
                 self.say(f"warning: {warning}")
         if folds > 1:
             self.say(told(configs, judged))
-        self.say(f"data, encoder and embeddings ready after {time.monotonic() - preparing:.0f} s")
+        self.prepared = time.monotonic() - preparing
+        self.say(f"data, encoder and embeddings ready after {self.prepared:.0f} s")
         loaded.result()  # two threads that import the same package get in each other's way
         from search.tracking.tracker import MlflowTracker
 
@@ -188,10 +194,11 @@ class Search:
         try:
             classes = [len(task["class_names"]) for task in judged]
             actors = {"pool": pool, "ledger": ledger_actor}
-            complete = self.request.ablate or run_trials(space, ledger, actors, plan, tracker, classes, self._say)
-            if complete:
-                self._close(ledger, pool, plan, tasks, judged, tracker)
-            status = "completed" if complete else "interrupted"
+            known = actors, plan, tracker, classes, self._say, self.deadline, self.prepared
+            ended = ALL if self.request.ablate else run_trials(space, ledger, *known)
+            if ended is not None:
+                self._close(ledger, pool, plan, tasks, judged, tracker, ended)
+            status = "interrupted" if ended is None else "completed"
         except KeyboardInterrupt:
             status = "interrupted"
         except Stopped:
@@ -202,7 +209,8 @@ class Search:
             raise
         finally:
             # The search that is looked at again is complete, whatever happens to the ablation.
-            tracker.finish("completed" if self.request.ablate else status, SECONDS_FOR_MLFLOW[status])
+            patience = min(SECONDS_FOR_MLFLOW[status], max(SECONDS_FOR_MLFLOW["stopped"], self.deadline.seconds_left))
+            tracker.finish("completed" if self.request.ablate else status, patience)
         if status == "interrupted":
             self.say(f"interrupted: continue with the same command and --resume (output: {shown(ledger.output)})")
             return 130
@@ -216,6 +224,7 @@ class Search:
         tasks: list[dict[str, Any]],
         judged: list[dict[str, Any]],
         tracker: Any,
+        ended: Ended,
     ) -> None:
         """Confirmation and results, or the ablation; begun again in a new engine if one dies (what was run is on disk)."""
         import ray
@@ -225,7 +234,7 @@ class Search:
         for more in reversed(range(ENGINE_DEATHS + 1)):
             try:
                 known = self.space, ledger, pool, plan, tasks, judged, tracker, self.say, self.started
-                conclusion = Conclusion(*known)
+                conclusion = Conclusion(*known, ended=ended, deadline=self.deadline, preparation=self.prepared)
                 conclusion.ablate() if self.request.ablate else conclusion.write()
                 return
             except (ray.exceptions.RayActorError, ray.exceptions.ActorUnschedulableError):  # the latter: with its node

@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from search.interruption import Stopped
+from search.analysis.deadline import Deadline, Ended
+from search.interruption import GO_ON, Stopped
 from search.ledger.ledger import Ledger
+from search.ledger.requests import take
 from search.space.model import Space
 from search.space.plan import Plan
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:  # importing mlflow, as ray, costs seconds: only functions do 
     from search.tracking.tracker import MlflowTracker
 
 log = logging.getLogger(__name__)
+ALL = Ended("trials", "all trials have ended")
 TUNES_SIGNALS = (signal.SIGINT, signal.SIGUSR1)
 # Its closing word on trials that failed for good is an error; warnings are of files that it is told not to write.
 TUNES_LOGGERS = {"ray.tune.tune": logging.CRITICAL, "ray.tune": logging.ERROR}
@@ -34,10 +37,13 @@ def run_trials(
     tracker: MlflowTracker,
     classes: list[int],
     say: Callable[[str], None] | None,
-) -> bool:
-    """Runs what is left of the search; True when all trials have ended.
+    deadline: Deadline,
+    preparation: float,
+) -> Ended | None:
+    """Runs what is left of the search. Returns why there are no more trials; None if it was interrupted.
 
     `actors`: name -> handle, of the `pool` of engines and the `ledger`. `classes`: of each task. `say`: as in `Display`.
+    `preparation`: seconds that data, encoder and embeddings took.
     """
     import ray
     from ray import tune
@@ -47,17 +53,24 @@ def run_trials(
     from search.tuning.callbacks import SearchCallback, trial_tags
     from search.tuning.display import Display
     from search.tuning.early_stopping import build_scheduler, prefill
+    from search.tuning.ending import Ending, can_conclude
     from search.tuning.sampler import SpaceSearcher
     from search.tuning.trainable import run_trial
 
     past = ledger.trials()
     tracker.reconcile(past, tags=trial_tags, metrics=ended_metrics)
-    searcher = SpaceSearcher(space, ledger)
+    take(ledger.output)  # what an earlier process was asked for
+    display = Display(space, past, say=say)
+    ending = Ending(space, ledger, plan, deadline, preparation, display.say, lambda: len(display.running))
+    display.seconds_for_trials = lambda: ending.seconds_for_trials
+    searcher = SpaceSearcher(space, ledger, lambda: ending.ended is not None)
     if left(ledger, space) <= 0:
-        return True
+        return ALL
+    ending.look()
+    if ending.ended is not None and can_conclude(space, past):
+        return ending.ended
     scheduler = build_scheduler(space)
     prefill(scheduler, ledger.history(), space.steps)
-    display = Display(space, past, say=say)
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     kind = space.resources.node_kind
     cpus = [of.get("CPU", 0.0) for of in nodes if kind is None or kind in of] or [of.get("CPU", 0.0) for of in nodes]
@@ -75,6 +88,7 @@ def run_trials(
         run_config=tune.RunConfig(
             name=f"tune-{os.getpid()}",
             storage_path=str(ledger.output / ".tune"),
+            stop=ending,
             callbacks=[SearchCallback(space, ledger, tracker, display, actors, Saturation(plan, classes))],
             failure_config=tune.FailureConfig(max_failures=3),
             progress_reporter=tune.CLIReporter(),  # silent; the one for notebooks would clear the cell
@@ -93,7 +107,15 @@ def run_trials(
     for (node, gpu), seconds in ray.get(actors["pool"].accounts.remote()).items():
         spent = ", ".join(f"{kind} {amount:.1f} s" for kind, amount in seconds.items())
         log.info("engine on node %s%s: %s", node[:8], f", GPU {gpu}" if gpu else "", spent)
-    return left(ledger, space) <= 0
+    if left(ledger, space) <= 0:
+        return ALL
+    if ending.ended is not None and ending.stops:
+        kept = [record.number for record in ledger.trials() if record.status == "unfinished"]
+        ray.get(actors["pool"].forget.remote([f"trial {number}" for number in kept]))
+        if not can_conclude(space, ledger.trials()):
+            raise Stopped(f"{ending.ended.text}, before a trial has ended that could be recommended; {GO_ON}")
+        display.say(f"{len(kept)} unfinished trials are kept: --resume goes on with them")
+    return ending.ended if ending.stops or not searcher.runs else None
 
 
 @contextlib.contextmanager

@@ -6,5 +6,6 @@ __all__ = [
     "experiment",
     "faults",
     "ledger",
+    "requests",
     "run_folder",
 ]

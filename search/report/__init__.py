@@ -4,6 +4,7 @@ __all__ = [
     "axes",
     "confirmation",
     "confirmed",
+    "ended",
     "failure_signatures",
     "figures",
     "gallery",

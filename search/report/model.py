@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_serializer
 
+from search.report.ended import TrialsEnded
 from search.report.part import Number, Part, Value, finite
 from search.space.model import Space
 
@@ -342,6 +343,7 @@ class Report(Part):
     versions: dict[str, str] = Field(description="library -> version")
     tasks: list[TaskDescription]
     trials: TrialCounts
+    ended: TrialsEnded | None = Field(None, description="None: of an earlier version")
     recommended: dict[str, Value] = Field(min_length=1, description="the searched hyperparameters")
     default: dict[str, Value] = Field(description="the project's default's values of the same")
     paper_default: dict[str, Value]

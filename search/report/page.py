@@ -25,6 +25,7 @@ from plotly.offline import get_plotlyjs
 
 from search.report import (
     confirmation,
+    ended,
     failure_signatures,
     figures,
     html,
@@ -138,7 +139,8 @@ def _history(report: Report, trials: Sequence[Trial]) -> str:
     if raced:
         told += f" Beyond {text.number(report.space.steps)} steps: the same trial on more seeds."
     second = html.figure(figures.progress(trials), "Score over steps within each trial", told)
-    lead = html.note(raced) if first else ""
+    told_end = ended.told(report.ended, report.trials.total, report.space.trials)
+    lead = html.note(" ".join(filter(None, [told_end, raced]))) if first else ""
     return html.section("history", "How the search went", lead, first, second, missing="No trial has ended yet.")
 
 

@@ -4,6 +4,7 @@ __all__ = [
     "callbacks",
     "display",
     "early_stopping",
+    "ending",
     "racing",
     "sampler",
     "trainable",

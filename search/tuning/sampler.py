@@ -16,6 +16,7 @@ import json
 import math
 import warnings
 from collections import Counter, deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -139,8 +140,9 @@ class SpaceSearcher(OptunaSearch):
     itself.
     """
 
-    def __init__(self, space: Space, ledger: Ledger) -> None:
-        """`ledger` must have been opened by `Ledger.open`, which keeps other drivers out of its folder."""
+    def __init__(self, space: Space, ledger: Ledger, is_over: Callable[[], bool] | None = None) -> None:
+        """`ledger` must have been opened by `Ledger.open`, which keeps other drivers out of its folder. `is_over`: whether no
+        trial may begin any more, nor go on that lost its process."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         _mend_journal(ledger.output / "optuna.journal")
         self._distributions = distributions(space)
@@ -160,6 +162,7 @@ class SpaceSearcher(OptunaSearch):
         self._running: set[str] = set()  # Tune's ids of the trials that are handed out
         self._unfinished: deque[int] = deque()  # trials to hand out again
         self._lost: Counter[int] = Counter()  # number -> how often its process died for good
+        self._is_over = is_over
         self._reconcile()
 
     @property
@@ -172,6 +175,8 @@ class SpaceSearcher(OptunaSearch):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a str
         """The next trial as a flat config: number, name and all hyperparameters. FINISHED if none is left; None while a running
         one may still have to be handed out again."""
+        if self._is_over is not None and self._is_over():
+            return str(Searcher.FINISHED)
         if self._unfinished:
             number = self._unfinished.popleft()
         elif len(self._trials()) < self._definition.trials:
@@ -210,6 +215,11 @@ class SpaceSearcher(OptunaSearch):
             self._report(number, {int(result["step"]): float(result["score"])})
         self._tell(record)
 
+    @property
+    def runs(self) -> bool:
+        """Whether trials are handed out that have not come back."""
+        return bool(self._running)
+
     def save(self, checkpoint_path: str) -> None:
         """Tune's snapshot, unused: a search is resumed from its ledger."""
         Path(checkpoint_path).write_bytes(cloudpickle.dumps(self))
@@ -219,7 +229,14 @@ class SpaceSearcher(OptunaSearch):
         self.__dict__.update(cloudpickle.loads(Path(checkpoint_path).read_bytes()).__dict__)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_study": None, "_ot_study": None, "_storage": None, "_sampler": None}
+        return {
+            **self.__dict__,
+            "_study": None,
+            "_ot_study": None,
+            "_storage": None,
+            "_sampler": None,
+            "_is_over": None,
+        }
 
     def _trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
