@@ -7,6 +7,7 @@ its own and ends it. One search at a time per process: Ray Tune allows no more.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,18 @@ from typing import Any
 import yaml
 
 from condense.system.errors import UserError
+from search.analysis.ranking import can_conclude
 from search.driver import Search
 from search.ledger.ledger import Ledger
-from search.ledger.run_folder import check_search
+from search.ledger.requests import CONCLUDE, ask
+from search.ledger.run_folder import check_search, is_in_use
 from search.request import Request
 from search.results import Results, load
+from search.run_status import status
 from search.space.model import Space
 from search.space.recorded import completed
 
+SECONDS_BETWEEN_LOOKS = 0.5  # at a search that was asked to end
 _one_at_a_time = threading.Lock()
 Overrides = Mapping[str, Any] | Sequence[str]
 
@@ -96,6 +101,39 @@ def ablate(
     return _run(_recorded(folder, [], (), address, tracking_uri, ablate=True), say)
 
 
+def conclude(
+    folder: str | Path,
+    *,
+    address: str | None = None,
+    tracking_uri: str | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Results:
+    """Ends the search in `folder` with the trials that it has: confirms them, and writes the report. One that runs, in another
+    process, is asked to do so, and waited for. Trials that have not ended are kept: `resume` goes on with them.
+
+    Raises as `run`; UserError also if no trial has ended that could be recommended, or if the search that was asked ended without
+    a report.
+    """
+    path = Path(folder).absolute()
+    known, tell = status(path), say or print
+    if known.state == "complete":
+        tell(f"{known.name}: the search is complete: {path / 'report.html'}")
+        return load(path)
+    ledger = Ledger(path)
+    if not can_conclude(Space.model_validate(completed(ledger.search["space"])), ledger.trials()):
+        raise UserError(f"{path}: no trial has ended that could be recommended, so there is nothing to confirm yet")
+    if known.state == "stopped":
+        return _run(_recorded(path, [], (), address, tracking_uri, conclude=True), say)
+    ask(path, CONCLUDE)
+    tell(f"{known.name}: asked to end its trials, to confirm what there is, and to write the report")
+    while is_in_use(path):
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    if (ended := status(path)).state != "complete":
+        raise UserError(f"{path}: the search has ended without a report ({ended}): conclude it again")
+    tell(f"{known.name}: {path / 'report.html'}")
+    return load(path)
+
+
 def _recorded(
     folder: str | Path,
     limits: Sequence[str],
@@ -103,6 +141,7 @@ def _recorded(
     address: str | None,
     tracking_uri: str | None,
     ablate: bool = False,
+    conclude: bool = False,
 ) -> Request:
     path = Path(folder).absolute()
     check_search(path)
@@ -114,6 +153,7 @@ def _recorded(
         address=address,
         tracking_uri=tracking_uri,
         ablate=ablate,
+        conclude=conclude,
     )
 
 

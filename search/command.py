@@ -62,6 +62,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         metavar="FOLDER",
         help="say how far the search in this folder is, running or not; run nothing",
     )
+    parser.add_argument(
+        "--conclude",
+        type=folder,
+        metavar="FOLDER",
+        help="end the search in this folder, running or not, with the trials that it has: confirm them, write the report",
+    )
     parser.add_argument("--dry-run", action="store_true", help="validate and print the space; run nothing")
     parser.add_argument("--verbose", action="store_true", help="show the log")
     return parser.parse_args(arguments)
@@ -95,6 +101,11 @@ def main(arguments: list[str] | None = None) -> int:
     if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # a lost connection is an interruption: --resume goes on
         signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     try:
+        if options.conclude is not None:
+            from search.api import conclude
+
+            conclude(options.conclude, address=options.address, tracking_uri=options.tracking_uri)
+            return 0
         limits = [f"trials={options.trials}"] if options.trials is not None else []
         limits += [f"budget.hours={options.time}"] if options.time is not None else []
         request = Request.of(

@@ -22,6 +22,7 @@ from search.ledger.data_identity import check_data as check_data_identity
 from search.ledger.data_identity import check_encoders, put_back_if_refused, record_data, recorded_search
 from search.ledger.experiment import check_experiment, record_experiment, recorded_experiment
 from search.ledger.ledger import Ledger
+from search.ledger.requests import CONCLUDE, ask, take
 from search.preflight import (
     check_data,
     check_formations,
@@ -99,6 +100,9 @@ class Search:
             complete=completed,
         )
         with announce_if_killed(), contextlib.closing(ledger), ThreadPoolExecutor(1) as executor:
+            take(ledger.output)  # what an earlier process was asked for
+            if request.conclude:
+                ask(ledger.output, CONCLUDE)
             experiment = record_experiment(ledger, request.experiment, request.resume)
             checked = executor.submit(
                 check_tracking, request.tracking_uri, experiment

@@ -31,6 +31,7 @@ class Request:
     tracking_uri: str
     ablate: bool = False  # only this, of a search that is complete
     experiment: str | None = None  # MLflow's; None: what is recorded, or the default
+    conclude: bool = False  # without further trials
 
     @staticmethod
     def of(
@@ -45,6 +46,7 @@ class Request:
         warm_start: Path | None = None,
         ablate: bool = False,
         experiment: str | None = None,
+        conclude: bool = False,
     ) -> Request:
         """Raises UserError if the space or the experiment's name is not valid, or there is nothing to start from in
         `warm_start`."""
@@ -69,4 +71,4 @@ class Request:
         if known:
             loaded = with_first_settings(loaded, known, source)
         uri = absolute_uri(tracking_uri) if tracking_uri else default_tracking_uri(folder)
-        return Request(loaded, folder, resume or ablate, address, uri, ablate, experiment)
+        return Request(loaded, folder, resume or ablate, address, uri, ablate, experiment, conclude)

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from search.analysis.deadline import Deadline, Ended
 from search.interruption import GO_ON, Stopped
 from search.ledger.ledger import Ledger
-from search.ledger.requests import take
 from search.space.model import Space
 from search.space.plan import Plan
 
@@ -49,17 +48,18 @@ def run_trials(
     from ray import tune
 
     from search.analysis.failure_signatures import ended_metrics
+    from search.analysis.ranking import can_conclude
     from search.analysis.saturation import Saturation
+    from search.interim import InterimReport
     from search.tuning.callbacks import SearchCallback, trial_tags
     from search.tuning.display import Display
     from search.tuning.early_stopping import build_scheduler, prefill
-    from search.tuning.ending import Ending, can_conclude
+    from search.tuning.ending import Ending
     from search.tuning.sampler import SpaceSearcher
     from search.tuning.trainable import run_trial
 
     past = ledger.trials()
     tracker.reconcile(past, tags=trial_tags, metrics=ended_metrics)
-    take(ledger.output)  # what an earlier process was asked for
     display = Display(space, past, say=say)
     ending = Ending(space, ledger, plan, deadline, preparation, display.say, lambda: len(display.running))
     display.seconds_for_trials = lambda: ending.seconds_for_trials
@@ -96,7 +96,7 @@ def run_trials(
         ),
     )
     try:
-        with tunes_traces_removed():
+        with tunes_traces_removed(), InterimReport(space, ledger.output):
             tuner.fit()
     except tune.TuneError as error:
         if isinstance(error.__context__, Stopped):  # raised by a callback

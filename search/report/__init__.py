@@ -19,6 +19,7 @@ __all__ = [
     "part",
     "response",
     "robustness",
+    "running",
     "tables",
     "tasks",
     "text",

@@ -91,12 +91,16 @@ def write_html(output: Path, report: Report, trials: Sequence[Trial], gallery: l
         _provenance(report),
     ]
     body = "\n".join([_header(report, sections), "<main>", *filter(None, sections), "</main>"])
-    pairs = any(item.get("start") for item in gallery)
+    return write_page(output, f"{report.name}: report", body, any(item.get("start") for item in gallery))
+
+
+def write_page(output: Path, title: str, body: str, pairs: bool = False) -> Path:
+    """Write `output`/report.html around `body` (HTML), replaced in one step. `pairs`: items are shown with their start."""
     palette = figures.PALETTE
     light, dark = (" ".join(f"--{role}: {both[i]};" for role, both in palette.items()) for i in (0, 1))
     template = resources.files("search.report").joinpath("template.html").read_text(encoding="utf-8")
     page = Template(template).substitute(
-        title=escape(f"{report.name}: report"),
+        title=escape(title),
         body=body,
         light=light,
         dark=dark,

@@ -14,8 +14,7 @@ from ray.tune import Stopper
 
 from search.analysis.deadline import Deadline, Ended, Pace, in_words, seconds_to_conclude
 from search.analysis.patience import trials_without_progress
-from search.analysis.ranking import best_trials
-from search.analysis.surrogate import of_space
+from search.analysis.ranking import can_conclude
 from search.ledger.ledger import Ledger, TrialRecord
 from search.ledger.requests import CONCLUDE, take
 from search.space.model import Space
@@ -23,11 +22,6 @@ from search.space.plan import Plan, with_tasks
 
 SECONDS_BETWEEN_LOOKS = 1.0
 LOOKING = 0.05  # of the time at most
-
-
-def can_conclude(space: Space, records: list[TrialRecord]) -> bool:
-    """Whether there is a trial that could be recommended."""
-    return bool(best_trials(of_space(space, records), 1))
 
 
 class Ending(Stopper):
