@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -124,6 +125,8 @@ class Conclusion:
         )
         if choice is None:
             raise UserError(f"{self.output}: every trial of the search failed, so nothing can be recommended")
+        if choice.stopped == "budget":
+            choice = replace(choice, stopped=confirmation.limited_by)
         settings = self._settings(records, choice, published)
         singles = {f"{SINGLE_SEED}/{r.number}": r.config for r in best_by_single_seed(records, self.plan)}
         around = movable(self.space, records, choice)

@@ -13,7 +13,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 import ray
 
@@ -78,6 +78,11 @@ class ConfirmationStages:
         seconds = self.reruns.seconds / self.reruns.done if measured else self._run_seconds
         left = self.seconds_left()
         return sys.maxsize if math.isinf(left) or seconds <= 0 else int(max(0.0, left) / (MARGIN * seconds))
+
+    @property
+    def limited_by(self) -> Literal["budget", "time"]:
+        """What there may be fewer runs for."""
+        return "time" if self.left_in_time < self.budget - len(self.reruns.asked) else "budget"
 
     def affords(self, runs: int) -> bool:
         """`search.confirmation.selection.Affords`."""
