@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from condense.system.errors import UserError
-    from search.api import ablate, resume, run
+    from search.api import ablate, conclude, resume, run
     from search.interruption import Stopped
     from search.results import Results, load
     from search.run_status import Status, status
@@ -31,6 +31,7 @@ __all__ = [
     "Stopped",
     "UserError",
     "ablate",
+    "conclude",
     "load",
     "load_space",
     "resume",
@@ -45,6 +46,7 @@ _FROM = {
     "Stopped": "search.interruption",
     "UserError": "condense.system.errors",
     "ablate": "search.api",
+    "conclude": "search.api",
     "load": "search.results",
     "load_space": "search.space.files",
     "resume": "search.api",

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 
@@ -29,6 +30,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--space", default="quickstart", help="a search space: a YAML file, or the name of one in spaces/"
     )
     parser.add_argument("--trials", type=int, help="number of trials (as --set trials=N)")
+    parser.add_argument(
+        "--time",
+        type=float,
+        metavar="HOURS",
+        help="end in so many hours, with confirmation and report (as --set budget.hours=HOURS)",
+    )
     parser.add_argument("--output", type=folder, help="folder of the results (default: results/NAME)")
     parser.add_argument("--name", help="name of the search (default: the space's)")
     parser.add_argument("--resume", action="store_true", help="continue the search in the output folder")
@@ -37,6 +44,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--tracking-uri",
         help="MLflow server or database (default: $MLFLOW_TRACKING_URI, or a database beside the output)",
     )
+    parser.add_argument("--experiment", metavar="NAME", help="MLflow experiment to log to (default: condensation)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a key of the space"
     )
@@ -59,6 +67,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="read every file of the data and the encoders anew, whatever is known of it",
     )
+    parser.add_argument(
+        "--conclude",
+        type=folder,
+        metavar="FOLDER",
+        help="end the search in this folder, running or not, with the trials that it has: confirm them, write the report",
+    )
     parser.add_argument("--dry-run", action="store_true", help="validate and print the space; run nothing")
     parser.add_argument("--verbose", action="store_true", help="show the log")
     return parser.parse_args(arguments)
@@ -79,6 +93,7 @@ def tell_status(of: Path) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns 0 when the search is complete, 2 for a user's mistake, 130 if it was interrupted, 1 if it had to stop."""
+    started = time.monotonic()
     options = parse(arguments)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s %(message)s")
     from condense.storage.cache_folder import begin_to_verify
@@ -94,9 +109,16 @@ def main(arguments: list[str] | None = None) -> int:
     if options.verify:
         begin_to_verify()
     try:
+        if options.conclude is not None:
+            from search.api import conclude
+
+            conclude(options.conclude, address=options.address, tracking_uri=options.tracking_uri)
+            return 0
+        limits = [f"trials={options.trials}"] if options.trials is not None else []
+        limits += [f"budget.hours={options.time}"] if options.time is not None else []
         request = Request.of(
             options.space,
-            overrides=options.overrides + ([f"trials={options.trials}"] if options.trials is not None else []),
+            overrides=[*options.overrides, *limits],
             name=options.name,
             output=options.output,
             resume=options.resume,
@@ -104,12 +126,13 @@ def main(arguments: list[str] | None = None) -> int:
             tracking_uri=options.tracking_uri,
             warm_start=options.warm_start,
             ablate=options.ablate,
+            experiment=options.experiment,
         )
         if options.dry_run:
             with contextlib.suppress(BrokenPipeError):  # `| head` has seen enough
                 print(describe(request), flush=True)
             return 0
-        return Search(request).run()
+        return Search(request, started=started).run()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -14,12 +15,14 @@ from condense.config.models import Hyperparameters
 from condense.system.errors import UserError
 from search.analysis.coordinates import Coordinates
 from search.analysis.cost import (
+    fewest_confirmation_runs,
     fewest_reporting_seeds,
     most_confirmation_runs,
     race,
     replica_steps,
     tuned_rates_runs,
 )
+from search.analysis.deadline import SECONDS_TO_REPORT, Deadline, Ended, Pace, seconds_after_runs
 from search.analysis.failure_regions import regions
 from search.analysis.importance import importances
 from search.analysis.paired import Paired
@@ -42,6 +45,7 @@ from search.ledger.atomic_files import write_json
 from search.ledger.ledger import Ledger, TrialRecord
 from search.ledger.run_folder import condensed_folder, task_suffix
 from search.report.confirmed import SINGLE_SEED, confirmed_settings, judgement, metric_of, on_test
+from search.report.gallery import across_steps
 from search.report.model import Report
 from search.report.page import write_html
 from search.report.text import count, duration, label
@@ -71,9 +75,14 @@ class Conclusion:
         tracker: MlflowTracker,
         say: Say,
         started: float,
+        *,
+        ended: Ended,
+        deadline: Deadline,
+        preparation: float = 0.0,
     ) -> None:
         """`space`: the user's. `tasks`: its tasks as `EngineActor.describe` has them; `judged`: those of `plan`, the folds where
-        there are some. What runs, and is compared, are those; results are the user's tasks'.
+        there are some. What runs, and is compared, are those; results are the user's tasks'. `ended`: why there were no more
+        trials. `deadline`: of all this. `preparation`: seconds that data, encoder and embeddings took.
         """
         self.own_space, self.ledger, self.plan, self.tracker, self.say = space, ledger, plan, tracker, say
         self.space = with_tasks(space, plan.tasks)
@@ -81,20 +90,24 @@ class Conclusion:
         self.judged = judged
         self.started, self.began = started, time.monotonic()
         self.output = ledger.output
-        self.confirmation = ConfirmationStages(self.space, ledger, pool, plan, say)
+        self.ended, self.deadline = ended, deadline
+        pace = Pace.of(self.space, ledger.trials())
+        after = seconds_after_runs(pace, len(tasks), preparation)
+        self.trial_seconds, self.run_seconds = (0.0, 0.0) if pace is None else (pace.whole, pace.run(self.space))
+        limits = (lambda: deadline.seconds_left - after), self.run_seconds
+        self.confirmation = ConfirmationStages(self.space, ledger, pool, plan, say, *limits)
 
     def write(self) -> Report:
         """Everything, the report included. Raises UserError if no trial of the search completed."""
-        records = self.ledger.trials()
-        write_trials_csv(self.output / "trials.csv", records)
+        write_trials_csv(self.output / "trials.csv", self.ledger.trials())
+        records = self._ended_trials()
         confirmation = self.confirmation
         self.say(
             "choosing among the best trials, the plateau's setting and the published ones on fresh seeds, more where it is open"
         )
-        runs = most_confirmation_runs(self.space, records, self.plan.folds)
-        here = time.monotonic() - self.started + self.ledger.earlier_seconds()
-        pace = max(1, replica_steps(self.space, records)) / here  # of all that went before, its preparation included
-        seconds = runs * self.space.steps * len(self.space.tasks) / pace
+        most = most_confirmation_runs(self.space, records, self.plan.folds)
+        runs = max(min(most, confirmation.left_in_time), fewest_confirmation_runs(self.space, self.plan.folds))
+        seconds = runs * self.run_seconds
         self.say(
             f"up to {runs:,} runs of {self.space.steps:,} steps until the end, at most some {duration(round(seconds))}"
         )
@@ -114,6 +127,8 @@ class Conclusion:
         )
         if choice is None:
             raise UserError(f"{self.output}: every trial of the search failed, so nothing can be recommended")
+        if choice.stopped == "budget":
+            choice = replace(choice, stopped=confirmation.limited_by)
         settings = self._settings(records, choice, published)
         singles = {f"{SINGLE_SEED}/{r.number}": r.config for r in best_by_single_seed(records, self.plan)}
         around = movable(self.space, records, choice)
@@ -152,13 +167,17 @@ class Conclusion:
         write_csv(self.output / "ablation.csv", rows)
         write_json(self.output / "report.json", report.as_json())
         gallery = self._export(settings[FULL])
-        write_html(self.output, report, [Trial.of(r) for r in self.ledger.trials()], gallery)
+        write_html(self.output, report, [Trial.of(r) for r in self._ended_trials()], gallery)
         for file in ("report.json", "report.html", "ablation.csv"):
             self.tracker.log_artifact(None, file, (self.output / file).read_bytes())
         for line in lines(rows):
             self.say(line)
         self.say(f"in {self.output / 'ablation.csv'} and report.html")
         return report
+
+    def _ended_trials(self) -> list[TrialRecord]:
+        """Those of the report: what is unfinished has no result."""
+        return [record for record in self.ledger.trials() if record.status != "unfinished"]
 
     def _compare_on_choosing_seeds(
         self, a: Mapping[str, Any], b: Mapping[str, Any], seeds: Sequence[int], compared: int
@@ -229,6 +248,7 @@ class Conclusion:
             "versions": self.ledger.search["versions"],
             "tasks": self.tasks,
             "trials": {status: statuses.count(status) for status in ("completed", "pruned", "failed")},
+            "ended": self.ended._asdict(),
             "recommended": chosen.params,
             "default": default,
             "paper_default": {k: results["paper_default"]["hyperparameters"].get(k) for k in space.search},
@@ -348,11 +368,13 @@ class Conclusion:
                 if step == self.space.steps:
                     fetch(engine.export.remote(tenant, 0, folder, record))
             if task == 0:
-                gallery = _across_steps(stages)
+                gallery = across_steps(stages)
         return gallery
 
     def _to_mlflow(self, report: Report, top: Sequence[TrialRecord]) -> None:
         for record in top:
+            if self.deadline.seconds_left < SECONDS_TO_REPORT + self.trial_seconds:
+                break
             name, seed, end = f"trial {record.number}", self.plan.seeds[0], self.space.steps
             for _, tenant in self.confirmation.shown(name, self.plan.whole_tasks[0], record.config, seed, [end]):
                 overview = ray.get(self.confirmation.client.engine.overview.remote(tenant, 0))
@@ -370,12 +392,3 @@ class Conclusion:
             tags |= {"verdict": verdict.text, "keep_default": str(verdict.keep_default).lower()}
             tags["saturated"] = str(verdict.saturated).lower()
         self.tracker.log_parent({k: v for k, v in metrics.items() if v is not None}, {}, tags)
-
-
-def _across_steps(stages: Sequence[tuple[int, list[dict[str, Any]]]]) -> list[dict[str, Any]]:
-    """The last stage's cards, each with what it was like before: `start`, and `steps` in between."""
-    cards = [dict(card) for card in stages[-1][1]]
-    for i, card in enumerate(cards):
-        card["start"] = stages[0][1][i]["items"]
-        card["steps"] = [{"step": step, "items": earlier[i]["items"]} for step, earlier in stages]
-    return cards

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from search.analysis.ranking import best_trial
+from search.ledger.atomic_files import read_json
 from search.ledger.ledger import Ledger
 from search.ledger.run_folder import check_search, is_in_use
 from search.space.model import Space
@@ -47,6 +48,16 @@ class Status:
         return f"{self.name}: {self.state} after {minutes}:{seconds:02d}; {', '.join(parts)}"
 
 
+def is_complete(folder: Path, ended: int, planned: int) -> bool:
+    """Whether there is a report of all the trials that have ended, and either there were to be no more, or something else than
+    their number has ended the search."""
+    known = read_json(folder / "report.json")
+    if known is None:
+        return False
+    early = (known.get("ended") or {}).get("why", "trials") != "trials"
+    return sum((known.get("trials") or {}).values()) == ended and (early or ended >= planned)
+
+
 def status(folder: str | Path) -> Status:
     """How far the search in `folder` is. Disturbs nothing: it only reads.
 
@@ -64,7 +75,7 @@ def status(folder: str | Path) -> Status:
     if is_in_use(path):
         state: State = "running"
     else:
-        state = "complete" if (path / "report.json").is_file() and ended >= space.trials else "stopped"
+        state = "complete" if is_complete(path, ended, space.trials) else "stopped"
     return Status(
         folder=path,
         name=space.name,

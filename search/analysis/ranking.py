@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from search.analysis.metrics import replica_values
 from search.analysis.scores import per_seed_means
-from search.analysis.surrogate import seeds_of
+from search.analysis.surrogate import of_space, seeds_of
 from search.ledger.ledger import TrialRecord
+from search.space.model import Space
 from search.space.plan import Plan
 
 
@@ -22,6 +23,11 @@ def best_trials(records: Sequence[TrialRecord], top_k: int) -> list[TrialRecord]
         return r.status != "completed", -seeds_of(r), -r.steps, -score_of(r), -r.metrics.get("log_loss", 0.0)
 
     return sorted(inside, key=order)[:top_k]
+
+
+def can_conclude(space: Space, records: Sequence[TrialRecord]) -> bool:
+    """Whether there is a trial that could be recommended, so that the search could end here."""
+    return bool(best_trials(of_space(space, records), 1))
 
 
 def score_of(record: TrialRecord) -> float:

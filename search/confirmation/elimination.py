@@ -15,9 +15,9 @@ from typing import Literal, Protocol, TypeVar
 from search.analysis.paired import Paired
 from search.analysis.sequential import Standing, as_compared, may_turn, spent, standing
 
-Stopped = Literal["decided", "items", "budget", "seeds"]
+Stopped = Literal["decided", "items", "budget", "time", "seeds"]
 """Why a comparison got no more seeds: a setting is shown to be better; no number of seeds would show one, because the held-out
-items vary; the budget is spent; as many as are allowed would not show one, or did not."""
+items vary; the budget, or the time, is spent; as many as are allowed would not show one, or did not."""
 
 
 class Contender(Protocol):

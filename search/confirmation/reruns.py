@@ -61,6 +61,7 @@ class Reruns:
         """`folder`: where results are kept; created if missing. `say` hears how far a stage is, if it takes long."""
         self.folder, self.pool, self.plan, self.devices, self.say = folder, pool, plan, list(devices), say
         self.room: dict[Device, int] = {}  # number of runs that fit into a device's memory
+        self.done, self.seconds = 0, 0.0  # runs of this process, and what they took
         self.asked: set[Run] = set()  # by this process, whether they were kept or not: what a budget counts
         folder.mkdir(exist_ok=True)
 
@@ -125,6 +126,8 @@ class Reruns:
                     idle.append(done.device)
         finally:
             give_up(running, SECONDS_TO_LEAVE)
+            self.done += total - len(waiting)
+            self.seconds += time.monotonic() - started
 
     def _start(
         self, device: Device, waiting: deque[Run], share: int, known: Mapping[str, dict[str, Any]]

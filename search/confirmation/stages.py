@@ -9,15 +9,18 @@ All runs count against a budget. What is read from disk counts, too: so a confir
 from __future__ import annotations
 
 import functools
+import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 import ray
 
 from condense.config.published import MMD_LEARNING_RATES, mmd
 from search.analysis.coordinates import Coordinates
 from search.analysis.cost import FIRST_SEEDS, LIKELY, LIKELY_MMD, confirmation_budget, reserved_runs
+from search.analysis.deadline import MARGIN
 from search.analysis.scores import mean_and_std, per_seed_means, robust_score
 from search.analysis.sequential import FIRST_LOOK, looks
 from search.confirmation.ceiling import log_losses
@@ -32,14 +35,25 @@ from search.ledger.ledger import Ledger
 from search.space.model import Space, fresh_seeds
 from search.space.plan import Plan
 
+FEWEST_MEASURED = 4  # runs, before their pace counts
+
 
 class ConfirmationStages:
     """What a search runs after its trials. Can be restarted: finished runs are kept."""
 
     def __init__(
-        self, space: Space, ledger: Ledger, pool: Any, plan: Plan, say: Callable[[str], None] = lambda _: None
+        self,
+        space: Space,
+        ledger: Ledger,
+        pool: Any,
+        plan: Plan,
+        say: Callable[[str], None] = lambda _: None,
+        seconds_left: Callable[[], float] = lambda: math.inf,
+        run_seconds: float = 0.0,
     ) -> None:
-        """`say` hears how far a stage is, if it takes long."""
+        """`say` hears how far a stage is, if it takes long. `seconds_left`: for all runs. `run_seconds`: what one takes, by what
+        is known before any."""
+        self.seconds_left, self._run_seconds = seconds_left, run_seconds
         self.space, self.plan, self.ledger = space, plan, ledger
         devices = find_devices(space.resources)
         self.pool, self.worker = pool, devices.workers[0]
@@ -55,8 +69,21 @@ class ConfirmationStages:
 
     @property
     def left(self) -> int:
-        """How many more there may be."""
-        return self.budget - len(self.reruns.asked)
+        """How many more there may be, by the budget and by the time."""
+        return min(self.budget - len(self.reruns.asked), self.left_in_time)
+
+    @property
+    def left_in_time(self) -> int:
+        """For how many there is time, at the pace of those that have run."""
+        measured = self.reruns.done >= FEWEST_MEASURED
+        seconds = self.reruns.seconds / self.reruns.done if measured else self._run_seconds
+        left = self.seconds_left()
+        return sys.maxsize if math.isinf(left) or seconds <= 0 else int(max(0.0, left) / (MARGIN * seconds))
+
+    @property
+    def limited_by(self) -> Literal["budget", "time"]:
+        """What there may be fewer runs for."""
+        return "time" if self.left_in_time < self.budget - len(self.reruns.asked) else "budget"
 
     def affords(self, runs: int) -> bool:
         """`search.confirmation.selection.Affords`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -19,6 +20,7 @@ from search.engine.actor import EngineActor
 
 IDLE = 300.0  # an engine without tenants ends after these seconds, so that its node can be released
 IDLE_CHECK = 20.0
+SECONDS_TO_FORGET = 5.0
 # An engine takes no GPU from Ray's count but is pinned to one. A Ray that was started by somebody else has not read this.
 ON_ZERO_GPUS = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
@@ -71,6 +73,14 @@ class EnginePool:
     def accounts(self) -> dict[Device, dict[str, float]]:
         """Device -> `EngineActor.account`."""
         return self._ask("account")
+
+    def forget(self, tenants: Sequence[str]) -> None:
+        """Removes tenants whose processes were stopped, from whatever engine they are in."""
+        with self.lock:
+            engines = [handle for _, handle in self.engines.values()]
+        calls = [engine.leave.remote(tenant) for engine in engines for tenant in tenants]
+        if calls:
+            ray.wait(calls, num_returns=len(calls), timeout=SECONDS_TO_FORGET)
 
     def _ask(self, method: str) -> dict[Device, Any]:
         with self.lock:

@@ -3,8 +3,10 @@
 __all__ = [
     "atomic_files",
     "data_identity",
+    "experiment",
     "faults",
     "ledger",
     "records",
+    "requests",
     "run_folder",
 ]

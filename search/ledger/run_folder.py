@@ -18,7 +18,7 @@ from search.ledger.data_identity import known_tasks
 
 LOOKS = 4  # at a lock, before it counts as another driver's
 # Keys that a resumed search may change: they alter how much is run, not what a trial is.
-CHANGEABLE = ("trials", "max_concurrent", "confirmation", "resources")
+CHANGEABLE = ("trials", "budget", "max_concurrent", "confirmation", "resources")
 
 
 def absolute_folder(output: Path) -> Path:

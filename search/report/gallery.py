@@ -37,6 +37,15 @@ def gallery_cards(gallery: Sequence[Mapping[str, Any]], task: str = "") -> str:
     return "".join([*parts, cards])
 
 
+def across_steps(stages: Sequence[tuple[int, list[dict[str, Any]]]]) -> list[dict[str, Any]]:
+    """The last stage's cards, each with what it was like before: `start`, and `steps` in between."""
+    cards = [dict(card) for card in stages[-1][1]]
+    for i, card in enumerate(cards):
+        card["start"] = stages[0][1][i]["items"]
+        card["steps"] = [{"step": step, "items": earlier[i]["items"]} for step, earlier in stages]
+    return cards
+
+
 def _ways(shown: Sequence[Mapping[str, Any]]) -> dict[int, list[Stage]]:
     """position -> stages, for the first item of each class that has them, as far as they do not make the page huge."""
     found: dict[int, list[Stage]] = {}

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_serializer
 
+from search.report.ended import TrialsEnded
 from search.report.part import Number, Part, Value, finite
 from search.space.model import Space
 
@@ -81,10 +82,10 @@ class Confirmation(Part):
     difference: DifferenceTo = Field(description="to the project's default, also where that is recommended")
     differences: dict[str, PairedDifference] = Field(description="setting -> to that one; not to an equal one")
     shrinkage: Number = Field(description="the best trial's score in the search minus that on fresh seeds")
-    stopped: Literal["decided", "items", "budget", "seeds"] | None = Field(
+    stopped: Literal["decided", "items", "budget", "time", "seeds"] | None = Field(
         None,
         description="why no more choosing seeds were added: a setting is shown to be better (`decided`); held-out items vary too "
-        "much for any number of seeds to show one (`items`); `budget` spent; `seeds` that are allowed would not, or did not, "
+        "much for any number of seeds to show one (`items`); `budget` or `time` spent; as many `seeds` as may be do not "
         "show one. None: nothing was compared",
     )
     budget: int | None = Field(None, description="replica-steps that there were; None: of an earlier version")
@@ -346,6 +347,7 @@ class Report(Part):
     versions: dict[str, str] = Field(description="library -> version")
     tasks: list[TaskDescription]
     trials: TrialCounts
+    ended: TrialsEnded | None = Field(None, description="None: of an earlier version")
     recommended: dict[str, Value] = Field(min_length=1, description="the searched hyperparameters")
     default: dict[str, Value] = Field(description="the project's default's values of the same")
     paper_default: dict[str, Value]

@@ -28,6 +28,7 @@ from plotly.offline import get_plotlyjs
 
 from search.report import (
     confirmation,
+    ended,
     failure_signatures,
     figures,
     html,
@@ -93,12 +94,17 @@ def write_html(output: Path, report: Report, trials: Sequence[Trial], gallery: l
         _provenance(report),
     ]
     body = "\n".join([_header(report, sections), "<main>", *filter(None, sections), "</main>"])
-    pairs = any(item.get("start") for item in gallery)
+    return write_page(output, f"{report.name}: report", body, any(item.get("start") for item in gallery), trials)
+
+
+def write_page(output: Path, title: str, body: str, pairs: bool = False, trials: Sequence[Trial] = ()) -> Path:
+    """Write `output`/report.html around `body` (HTML), replaced in one step. `pairs`: items are shown with their start. `trials`:
+    what its figures draw."""
     palette = figures.PALETTE
     light, dark = (" ".join(f"--{role}: {both[i]};" for role, both in palette.items()) for i in (0, 1))
     template = resources.files("search.report").joinpath("template.html").read_text(encoding="utf-8")
     page = Template(template).substitute(
-        title=escape(f"{report.name}: report"),
+        title=escape(title),
         body=body,
         light=light,
         dark=dark,
@@ -149,7 +155,8 @@ def _history(report: Report, trials: Sequence[Trial]) -> str:
     if raced:
         told += f" Beyond {text.number(report.space.steps)} steps: the same trial on more seeds."
     second = html.figure(figures.progress(trials), "Score over steps within each trial", told)
-    lead = html.note(raced) if first else ""
+    told_end = ended.told(report.ended, report.trials.total, report.space.trials)
+    lead = html.note(" ".join(filter(None, [told_end, raced]))) if first else ""
     return html.section("history", "How the search went", lead, first, second, missing="No trial has ended yet.")
 
 

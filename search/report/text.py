@@ -254,6 +254,7 @@ WHY_NO_MORE_SEEDS = {
     "decided": "",
     "items": "more seeds would not change that, more held-out items might",
     "budget": "the budget for it was spent before more seeds could tell; `confirmation.budget` raises it",
+    "time": "the time was over before more seeds could tell; `--time` gives more",
     "seeds": "as many seeds as are allowed would not tell; `confirmation.seeds` raises that",
 }
 

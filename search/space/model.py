@@ -93,6 +93,24 @@ class Scheduler(Strict):
     reduction_factor: float = Field(3.0, gt=1, description="of the trials at a rung, one in this many goes on")
 
 
+class Budget(Strict):
+    """What ends a search before all of its `trials`; what they have found by then is confirmed."""
+
+    hours: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="from the start of the command to its end, confirmation and report included; a resumed search has as many "
+        "again. --time HOURS sets it",
+    )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="no more trials after so many in a row that were not better than the best one by more than the standard "
+        "error of its score",
+    )
+
+
 class Confirmation(Strict):
     """What is re-run on fresh seeds after the search."""
 
@@ -144,6 +162,7 @@ class Space(Strict):
     steps: int = Field(60, ge=1, description="optimiser steps of a trial that is not stopped early")
     report_every: int = Field(20, ge=1, description="steps between two validations, each followed by a report")
     trials: int = Field(24, ge=3, description="how many trials, the default ones included")
+    budget: Budget = Field(default=Budget(), description="what ends it before; `trials` is the most in any case")
     seeds: int = Field(3, ge=1, le=SEED_BLOCK // 2, description="paired seeds: replicas per task, equal for all trials")
     seed: int = Field(0, ge=0, le=100_000, description="seed of the sampler; the replicas' seeds derive from it")
     robust: Robust = Field(default=Robust(), description="how replicas become one score")
@@ -227,6 +246,8 @@ class Space(Strict):
         if len(self.objectives) > 1:
             if self.scheduler.name != "none" or self.racing is not None:
                 raise ValueError("several `objectives` need `scheduler`: none and no `racing`: both go by a single one")
+            if self.budget.patience is not None:
+                raise ValueError("`budget.patience` goes by the score: not with several `objectives`")
             if self.sampler.name == "cmaes":
                 raise ValueError("`sampler.name`: cmaes has a single objective; use tpe, gp, nsga2, random or qmc")
         if self.report_every > self.steps:

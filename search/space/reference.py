@@ -32,7 +32,7 @@ from condense.config.towers import (
     TinyTower,
     TransformersTower,
 )
-from search.space.model import Confirmation, Dimension, Racing, Robust, Sampler, Scheduler, Space
+from search.space.model import Budget, Confirmation, Dimension, Racing, Robust, Sampler, Scheduler, Space
 from search.space.resources import Resources
 from search.space.validation import Validation
 
@@ -95,6 +95,7 @@ SECTIONS: list[tuple[str, str, type[BaseModel]]] = [
     ("`racing`", "", Racing),
     ("`sampler`", "", Sampler),
     ("`scheduler`", "", Scheduler),
+    ("`budget`", "", Budget),
     ("`confirmation`", "", Confirmation),
     ("`resources`", "", Resources),
     (

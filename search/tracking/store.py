@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shlex
 import socket
 import sqlite3
 import time
@@ -50,11 +51,11 @@ def absolute_uri(uri: str) -> str:
     return uri
 
 
-def check_tracking(uri: str) -> None:
+def check_tracking(uri: str, experiment: str | None = None) -> None:
     """Opens the tracking store once, before any work; a new database gets its tables here.
 
-    Raises UserError, in one line without credentials, if the URI is invalid, nothing answers within 10 s, or the store is
-    not writable.
+    Raises UserError, in one line without credentials, if the URI is invalid, nothing answers within 10 s, the store is not
+    writable, or the `experiment` that is to be logged to was deleted in it.
     """
     shown, uri = f"tracking URI {masked(uri)}", absolute_uri(uri)
     scheme = uri.partition("://")[0].partition("+")[0] if "://" in uri else uri.partition(":")[0]
@@ -79,13 +80,30 @@ def check_tracking(uri: str) -> None:
         raise UserError(f"{shown}: unknown scheme {scheme!r}; it must be one of sqlite, http, https, postgresql, mysql")
     for attempt in range(4):
         try:
-            connect(uri).search_experiments(max_results=1)
+            client = connect(uri)
+            client.search_experiments(max_results=1)
+            if experiment is not None:
+                active_experiment(client, experiment, uri)
             return
+        except UserError:
+            raise
         except Exception as error:
             # If two searches create the tables of one database at the same time, the later one soon finds them.
             if scheme != "sqlite" or attempt == 3:
                 raise UserError(f"{shown}: {_refusal(error, scheme)}") from error
             time.sleep(1.5)
+
+
+def active_experiment(client: MlflowClient, name: str, uri: str) -> str | None:
+    """The id of an experiment; None if there is none. Raises UserError for a deleted one: MLflow keeps its name."""
+    found = client.get_experiment_by_name(name)
+    if found is None or found.lifecycle_stage == "active":
+        return None if found is None else str(found.experiment_id)
+    command = f"MLFLOW_TRACKING_URI={shlex.quote(masked(uri))} mlflow experiments restore -x {found.experiment_id}"
+    raise UserError(
+        f"tracking URI {masked(uri)}: the experiment {name!r} was deleted; restore it with `{command}`, or begin a search with "
+        "another --experiment"
+    )
 
 
 def _refusal(error: Exception, scheme: str) -> str:

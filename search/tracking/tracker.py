@@ -19,6 +19,7 @@ import yaml
 from condense.system.errors import UserError
 from search.tracking.store import (
     absolute_uri,
+    active_experiment,
     check_tracking,
     connect,
     database_path,
@@ -252,7 +253,7 @@ class MlflowTracker:
         return False
 
     def _find_experiment(self, client: MlflowClient) -> str:
-        found = client.get_experiment_by_name(self.experiment)
+        found = active_experiment(client, self.experiment, self.uri)
         if found is None:
             path = database_path(self.uri) if self.uri.startswith("sqlite") else None
             # Beside the database: MLflow's default is a folder in the current directory of the process.
@@ -260,14 +261,9 @@ class MlflowTracker:
             try:
                 return client.create_experiment(self.experiment, artifact_location=location)
             except Exception:  # another search created it meanwhile
-                if (found := client.get_experiment_by_name(self.experiment)) is None:
+                if (found := active_experiment(client, self.experiment, self.uri)) is None:
                     raise
-        if found.lifecycle_stage != "active":
-            raise UserError(
-                f"tracking URI {self.where}: the experiment {self.experiment!r} was deleted; restore it with "
-                f"`mlflow experiments restore -x {found.experiment_id}` or choose another name"
-            )
-        return found.experiment_id
+        return found
 
     def _load(self, client: MlflowClient, stored: Sequence[StoredRun]) -> None:
         """Takes over the runs of this search. Of several runs of one trial, keeps the fullest and deletes the others."""

@@ -4,6 +4,8 @@ __all__ = [
     "callbacks",
     "display",
     "early_stopping",
+    "ending",
+    "journal",
     "racing",
     "referee",
     "resumption",

@@ -32,6 +32,7 @@ class Display:
         self.news = LiveLine(stream or sys.stdout)
         self.ended_records = {r.number: r for r in past if r.status != "unfinished"}
         self.at_start = len(self.ended_records)
+        self.seconds_for_trials: Callable[[], float | None] = lambda: None  # that a limit of the whole search leaves
         self.running: set[int] = set()
         self.best: TrialRecord | None = None
         for record in past:
@@ -106,12 +107,15 @@ class Display:
         return parts
 
     def _left(self, seconds: float) -> list[str]:
-        """At the pace of the trials that have ended here."""
+        """At the pace of the trials that have ended here, or until there is no more time for trials."""
         done = len(self.ended_records)
         here = done - self.at_start
         if here <= 0 or done >= self.space.trials:
             return []
-        return [f"about {_minutes(seconds / here * (self.space.trials - done))} left"]
+        left, most = seconds / here * (self.space.trials - done), self.seconds_for_trials()
+        if most is not None and most < left:
+            return [f"about {_minutes(max(0.0, most))} left for trials"]
+        return [f"about {_minutes(left)} left"]
 
     def _consider(self, record: TrialRecord) -> None:
         if record.steps < self.space.steps or record.score is None or record.name == "paper_default":  # no candidate

@@ -26,11 +26,20 @@ class Ready:
     display: Display
 
 
-def up_to_date(space: Space, ledger: Ledger, tracker: MlflowTracker, say: Callable[[str], None] | None = None) -> Ready:
-    """Reads the ledger, which `Ledger.open` opened, tells `tracker` what MLflow lacks, and the others of all that has ended."""
+def up_to_date(
+    space: Space,
+    ledger: Ledger,
+    tracker: MlflowTracker,
+    say: Callable[[str], None] | None = None,
+    is_over: Callable[[], bool] | None = None,
+) -> Ready:
+    """Reads the ledger, which `Ledger.open` opened, tells `tracker` what MLflow lacks, and the others of all that has ended.
+
+    `is_over`: whether no more trials are to begin.
+    """
     past = ledger.trials()
     tracker.reconcile(past, tags=trial_tags, metrics=ended_metrics)
-    searcher = SpaceSearcher(space, ledger)
+    searcher = SpaceSearcher(space, ledger, is_over)
     scheduler = build_scheduler(space)
     prefill(scheduler, ledger.history(), space.steps)
     return Ready(searcher, scheduler, Display(space, past, say=say))

@@ -12,10 +12,10 @@ interruption, and each trial's own result are the same.
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections import Counter, deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,8 +24,6 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
@@ -33,6 +31,7 @@ from ray.tune.search.optuna import OptunaSearch
 from condense.config.models import Hyperparameters
 from search.ledger.ledger import Ledger, TrialRecord
 from search.space.model import Space, is_integer, replica_seeds
+from search.tuning.journal import journal_in, mend_journal
 from search.tuning.window import Windowed
 
 STUDY = "search"
@@ -130,7 +129,7 @@ def open_study(output: Path) -> optuna.Study:
     the ledger.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.load_study(study_name=STUDY, storage=_storage(output))
+    return optuna.load_study(study_name=STUDY, storage=journal_in(output))
 
 
 class SpaceSearcher(OptunaSearch):
@@ -143,10 +142,11 @@ class SpaceSearcher(OptunaSearch):
     itself.
     """
 
-    def __init__(self, space: Space, ledger: Ledger) -> None:
-        """`ledger` must have been opened by `Ledger.open`, which keeps other drivers out of its folder."""
+    def __init__(self, space: Space, ledger: Ledger, is_over: Callable[[], bool] | None = None) -> None:
+        """`ledger` must have been opened by `Ledger.open`, which keeps other drivers out of its folder. `is_over`: whether no
+        trial may begin any more, nor go on that lost its process."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        _mend_journal(ledger.output / "optuna.journal")
+        mend_journal(ledger.output)
         self._distributions = distributions(space)
         super().__init__(
             space=self._distributions,
@@ -154,7 +154,7 @@ class SpaceSearcher(OptunaSearch):
             mode=["max"] * len(space.objectives) if len(space.objectives) > 1 else "max",
             sampler=build_sampler(space, 0),
             study_name=STUDY,
-            storage=_storage(ledger.output),
+            storage=journal_in(ledger.output),
         )
         self._study: optuna.Study | None = self._ot_study
         self._definition = space
@@ -164,6 +164,7 @@ class SpaceSearcher(OptunaSearch):
         self._running: set[str] = set()  # Tune's ids of the trials that are handed out
         self._unfinished: deque[int] = deque()  # trials to hand out again
         self._lost: Counter[int] = Counter()  # number -> how often its process died for good
+        self._is_over = is_over
         self._reconcile()
 
     @property
@@ -176,6 +177,8 @@ class SpaceSearcher(OptunaSearch):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a str
         """The next trial as a flat config: number, name and all hyperparameters. FINISHED if none is left; None while a running
         one may still have to be handed out again."""
+        if self._is_over is not None and self._is_over():
+            return str(Searcher.FINISHED)
         if self._unfinished:
             number = self._unfinished.popleft()
         elif (count := len(self._trials())) < self._definition.trials:
@@ -214,6 +217,11 @@ class SpaceSearcher(OptunaSearch):
             self._report(number, {int(result["step"]): float(result["score"])})
         self._tell(record)
 
+    @property
+    def runs(self) -> bool:
+        """Whether trials are handed out that have not come back."""
+        return bool(self._running)
+
     def save(self, checkpoint_path: str) -> None:
         """Tune's snapshot, unused: a search is resumed from its ledger."""
         Path(checkpoint_path).write_bytes(cloudpickle.dumps(self))
@@ -223,7 +231,14 @@ class SpaceSearcher(OptunaSearch):
         self.__dict__.update(cloudpickle.loads(Path(checkpoint_path).read_bytes()).__dict__)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_study": None, "_ot_study": None, "_storage": None, "_sampler": None}
+        return {
+            **self.__dict__,
+            "_study": None,
+            "_ot_study": None,
+            "_storage": None,
+            "_sampler": None,
+            "_is_over": None,
+        }
 
     def _trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
@@ -367,29 +382,3 @@ class SpaceSearcher(OptunaSearch):
 
 def _seed(*entropy: int) -> int:
     return int(np.random.SeedSequence(entropy).generate_state(1)[0])
-
-
-def _storage(output: Path) -> JournalStorage:
-    return JournalStorage(JournalFileBackend(str(output / "optuna.journal")))
-
-
-def _mend_journal(path: Path) -> None:
-    """Removes what a killed driver leaves: a stale lock, and a torn line, after which Optuna stops reading.
-
-    Only for the process that owns the folder.
-    """
-    for leftover in path.parent.glob(f"{path.name}.lock*"):
-        leftover.unlink()
-    if not path.exists():
-        return
-    sound = 0
-    with path.open("r+b") as file:
-        for line in file:
-            try:
-                json.loads(line)
-            except ValueError:
-                break
-            if not line.endswith(b"\n"):
-                break
-            sound += len(line)
-        file.truncate(sound)

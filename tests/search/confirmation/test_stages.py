@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from search.analysis.cost import confirmation_budget, fewest_confirmation_runs, most_confirmation_runs
+from search.analysis.cost import confirmation_budget, fewest_confirmation_runs, most_confirmation_runs, reserved_runs
 from search.analysis.surrogate import Scored, Surface
 from search.confirmation.reporting import plan_report
 from search.confirmation.stages import ConfirmationStages
@@ -73,3 +75,25 @@ def test_a_report_stays_within_what_is_left(wanted: int, movable: int) -> None:
         assert 4 <= planned.seeds <= wanted and (planned.moved == 0 or planned.moved >= 8)
     assert (planned.seeds, planned.single, planned.around) == (wanted, 3, movable)
     assert planned.moved == (space.confirmation.reported_perturbations if movable else 0)
+
+
+def test_the_time_limits_the_runs_at_the_pace_of_those_that_have_run() -> None:
+    """An estimate first, then what was measured; the budget where that is less, and where there is no limit of time."""
+    left = [1150.0]
+    confirmation = ConfirmationStages.__new__(ConfirmationStages)
+    confirmation.space, confirmation.plan = load_space("quickstart"), SimpleNamespace(folds=1)  # type: ignore[assignment]
+    confirmation.budget = 120
+    confirmation.reruns = SimpleNamespace(done=0, seconds=0.0, asked=set())  # type: ignore[assignment]
+    confirmation.seconds_left, confirmation._run_seconds = (lambda: left[0]), 10.0
+    assert confirmation.left == 100 and confirmation.limited_by == "time"  # 15 % of margin
+    confirmation.reruns.done, confirmation.reruns.seconds = 20, 100.0
+    confirmation.reruns.asked = set(range(20))  # type: ignore[arg-type]
+    assert confirmation.left_in_time == 200 and confirmation.left == 100 and confirmation.limited_by == "budget"
+    left[0] = 115.0
+    assert confirmation.left == 20
+    reserved = reserved_runs(confirmation.space)
+    assert not confirmation.affords(1) and not confirmation.affords(21 - reserved)
+    left[0] = -5.0
+    assert confirmation.left == 0
+    left[0] = math.inf
+    assert confirmation.left == 100
