@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import optuna
 import pytest
 
 from search.analysis.coordinates import sobol_points
