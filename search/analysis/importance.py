@@ -24,8 +24,8 @@ def importances(
 
     `ped_anova` (Watanabe et al. 2023): for reaching the best trials; `fanova` (Hutter et al. 2014): share of the
     score's variance over the whole space. `trials`: those that were stopped early, too (`search.analysis.surrogate.scored`):
-    what survives differs little in what matters most.
-    fANOVA takes seconds for each hundred: it gets evenly many of them, 500 at most. `distributions`: the space's `search` in Optuna's terms.
+    what survives differs little in what matters most. fANOVA takes seconds for each hundred: it gets evenly many of them, 500
+    at most. `distributions`: the space's `search` in Optuna's terms.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     known = [  # a default may lie outside
