@@ -120,7 +120,7 @@ def _trial(space: Space, rng: np.random.Generator, number: int) -> dict[str, Any
         "seeds": replica_seeds(space),
         "created": begins,
     }
-    reports = [_report(rng, seeds, step, begins) for step in range(EVERY, until + 1, EVERY)]
+    reports = [report_at(rng, seeds, step, begins) for step in range(EVERY, until + 1, EVERY)]
     last = reports[-1]
     score = None if fate == "failed" else last["metrics"]["score"]
     error = "the loss/joint loss was not finite at step 31 (seed 1)" if fate == "failed" else None
@@ -149,7 +149,7 @@ def _stop_early(scheduler: TrialScheduler, wave: list[dict[str, Any]]) -> None:
                 scheduler.on_trial_complete(cast(Any, None), trial, told)
 
 
-def _report(rng: np.random.Generator, seeds: np.ndarray, step: int, begins: float) -> dict[str, Any]:
+def report_at(rng: np.random.Generator, seeds: np.ndarray, step: int, begins: float) -> dict[str, Any]:
     """A line of progress.jsonl, as `search.analysis.metrics.summarize` makes it, with the curve since the last one."""
     at = seeds - 0.25 * math.exp(-step / 60)
     steps = range(step - EVERY + 1, step + 1)

@@ -18,7 +18,8 @@ from search.ledger.ledger import TrialRecord
 from search.space.model import Robust, Space
 
 FEWEST_TRIALS = 8  # with fewer a model says nothing
-MOST_TRIALS, BEST = 500, 150  # that a model is of, as its time is cubic in them; of these, the best by their scores
+MOST_TRIALS = 500  # that a model is of, as its time is cubic in them
+BEST_SHARE = 0.3  # of these, the best by their scores
 LEAST_COVERAGE = 0.85  # of a model that may be trusted
 CHUNK = 8192  # points predicted at a time
 
@@ -77,7 +78,7 @@ def informative(space: Space, trials: Sequence[Scored], most: int = MOST_TRIALS)
         return list(trials)
     coordinates = Coordinates(space)
     points = np.array([coordinates.at(t.params) for t in trials])
-    chosen = np.argsort([-t.mean for t in trials], kind="stable")[: min(BEST, most)].tolist()
+    chosen = np.argsort([-t.mean for t in trials], kind="stable")[: round(BEST_SHARE * most)].tolist()
     apart = np.full(len(points), np.inf)
     for i in chosen:
         apart = np.minimum(apart, ((points - points[i]) ** 2).sum(1))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import optuna
 import pytest
 
 from search.analysis.coordinates import sobol_points
@@ -146,3 +147,19 @@ def test_a_default_outside_of_the_ranges_is_left_out() -> None:
 
 def test_without_a_trial_nothing_is_important() -> None:
     assert importances_of([]) == {"ped_anova": {}, "fanova": {}}
+
+
+def test_fanova_gets_evenly_many_of_very_many_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PED-ANOVA gets all of them."""
+    asked: list[tuple[str, int]] = []
+
+    def get(study: optuna.Study, evaluator: Any) -> dict[str, float]:
+        asked.append((type(evaluator).__name__, len(study.trials)))
+        return {}
+
+    monkeypatch.setattr(optuna.importance, "get_param_importances", get)
+    space = Space.model_validate({"name": "x", "tasks": [{}], "search": {"lambda_cross": {"low": 0.0, "high": 1.0}}})
+    trials = [Scored({"lambda_cross": i / 1000}, i / 1000, 0.1) for i in range(1000)]
+    for count in (1000, 400):
+        importances(space, trials[:count], distributions(space))
+    assert [size for _, size in asked] == [1000, 500, 400, 400]

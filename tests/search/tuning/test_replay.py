@@ -71,3 +71,15 @@ def test_a_new_scheduler_hears_of_a_raced_trial_what_the_old_one_did() -> None:
 
     assert rungs(raced) == rungs(plain)
     assert sum(map(len, rungs(raced))) >= 2
+
+
+def test_a_trial_that_went_on_goes_on_though_its_replay_is_behind() -> None:
+    """It had reported where the others of then, still under way now, are missing: judged again, it would be stopped there."""
+    third = load_space("quickstart", ["steps=90", "report_every=30", "scheduler={name: asha, grace_steps: 30}"])
+    history = [PastReport(n, Report(30, 1.0 + n, 1.0, {"score": 0.9}), "pruned") for n in range(3)]
+    history += [PastReport(3, Report(step, 10.0 + step, 1.0, {"score": 0.1}), None) for step in (30, 60)]
+    history += [PastReport(3, Report(90, 100.0, 1.0, {"score": 0.95}), "completed")]
+    scheduler: Any = build_scheduler(third)
+    prefill(scheduler, history, third.steps)
+    assert [recorded.get("past_00003") for _, recorded in scheduler._brackets[0]._rungs][-1] == 0.1
+    assert scheduler._trial_info == {}
