@@ -177,6 +177,7 @@ class Search:
         self.prepared = time.monotonic() - preparing
         self.say(f"data, encoder and embeddings ready after {self.prepared:.0f} s")
         loaded.result()  # two threads that import the same package get in each other's way
+        from search.tracking.shared_view import view_of
         from search.tracking.tracker import MlflowTracker
         from search.tuning.racing import stages
         from search.tuning.window import slow_sampler
@@ -203,6 +204,7 @@ class Search:
         tracker.start(
             {"space": space.name, "seeds": space.seeds, "steps": space.steps, "sampler": space.sampler.name},
             {"output": str(ledger.output)},
+            view_of(space, plan, ledger.search_id),
         )
         status = "failed"
         try:

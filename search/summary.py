@@ -7,12 +7,12 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import quote, urlencode
 
 from search.cluster.nodes import bootstrap_file, from_home
 from search.report import text
 from search.report.model import Report
 from search.report.verdict import INDENT, Verdict
+from search.tracking.shared_view import comparison_link
 from search.tracking.tracker import MlflowTracker
 
 
@@ -35,7 +35,7 @@ def say_results(
         uri = shlex.quote(tracker.where)
         say(f"MLflow UI  {command('mlflow')} ui --backend-store-uri {uri}   and then open")
     base = tracker.where.rstrip("/") if served else "http://127.0.0.1:5000"
-    say(f"{'MLflow UI' if served else '':<9}  {comparison_link(base, tracker.experiment_id, search_id)}")
+    say(f"{'MLflow UI' if served else '':<9}  {comparison_link(base, tracker.experiment_id, search_id, tracker.view)}")
     if bootstrap_file().exists():
         for line in from_home(output, served):
             say(line)
@@ -61,10 +61,3 @@ def command(name: str) -> str:
     if (found is not None and Path(found).parent == own.parent) or not own.exists():
         return name
     return shlex.quote(str(own.relative_to(Path.cwd()) if own.is_relative_to(Path.cwd()) else own))
-
-
-def comparison_link(base: str, experiment: str | None, search_id: str) -> str:
-    """The MLflow page that shows this search's trials, best first, with their curves side by side."""
-    chosen = f"tags.search_id = '{search_id}' AND tags.trial_number LIKE '%'"
-    query = {"searchFilter": chosen, "orderByKey": "metrics.`score`", "orderByAsc": "false", "compareRunsMode": "CHART"}
-    return f"{base}/#/experiments/{experiment}/runs?{urlencode(query, quote_via=quote)}"

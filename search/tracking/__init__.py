@@ -1,6 +1,7 @@
 """MLflow."""
 
 __all__ = [
+    "shared_view",
     "store",
     "tracker",
     "writer",

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from condense.system.errors import UserError
+from search.tracking.shared_view import SharedView, log10_of
 from search.tracking.store import (
     absolute_uri,
     active_experiment,
@@ -73,6 +74,7 @@ class MlflowTracker:
         self._search_id = search_id
         self._parent = Run(None, name, {"search_id": search_id, "role": "search"})
         self._trials: dict[int, Run] = {}
+        self._view: SharedView | None = None
         self._writer: Writer | None = None
 
     @property
@@ -80,8 +82,14 @@ class MlflowTracker:
         """The parent run's id; None before `start`."""
         return self._parent.run_id or None
 
-    def start(self, params: Mapping[str, Any], tags: Mapping[str, Any]) -> None:
-        """Finds or creates the parent run, loads this search's runs from MLflow, and starts the writer.
+    @property
+    def view(self) -> str | None:
+        """The key of the view that the UI shows (`SharedView`); None if MLflow has not taken it."""
+        return None if self._view is None else self._view.key
+
+    def start(self, params: Mapping[str, Any], tags: Mapping[str, Any], view: SharedView | None = None) -> None:
+        """Finds or creates the parent run, loads this search's runs from MLflow, and starts the writer. `view`: what a link to
+        the UI shows.
 
         Raises UserError if MLflow does not answer or refuses.
         """
@@ -98,6 +106,7 @@ class MlflowTracker:
             raise
         except Exception as error:
             raise UserError(f"tracking URI {self.where}: {reason(error)}") from error
+        self._share(client, view)
         self._parent.status = "RUNNING"
         self._writer = Writer(client, experiment_id, self.where)
         self._writer.start()
@@ -252,6 +261,17 @@ class MlflowTracker:
         )
         return False
 
+    def _share(self, client: MlflowClient, view: SharedView | None) -> None:
+        """Prepares the view, unless the server refuses tags of experiments: a link then shows the page as it is."""
+        if view is None or view.tag is None:
+            return
+        try:
+            client.set_experiment_tag(str(self.experiment_id), *view.tag)
+        except Exception as error:
+            logger.info("MLflow at %s takes no shared view: %s", self.where, reason(error))
+            return
+        self._view = view
+
     def _find_experiment(self, client: MlflowClient) -> str:
         found = active_experiment(client, self.experiment, self.uri)
         if found is None:
@@ -295,6 +315,8 @@ class MlflowTracker:
     ) -> None:
         self._add_params(run, params)
         self._add_tags(run, tags)
+        for key, value in log10_of(params, () if self._view is None else self._view.log_scaled).items():
+            self._add_point(run, key, 0, value, None)
         text = yaml.safe_dump(json.loads(json.dumps(dict(config), default=_plain)), sort_keys=False)
         self._add_artifact(run, "config.yaml", masked(text).encode())
 
