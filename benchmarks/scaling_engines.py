@@ -128,10 +128,9 @@ def search(count: int, folder: Path, trials: int, steps: int) -> int:
 
     class SimulatedPool(pool.EnginePool):
         def _make(self, device: Any) -> Any:
-            import search.engine.pool as there
-
-            there.EngineActor = SimulatedActor  # type: ignore[misc]
-            return super()._make(device)
+            base = super()._make  # sent to Ray by value: its globals are a copy of the module's
+            base.__func__.__globals__["EngineActor"] = SimulatedActor  # type: ignore[attr-defined]
+            return base(device)
 
     pool.EnginePool = SimulatedPool  # type: ignore[misc]
     variables = {name: os.environ[name] for name in ("CONDENSE_CACHE", "SIMULATED_LOG", "PYTHONPATH")}
