@@ -6,6 +6,7 @@ A fingerprint says whether two datasets are the same. This says how they differ:
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -18,11 +19,18 @@ PARTS = ("item", "label", "split")
 
 def content_of(rows: Iterable[tuple[str, str, str]]) -> dict[str, str]:
     """(split, label, digest of the item) of each item in order -> `item`, `label` and `split`: a hash of each, in base64."""
-    hashes: dict[str, list[bytes]] = {part: [] for part in PARTS}
-    for split, label, digest in rows:
-        for part, value in zip(PARTS, (digest, label, split), strict=True):
-            hashes[part].append(hashlib.sha256(value.encode()).digest()[:WIDTH])
-    return {part: base64.b64encode(b"".join(own)).decode("ascii") for part, own in hashes.items()}
+    splits, labels, digests = zip(*rows, strict=True)
+    hashes = {"item": map(_hash, digests), "label": _hashed(labels), "split": _hashed(splits)}
+    return {part: base64.b64encode(b"".join(hashes[part])).decode("ascii") for part in PARTS}
+
+
+def _hash(value: str) -> bytes:
+    return hashlib.sha256(value.encode()).digest()[:WIDTH]
+
+
+def _hashed(values: Iterable[str]) -> Iterable[bytes]:
+    """The hashes of few values, many times."""
+    return map(functools.cache(_hash), values)
 
 
 def changes(before: Mapping[str, str], after: Mapping[str, str]) -> str | None:
