@@ -29,7 +29,7 @@ from condense.data.dataset import Dataset, stratified_holdout
 from condense.data.groups import group_numbers, shared_groups
 from condense.data.manifest_rows import Row, read_rows
 from condense.data.shared_files import components, crossing, grouped_with_files, held_out_components
-from condense.inputs.media import check_file, is_averaged, is_resampled, read_item
+from condense.inputs.media import check_file, is_averaged, is_resampled, keeps_levels, read_item
 from condense.inputs.series import SeriesSpec, measured_shape
 from condense.inputs.spec import InputSpec, WrittenSpec
 from condense.system.errors import UserError
@@ -151,10 +151,12 @@ def load_manifest(config: ManifestDataset, specs: Mapping[str, InputSpec]) -> Da
         return ManifestSplit(path, fitted, own, labels, numbers.get(name))
 
     content = [(row.split, row.label, digest) for row, digest in zip(rows, digests, strict=True)]
-    if _any_sound(is_resampled, path, rows, chosen):
+    if _any_file(is_resampled, path, rows, chosen):
         how.append(f"resampling {RESAMPLING}")
-    if _any_sound(is_averaged, path, rows, chosen):
+    if _any_file(is_averaged, path, rows, chosen):
         how.append("channels averaged")
+    if _any_file(keeps_levels, path, rows, chosen):
+        how.append("16 bits kept")
     fingerprint = hashlib.sha256(json.dumps(["manifest", list(chosen), split_by, content, *how]).encode()).hexdigest()
     splits = split_of("train"), split_of("validation"), split_of("test")
     warnings = shared_groups(str(path), numbers, sorted(set(groups)))
@@ -331,11 +333,11 @@ def _digest_items(
     return digests, files
 
 
-def _any_sound(
+def _any_file(
     test: Callable[[InputSpec, Path], bool], path: Path, rows: list[Row], specs: Mapping[str, InputSpec]
 ) -> bool:
-    sounds = {(modality, cell) for row in rows for modality, cell in zip(specs, row.cells, strict=True) if cell}
-    return any(test(specs[modality], path.parent / cell) for modality, cell in sounds)
+    files = {(modality, cell) for row in rows for modality, cell in zip(specs, row.cells, strict=True) if cell}
+    return any(test(specs[modality], path.parent / cell) for modality, cell in files)
 
 
 def digest_file(path: Path) -> str:

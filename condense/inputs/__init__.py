@@ -5,6 +5,7 @@ __all__ = [
     "imagebind",
     "kaldi",
     "media",
+    "pictures",
     "series",
     "series_plot",
     "single_models",

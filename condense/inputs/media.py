@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from condense.inputs.pictures import FILE_TYPES, is_deep_png, read_pixels
 from condense.inputs.series_plot import plot
 from condense.inputs.spec import (
     ArraySpec,
@@ -60,7 +61,7 @@ def read_item(spec: InputSpec, value: str, folder: Path) -> Tensor:
     if isinstance(spec, FileSpec):
         file_types = spec.file_types
     elif isinstance(spec, ImageSpec):
-        file_types = "PNG or JPEG"
+        file_types = FILE_TYPES
     elif isinstance(spec, LogMelSpec):
         file_types = "WAV or FLAC"
     elif isinstance(spec, ArraySpec):
@@ -102,16 +103,8 @@ def check_file(path: Path, value: str) -> None:
 
 
 def _read_image(spec: ImageSpec, path: Path) -> Tensor:
-    channels, height, width = spec.shape
-    with Image.open(path, formats=("PNG", "JPEG")) as opened:
-        image: Image.Image = ImageOps.exif_transpose(opened)
-        if image.mode.startswith("I;16"):  # Pillow clips 16-bit grey to 255 when it converts
-            image = Image.fromarray((np.asarray(image) / 257.0).round().astype(np.uint8))
-        elif "transparency" in image.info:  # a palette's transparency would be a warning
-            image = image.convert("RGBA")
-        image = image.convert("L" if channels == 1 else "RGB")
-    pixels = np.array(spec.fit(image), dtype=np.float32) / 255
-    return spec.normalize(torch.from_numpy(pixels.reshape(height, width, channels)).permute(2, 0, 1)).contiguous()
+    pixels = torch.from_numpy(read_pixels(spec, path))
+    return spec.normalize(pixels.permute(2, 0, 1)).contiguous()
 
 
 def _read_log_mel(spec: LogMelSpec, path: Path) -> Tensor:
@@ -137,6 +130,11 @@ def is_averaged(spec: InputSpec, path: Path) -> bool:
         return int(soundfile.info(path).channels) > 1
     except (OSError, RuntimeError):
         return False
+
+
+def keeps_levels(spec: InputSpec, path: Path) -> bool:
+    """Whether `read_item` reads a picture of 16 bits, whose levels earlier versions rounded to 256."""
+    return isinstance(spec, ImageSpec) and is_deep_png(path)
 
 
 def _read_array(spec: ArraySpec, path: Path) -> Tensor:

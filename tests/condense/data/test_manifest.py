@@ -22,6 +22,7 @@ from condense.data.dataset import Dataset
 from condense.data.manifest import ManifestSplit, hold_out, load_manifest, sort_labels
 from condense.data.manifest_rows import read_rows
 from condense.inputs.media import read_item
+from condense.inputs.pictures import FILE_TYPES
 from condense.inputs.spec import ArraySpec, ImageSpec, InputSpec, LogMelSpec, TextSpec
 from condense.system.errors import UserError
 
@@ -367,7 +368,7 @@ def test_a_corrupt_file_is_named_when_it_is_loaded(tmp_path: Path, table: Table)
     test = load(write_csv(tmp_path / "mine.csv", table)).open_test()
     with pytest.raises(UserError) as raised:
         test.load([0, 1])
-    expected = f"{tmp_path}/mine.csv: row 11, column `vision`: files/dog4.png: is not a PNG or JPEG file"
+    expected = f"{tmp_path}/mine.csv: row 11, column `vision`: files/dog4.png: is not a {FILE_TYPES} file"
     assert str(raised.value) == expected
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from condense.inputs.imagebind import FbankSpec
 from condense.inputs.media import PREVIEW_SIDE, decode_text, is_averaged, is_resampled, preview, read_item, to_wave
+from condense.inputs.pictures import FILE_TYPES
 from condense.inputs.spec import ArraySpec, ImageSpec, InputSpec, LogMelSpec, TextSpec
 from condense.system.errors import UserError
 
@@ -184,7 +185,7 @@ def bad_files(folder: Path) -> None:
         (folder / f"text.{suffix}").write_text("this is no such file")
     save_image(folder / "whole.png", np.random.default_rng(0).integers(0, 256, (64, 64, 3)))
     (folder / "cut.png").write_bytes((folder / "whole.png").read_bytes()[:3000])
-    Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / "a.bmp")
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / "a.ppm")
     soundfile.write(folder / "slow.wav", np.zeros(100), 10)
     soundfile.write(folder / "silent.wav", np.zeros(0), 16_000)
     soundfile.write(folder / "nan.wav", np.array([0.0, math.nan] * 10), 16_000, subtype="FLOAT")
@@ -203,9 +204,9 @@ def bad_files(folder: Path) -> None:
         (GREY, "folder.png", "folder.png: no such file"),
         (GREY, "x" * 5000, f"{'x' * 5000}: cannot be read: File name too long"),
         (GREY, "empty.png", "empty.png: the file is empty"),
-        (GREY, "text.png", "text.png: is not a PNG or JPEG file"),
-        (GREY, "a.bmp", "a.bmp: is not a PNG or JPEG file"),
-        (GREY, "cut.png", "cut.png: cannot be read as PNG or JPEG: image file is truncated"),
+        (GREY, "text.png", f"text.png: is not a {FILE_TYPES} file"),
+        (GREY, "a.ppm", f"a.ppm: is not a {FILE_TYPES} file"),
+        (GREY, "cut.png", f"cut.png: cannot be read as {FILE_TYPES}: image file is truncated"),
         (SOUND, "empty.wav", "empty.wav: the file is empty"),
         (SOUND, "text.wav", "text.wav: cannot be read as WAV or FLAC: Format not recognised."),
         (SOUND, "silent.wav", "silent.wav: holds no samples"),
