@@ -1,6 +1,7 @@
 """What ONE item looks like to an encoder: its shape and range, how it is read, how it is shown."""
 
 __all__ = [
+    "cut_sounds",
     "formation",
     "imagebind",
     "kaldi",
