@@ -34,6 +34,7 @@ from condense.system.errors import UserError
 
 PREVIEW_SIDE = 128  # pixels: what an image preview's short side is enlarged to, at least
 CSV_NUMBERS = 20_000  # arrays with more numbers than a person would scroll through are shown as .npy
+ARRAYS = (b"\x93NUMPY", b"PK")  # how NPY and NPZ files begin
 COLOURS = np.array(  # evenly spaced anchors of the magma map (CC0): lightness grows linearly from silence to peak
     [
         (0, 0, 4),
@@ -148,6 +149,14 @@ def _read_array(spec: ArraySpec, path: Path) -> Tensor:
 
 def read_numbers(path: Path) -> np.ndarray:
     """The one array of real numbers in an NPY file, mapped: a wrong shape costs no memory. Raises UserError."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    if not start.startswith(ARRAYS):
+        text = start.isascii() and b"\0" not in start
+        made = (
+            "numpy.save('a.npy', numpy.loadtxt('a.csv', delimiter=',').T) makes one of a CSV whose lines are readings"
+        )
+        raise UserError(f"is not an NPY file, the only format of numbers that is read{': ' + made if text else ''}")
     array: Any = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(array, np.ndarray):
         array.close()

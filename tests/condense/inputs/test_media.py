@@ -213,7 +213,7 @@ def bad_files(folder: Path) -> None:
         (SOUND, "nan.wav", "nan.wav: holds NaN or infinity"),
         (SOUND, "slow.wav", "slow.wav: sample rate must be 1000 .. 768000 Hz, but got 10"),
         (DEPTH, "empty.npy", "empty.npy: the file is empty"),
-        (DEPTH, "text.npy", "text.npy: cannot be read as NPY: "),
+        (DEPTH, "text.npy", "text.npy: is not an NPY file, the only format of numbers that is read: numpy.save("),
         (DEPTH, "shape.npy", "shape.npy: shape must be (1, 4, 6), but got (4, 6)"),
         (DEPTH, "nan.npy", "nan.npy: holds NaN or infinity"),
         (DEPTH, "huge.npy", "huge.npy: holds NaN or infinity"),
@@ -230,6 +230,18 @@ def test_what_cannot_be_read_is_named_in_one_line(tmp_path: Path, spec: InputSpe
         read_item(spec, value, tmp_path)
     assert str(raised.value).startswith(message)
     assert "\n" not in str(raised.value)
+
+
+def test_numbers_as_text_are_told_what_to_make_of_them(tmp_path: Path) -> None:
+    readings = np.arange(30.0).reshape(5, 6)  # a line per reading
+    np.savetxt(tmp_path / "a.csv", readings, delimiter=",")
+    for value in ("a.csv", "b.npy"):
+        (tmp_path / "b.npy").write_bytes((tmp_path / "a.csv").read_bytes())
+        with pytest.raises(UserError, match=rf"^{value}: is not an NPY file, .*loadtxt.*CSV") as raised:
+            read_item(IMU, value, tmp_path)
+        assert "pickle" not in str(raised.value)
+    np.save(tmp_path / "a.npy", np.loadtxt(tmp_path / "a.csv", delimiter=",").T)  # as the line says
+    torch.testing.assert_close(read_item(IMU, "a.npy", tmp_path), torch.from_numpy(readings.T).float())
 
 
 @settings(max_examples=200, deadline=None)
