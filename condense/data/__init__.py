@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "alike_labels",
     "content",
     "cut_texts",
     "dataset",

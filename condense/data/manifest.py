@@ -23,6 +23,7 @@ from torch.utils.data import get_worker_info
 
 from condense.config.modalities import Modality, in_order
 from condense.config.models import ManifestDataset
+from condense.data.alike_labels import alike_labels
 from condense.data.content import content_of
 from condense.data.cut_texts import cut_texts
 from condense.data.dataset import Dataset, stratified_holdout
@@ -159,7 +160,8 @@ def load_manifest(config: ManifestDataset, specs: Mapping[str, InputSpec]) -> Da
         how.append("16 bits kept")
     fingerprint = hashlib.sha256(json.dumps(["manifest", list(chosen), split_by, content, *how]).encode()).hexdigest()
     splits = split_of("train"), split_of("validation"), split_of("test")
-    warnings = shared_groups(str(path), numbers, sorted(set(groups)))
+    warnings = alike_labels(str(path), (row.label for row in rows))
+    warnings += shared_groups(str(path), numbers, sorted(set(groups)))
     for place, spec in enumerate(chosen.values()):
         if isinstance(spec, WrittenSpec):
             warnings += cut_texts(str(path), spec, ((f"row {row.line}", row.cells[place]) for row in rows))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,7 @@ class Row:
 
     line: int  # its first line in the file, counted from 1
     split: str
-    label: str
+    label: str  # in Unicode's form NFC, as the group
     cells: tuple[str, ...]  # one per modality; empty where the item lacks it
     group: str | None = None  # None: the CSV has no such column
 
@@ -37,17 +39,17 @@ def read_rows(path: Path, declared: Mapping[str, Modality] | None = None) -> tup
         if len(values) != len(columns):
             raise UserError(f"{path}: row {line}: has {len(values)} values, but the header has {len(columns)}")
         cells = dict(zip(columns, values, strict=True))
-        split, label = cells["split"].strip(), cells["label"].strip()
+        split, label = cells["split"].strip(), unicodedata.normalize("NFC", cells["label"].strip())
         if split not in SPLITS:
             raise UserError(f"{path}: row {line}: `split` must be train, validation or test, but got {split!r}")
         if not label:
             raise UserError(f"{path}: row {line}: `label` is empty")
-        group = cells[GROUP].strip() if GROUP in cells else None
+        group = unicodedata.normalize("NFC", cells[GROUP].strip()) if GROUP in cells else None
         if group == "":
             raise UserError(f"{path}: row {line}: `group` is empty: an item of no group needs one of its own")
         # Text keeps its spaces; a text of only spaces counts as missing.
         own = tuple(
-            cells[name] if modality.kind == "text" and cells[name].strip() else cells[name].strip()
+            (cells[name] if cells[name].strip() else "") if modality.kind == "text" else _path(cells[name].strip())
             for name, modality in modalities.items()
         )
         if not any(own):
@@ -56,6 +58,11 @@ def read_rows(path: Path, declared: Mapping[str, Modality] | None = None) -> tup
             raise UserError(f"{path}: row {line}, column{'s' * (len(modalities) > 1)} {shown}: {some}")
         rows.append(Row(line, split, label, own, group))
     return modalities, rows
+
+
+def _path(cell: str) -> str:
+    """A file's path, with the home folder in place of `~/`."""
+    return os.path.expanduser(cell) if cell.startswith("~/") else cell
 
 
 def _records(path: Path) -> list[tuple[int, list[str]]]:
