@@ -20,6 +20,7 @@ __all__ = [
     "cut_texts",
     "dataset",
     "decoding",
+    "file_checks",
     "folds",
     "groups",
     "load_dataset",

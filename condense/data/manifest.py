@@ -27,8 +27,9 @@ from condense.data.alike_labels import alike_labels
 from condense.data.content import content_of
 from condense.data.cut_texts import cut_texts
 from condense.data.dataset import Dataset, stratified_holdout
+from condense.data.file_checks import readable_rows, unreadable
 from condense.data.groups import group_numbers, shared_groups
-from condense.data.manifest_rows import Row, read_rows
+from condense.data.manifest_rows import Row, read_rows, told_together
 from condense.data.shared_files import components, crossing, grouped_with_files, held_out_components
 from condense.inputs.media import check_file, is_averaged, is_resampled, keeps_levels, read_item
 from condense.inputs.series import SeriesSpec, measured_shape
@@ -64,7 +65,7 @@ class ManifestSplit:
     def load(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
         """modality -> (len(indices), *shape) float32, zeros for what an item lacks.
 
-        Raises UserError naming CSV, row, column and file.
+        Raises UserError naming CSV, row, column and file; where one is unreadable, all of the split are looked for and told.
         """
         rows = [self.rows[index] for index in torch.as_tensor(indices).tolist()]
         batch = {modality: torch.empty(len(rows), *spec.shape) for modality, spec in self.specs.items()}
@@ -77,12 +78,17 @@ class ManifestSplit:
                 except UserError as error:
                     raise UserError(f"{_at(self.csv_path, row, modality)}: {error}") from None
 
-        if get_worker_info() is not None:  # one of several parallel processes
-            for position in range(len(rows)):
-                read(position)
-            return batch
-        with ThreadPoolExecutor(min(8, cores())) as pool:
-            list(pool.map(read, range(len(rows))))
+        try:
+            if get_worker_info() is not None:  # one of several parallel processes
+                for position in range(len(rows)):
+                    read(position)
+            else:
+                with ThreadPoolExecutor(min(8, cores())) as pool:
+                    list(pool.map(read, range(len(rows))))
+        except UserError as error:
+            troubles = list(unreadable(self.csv_path.parent, self.rows, self.specs, decode=True).values())
+            told = told_together(self.csv_path, troubles, len(self.rows), "items cannot be read") if troubles else error
+            raise UserError(str(told)) from None
         return batch
 
 
@@ -113,6 +119,8 @@ def load_manifest(config: ManifestDataset, specs: Mapping[str, InputSpec]) -> Da
     chosen = {name: specs[name] for name in in_order(modalities)}
     places = [list(modalities).index(name) for name in chosen]
     rows = [Row(row.line, row.split, row.label, tuple(row.cells[i] for i in places), row.group) for row in rows]
+    _check_labels(path, rows)  # before any file is looked at
+    rows, left_out = readable_rows(config, rows, chosen)
     class_names = _check_labels(path, rows)
     class_of = {name: index for index, name in enumerate(class_names)}
     digests, files = _digest_items(path, rows, chosen)
@@ -160,7 +168,7 @@ def load_manifest(config: ManifestDataset, specs: Mapping[str, InputSpec]) -> Da
         how.append("16 bits kept")
     fingerprint = hashlib.sha256(json.dumps(["manifest", list(chosen), split_by, content, *how]).encode()).hexdigest()
     splits = split_of("train"), split_of("validation"), split_of("test")
-    warnings = alike_labels(str(path), (row.label for row in rows))
+    warnings = left_out + alike_labels(str(path), (row.label for row in rows))
     warnings += shared_groups(str(path), numbers, sorted(set(groups)))
     for place, spec in enumerate(chosen.values()):
         if isinstance(spec, WrittenSpec):

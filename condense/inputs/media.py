@@ -5,9 +5,11 @@ Which decoder reads a file, and what a preview looks like, follows from the clas
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from condense.inputs.pictures import FILE_TYPES, is_deep_png, read_pixels
+from condense.inputs.cut_sounds import check_whole
+from condense.inputs.pictures import FILE_TYPES, is_deep_png, open_picture, read_pixels
 from condense.inputs.series_plot import plot
 from condense.inputs.spec import (
     ArraySpec,
@@ -59,6 +62,43 @@ def read_item(spec: InputSpec, value: str, folder: Path) -> Tensor:
     """
     if isinstance(spec, WrittenSpec):
         return _encode_text(spec, value)
+    path = folder / value
+    with _told(spec, value):
+        check_file(path, value)
+        if isinstance(spec, FileSpec):
+            item = spec.read(path)
+        elif isinstance(spec, ImageSpec):
+            item = _read_image(spec, path)
+        elif isinstance(spec, LogMelSpec):
+            item = _read_log_mel(spec, path)
+        else:
+            item = _read_array(spec, path)
+    if not torch.isfinite(item).all():
+        raise UserError(f"{value}: holds NaN or infinity")
+    return item
+
+
+def check_item(spec: InputSpec, value: str, folder: Path) -> None:
+    """A look at the file that a cell stands for: that it is there, and its header. Raises as `read_item`, which may find more."""
+    path = folder / value
+    with _told(spec, value):
+        check_file(path, value)
+        with path.open("rb"):
+            pass
+        if isinstance(spec, WaveSpec):
+            soundfile.info(path)
+            check_whole(path)
+        elif isinstance(spec, FileSpec):
+            spec.check(path)
+        elif isinstance(spec, ImageSpec):
+            open_picture(path).close()
+        else:
+            _check_shape(spec, read_numbers(path))
+
+
+@contextlib.contextmanager
+def _told(spec: InputSpec, value: str) -> Iterator[None]:
+    """Makes a UserError that names `value` of all that a decoder raises."""
     if isinstance(spec, FileSpec):
         file_types = spec.file_types
     elif isinstance(spec, ImageSpec):
@@ -69,27 +109,15 @@ def read_item(spec: InputSpec, value: str, folder: Path) -> Tensor:
         file_types = "NPY"
     else:
         raise TypeError(f"no file can be read as a {type(spec).__name__}")
-    path = folder / value
-    check_file(path, value)
     try:
-        if isinstance(spec, FileSpec):
-            item = spec.read(path)
-        elif isinstance(spec, ImageSpec):
-            item = _read_image(spec, path)
-        elif isinstance(spec, LogMelSpec):
-            item = _read_log_mel(spec, path)
-        else:
-            item = _read_array(spec, path)
+        yield
     except UserError as error:
-        raise UserError(f"{value}: {error}") from None
+        raise UserError(f"{value}: {str(error).removeprefix(f'{value}: ')}") from None
     except UnidentifiedImageError:
         raise UserError(f"{value}: is not a {file_types} file") from None
     except Exception as error:
         reason = getattr(error, "error_string", None) or str(error) or type(error).__name__
         raise UserError(f"{value}: cannot be read as {file_types}: {' '.join(reason.split())}") from None
-    if not torch.isfinite(item).all():
-        raise UserError(f"{value}: holds NaN or infinity")
-    return item
 
 
 def check_file(path: Path, value: str) -> None:
@@ -141,10 +169,14 @@ def keeps_levels(spec: InputSpec, path: Path) -> bool:
 def _read_array(spec: ArraySpec, path: Path) -> Tensor:
     """Any real dtype, converted to float32 as it is: integers keep their values."""
     array = read_numbers(path)
-    if array.shape != spec.shape:
-        raise UserError(f"shape must be {spec.shape}, but got {array.shape}")
+    _check_shape(spec, array)
     with np.errstate(over="ignore"):  # becomes infinity, which the caller reports
         return torch.from_numpy(array.astype(np.float32))
+
+
+def _check_shape(spec: InputSpec, array: np.ndarray) -> None:
+    if array.shape != spec.shape:
+        raise UserError(f"shape must be {spec.shape}, but got {array.shape}")
 
 
 def read_numbers(path: Path) -> np.ndarray:
