@@ -31,6 +31,7 @@ __all__ = [
     "speech",
     "spoken_digits",
     "tensor_parts",
+    "tensor_units",
     "tensors",
 ]
 

@@ -6,7 +6,8 @@ in the same file or beside it, in the file whose name has `test` for `train` (`_
 
 Inputs are mapped from disk and converted to float32 item by item, as they are loaded: uint8 and uint16 are divided by
 their largest value, giving 0 .. 1; bool becomes 0 or 1; floats keep their values. Signed integers are refused, since
-their range is unknown.
+their range is unknown. Images of integers are pixels: they are then normalised as the encoder reads a file's
+(`condense/data/tensor_units.py`).
 
 In a safetensors file items may lack modalities: an optional `train/present/audio` (and so on), (n,) bool, says which
 items have it; the other rows of `train/audio` are ignored. An optional `train/group` (and so on), (n,) int64, says which items
@@ -33,9 +34,10 @@ from condense.data.dataset import Dataset, without_missing
 from condense.data.groups import group_numbers, grouped_holdout, shared_groups
 from condense.data.manifest import hold_out
 from condense.data.shared_files import crossing
-from condense.data.tensor_parts import SCALES, Part, read_content
+from condense.data.tensor_parts import Part, read_content
+from condense.data.tensor_units import normalized, pixel_specs, to_float, unit_warnings
 from condense.inputs.series import SeriesSpec
-from condense.inputs.spec import ArraySpec, InputSpec
+from condense.inputs.spec import ArraySpec, ImageSpec, InputSpec
 from condense.system.errors import UserError
 
 MARGIN = 0.05  # how far `low` and `high` lie beyond train's extremes, as a share of their distance
@@ -53,6 +55,7 @@ class TensorSplit:
     present: Mapping[str, Tensor] = field(default_factory=dict)  # modality that some item lacks -> (n,) bool
     groups: Tensor | None = None  # (n,) int64
     series: Mapping[str, SeriesSpec] = field(default_factory=dict)  # those that are standardised
+    pixels: Mapping[str, ImageSpec] = field(default_factory=dict)  # images of integers
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -61,7 +64,8 @@ class TensorSplit:
         """modality -> (len(indices), *shape) float32; zeros for what an item lacks."""
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         rows = self.rows[chosen]
-        items = {modality: _to_float(tensor[rows]) for modality, tensor in self.inputs.items()}
+        items = {modality: to_float(tensor[rows]) for modality, tensor in self.inputs.items()}
+        items = normalized(items, self.pixels)
         for modality, spec in self.series.items():
             items[modality] = spec.standardized(items[modality])
         return without_missing(items, self.present, chosen)
@@ -70,12 +74,12 @@ class TensorSplit:
 def load_tensors(config: TensorsDataset, wanted: Mapping[str, InputSpec] | None = None) -> Dataset:
     """The dataset in a file of tensors. Its `specs` are `ArraySpec`s of the tensors' shapes.
 
-    Their range is that of train, widened by 5 % on either side. A series that the encoder (`wanted`: modality -> its input)
-    takes standardised has a `SeriesSpec` with what is measured on the condense split. Class names are the labels as numbers,
-    in order, or AVDD's `classes` if the file has them. Without a validation split, a share of each label's train items is
-    held out by the hash of their content; with groups, whole groups are (`condense/data/groups.py`). The fingerprint covers
-    every item's bytes and label, in order, and how validation was split off; it costs one read of the file. An item in two
-    of the file's own splits stays in both.
+    Their range is that of train, widened by 5 % on either side; images of integers have the encoder's. A series that the
+    encoder (`wanted`: modality -> its input) takes standardised has a `SeriesSpec` with what is measured on the condense
+    split. Class names are the labels as numbers, in order, or AVDD's `classes` if the file has them. Without a validation
+    split, a share of each label's train items is held out by the hash of their content; with groups, whole groups are
+    (`condense/data/groups.py`). The fingerprint covers every item's bytes and label, in order, and how validation was split
+    off; it costs one read of the file. An item in two of the file's own splits stays in both.
 
     Raises UserError, one line naming file and tensor, if keys, shapes, dtypes or labels do not fit together, if train,
     validation or test hold NaN or infinity, if a label has too few items, or if an item has no modality.
@@ -84,11 +88,13 @@ def load_tensors(config: TensorsDataset, wanted: Mapping[str, InputSpec] | None 
     content_of_file = read_content(config)
     parts, names = content_of_file.parts, content_of_file.names
     specs: dict[str, InputSpec] = {}
+    of_train: dict[str, tuple[float, float]] = {}
     for modality, described in content_of_file.modalities.items():
         extremes = {
             split: _extremes(path, f"{split}/{modality}", part.inputs[modality], part.present.get(modality))
             for split, part in parts.items()
         }
+        of_train[modality] = extremes["train"]
         specs[modality] = _spec_of(modality, described.kind, parts["train"].inputs[modality], *extremes["train"])
     values = sorted(set(parts["train"].labels.tolist()))
     class_names = _name_classes(path, values, names)
@@ -124,6 +130,8 @@ def load_tensors(config: TensorsDataset, wanted: Mapping[str, InputSpec] | None 
         numbers = group_numbers({name: [groups[source[name]][i] for i in own] for name, own in indices.items()})
     series = _fitted_series(parts["train"], torch.tensor(rows["train"], dtype=torch.int64), wanted or {}, specs)
     specs.update(series)
+    pixels = pixel_specs(wanted or {}, parts["train"].inputs)
+    specs.update(pixels)
 
     def split_of(name: str) -> TensorSplit:
         part, chosen = parts[source[name]], torch.tensor(rows[name], dtype=torch.int64)
@@ -131,14 +139,17 @@ def load_tensors(config: TensorsDataset, wanted: Mapping[str, InputSpec] | None 
         has = {modality: mask[chosen] for modality, mask in part.present.items()}
         missing = {modality: mask for modality, mask in has.items() if not mask.all()}
         inputs = {modality: part.inputs[modality] for modality in specs}
-        return TensorSplit(inputs, chosen, labels, missing, numbers.get(name), series)
+        return TensorSplit(inputs, chosen, labels, missing, numbers.get(name), series, pixels)
 
     kinds = {m: [str(parts["train"].inputs[m].dtype), *parts["train"].inputs[m].shape[1:]] for m in specs}
     content = {split: [part.labels.tolist(), digests[split]] for split, part in sorted(parts.items())}
+    if pixels:
+        how.append({m: [spec.mean, spec.std] for m, spec in pixels.items()})
     key = ["tensors", kinds, class_names, split_by, content, *how]
     fingerprint = hashlib.sha256(json.dumps(key).encode()).hexdigest()
     splits = split_of("train"), split_of("validation"), split_of("test")
-    warnings = shared_groups(str(path), numbers, sorted({group for own in groups.values() for group in own}))
+    warnings = unit_warnings(str(path), wanted or {}, parts["train"].inputs, of_train)
+    warnings += shared_groups(str(path), numbers, sorted({group for own in groups.values() for group in own}))
     warnings += crossing(
         str(path),
         "item",
@@ -165,7 +176,7 @@ def _fitted_series(
         has = train.present.get(modality)
         present = rows if has is None else rows[has[rows]]
         for chosen in present.split(CHUNK):
-            yield _to_float(train.inputs[modality][chosen])
+            yield to_float(train.inputs[modality][chosen])
 
     return {
         modality: spec.fitted(readings(modality))
@@ -174,15 +185,11 @@ def _fitted_series(
     }
 
 
-def _to_float(tensor: Tensor) -> Tensor:
-    return tensor.float() / SCALES[tensor.dtype] if tensor.dtype in SCALES else tensor.float()
-
-
 def _extremes(path: Path, key: str, tensor: Tensor, has: Tensor | None) -> tuple[float, float]:
     """Smallest and largest value of the present items. Raises UserError if one is NaN or infinite."""
     low, high = float("inf"), float("-inf")
     for start in range(0, len(tensor), CHUNK):
-        chunk = _to_float(tensor[start : start + CHUNK]).flatten(1)
+        chunk = to_float(tensor[start : start + CHUNK]).flatten(1)
         finite = torch.isfinite(chunk).all(dim=1)
         if has is not None:
             there = has[start : start + CHUNK]
