@@ -166,7 +166,7 @@ def keeps_levels(spec: InputSpec, path: Path) -> bool:
     return isinstance(spec, ImageSpec) and is_deep_png(path)
 
 
-def _read_array(spec: ArraySpec, path: Path) -> Tensor:
+def _read_array(spec: InputSpec, path: Path) -> Tensor:
     """Any real dtype, converted to float32 as it is: integers keep their values."""
     array = read_numbers(path)
     _check_shape(spec, array)
