@@ -45,6 +45,13 @@ class ManifestDataset(Strict):
     validation_fraction: float = Field(
         0.2, gt=0, lt=1, description="share of train split off if no row is `validation`"
     )
+    on_unreadable: Literal["stop", "skip"] = Field(
+        "stop",
+        description="of items with a file that is missing, cut or damaged: `stop` tells them all, `skip` leaves them out",
+    )
+    unreadable_limit: float = Field(
+        0.05, ge=0, le=1, description="with `on_unreadable: skip`: the largest share of items that may be left out"
+    )
     modalities: Modalities = Field({}, description=NAMED)
 
 

@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "alike_labels",
     "content",
     "cut_texts",
     "dataset",
     "decoding",
+    "file_checks",
     "file_digests",
     "folds",
     "groups",
@@ -33,6 +35,7 @@ __all__ = [
     "spoken_digits",
     "tensor_items",
     "tensor_parts",
+    "tensor_units",
     "tensors",
 ]
 

@@ -23,23 +23,26 @@ from torch.utils.data import get_worker_info
 
 from condense.config.modalities import Modality, in_order
 from condense.config.models import ManifestDataset
+from condense.data.alike_labels import alike_labels
 from condense.data.content import content_of
 from condense.data.cut_texts import cut_texts
 from condense.data.dataset import Dataset, stratified_holdout
+from condense.data.file_checks import readable_rows, unreadable
 from condense.data.file_digests import digest_files, keep
 from condense.data.groups import group_numbers, shared_groups
-from condense.data.manifest_rows import Row, read_modalities, read_rows
+from condense.data.manifest_rows import Row, read_modalities, read_rows, told_together
 from condense.data.series_fit import fitted_series
 from condense.data.shared_files import components, crossing, grouped_with_files, held_out_components
-from condense.inputs.media import check_file, is_averaged, is_resampled, read_item
+from condense.inputs.media import check_file, is_averaged, is_resampled, keeps_levels, read_item
 from condense.inputs.series import SeriesSpec, measured_shape
-from condense.inputs.spec import InputSpec, LogMelSpec, WrittenSpec
+from condense.inputs.spec import ImageSpec, InputSpec, LogMelSpec, WrittenSpec
 from condense.storage.store import Store
 from condense.system.errors import UserError
 from condense.system.process import cores
 
 CHUNK = 256  # recordings of a series read at a time
 RESAMPLING = 2  # version of how sounds are brought to the encoder's rate
+HOW = (is_resampled, is_averaged, keeps_levels)  # what a dataset's fingerprint says of how its files are read
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class ManifestSplit:
     def load(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
         """modality -> (len(indices), *shape) float32, zeros for what an item lacks.
 
-        Raises UserError naming CSV, row, column and file.
+        Raises UserError naming CSV, row, column and file; where one is unreadable, all of the split are looked for and told.
         """
         rows = [self.rows[index] for index in torch.as_tensor(indices).tolist()]
         batch = {modality: torch.empty(len(rows), *spec.shape) for modality, spec in self.specs.items()}
@@ -79,12 +82,17 @@ class ManifestSplit:
                 except UserError as error:
                     raise UserError(f"{_at(self.csv_path, row, modality)}: {error}") from None
 
-        if get_worker_info() is not None:  # one of several parallel processes
-            for position in range(len(rows)):
-                read(position)
-            return batch
-        with ThreadPoolExecutor(min(8, cores())) as pool:
-            list(pool.map(read, range(len(rows))))
+        try:
+            if get_worker_info() is not None:  # one of several parallel processes
+                for position in range(len(rows)):
+                    read(position)
+            else:
+                with ThreadPoolExecutor(min(8, cores())) as pool:
+                    list(pool.map(read, range(len(rows))))
+        except UserError as error:
+            troubles = list(unreadable(self.csv_path.parent, self.rows, self.specs, decode=True).values())
+            told = told_together(self.csv_path, troubles, len(self.rows), "items cannot be read") if troubles else error
+            raise UserError(str(told)) from None
         return batch
 
 
@@ -116,6 +124,8 @@ def load_manifest(config: ManifestDataset, specs: Mapping[str, InputSpec]) -> Da
     places = [list(modalities).index(name) for name in chosen]
     if places != list(range(len(places))):
         rows = [Row(row.line, row.split, row.label, tuple(row.cells[i] for i in places), row.group) for row in rows]
+    _check_labels(path, rows)  # before any file is looked at
+    rows, left_out = readable_rows(config, rows, chosen)
     class_names = _check_labels(path, rows)
     class_of = {name: index for index, name in enumerate(class_names)}
     digests, files = _digest_items(path, rows, chosen)
@@ -155,11 +165,12 @@ def load_manifest(config: ManifestDataset, specs: Mapping[str, InputSpec]) -> Da
         return ManifestSplit(path, fitted, own, labels, numbers.get(name))
 
     content = [(row.split, row.label, digest) for row, digest in zip(rows, digests, strict=True)]
-    resampled, averaged = _how_sounds_are_read(path, rows, files, chosen)
-    how += [f"resampling {RESAMPLING}"] * resampled + ["channels averaged"] * averaged
+    resampled, averaged, deep = _how_files_are_read(path, rows, files, chosen)
+    how += [f"resampling {RESAMPLING}"] * resampled + ["channels averaged"] * averaged + ["16 bits kept"] * deep
     fingerprint = hashlib.sha256(json.dumps(["manifest", list(chosen), split_by, content, *how]).encode()).hexdigest()
     splits = split_of("train"), split_of("validation"), split_of("test")
-    warnings = shared_groups(str(path), numbers, sorted(set(groups)))
+    warnings = left_out + alike_labels(str(path), (row.label for row in rows))
+    warnings += shared_groups(str(path), numbers, sorted(set(groups)))
     for place, spec in enumerate(chosen.values()):
         if isinstance(spec, WrittenSpec):
             warnings += cut_texts(str(path), spec, ((f"row {row.line}", row.cells[place]) for row in rows))
@@ -341,22 +352,25 @@ def _digest_items(
     return digests, files
 
 
-def _how_sounds_are_read(
+def _how_files_are_read(
     path: Path, rows: list[Row], files: list[dict[str, str]], specs: Mapping[str, InputSpec]
-) -> tuple[bool, bool]:
-    """Whether any sound is resampled, and any has channels that are averaged: by the files' headers, which are read once."""
-    listening = {m: place for place, (m, spec) in enumerate(specs.items()) if isinstance(spec, LogMelSpec)}
-    if not listening:
-        return False, False
-    heard = {m: [own.get(row.cells[i], "") for row, own in zip(rows, files, strict=True)] for m, i in listening.items()}
-    content = hashlib.sha256(json.dumps(heard).encode()).hexdigest()
-    described = {m: [type(specs[m]).__name__, specs[m].describe()] for m in listening}
+) -> tuple[bool, bool, bool]:
+    """Whether any sound is resampled, any has channels that are averaged, and any picture keeps 16 bits: by the files' headers,
+    which are read once."""
+    looked_at = {m: i for i, (m, spec) in enumerate(specs.items()) if isinstance(spec, LogMelSpec | ImageSpec)}
+    if not looked_at:
+        return False, False, False
+    cells_of = {
+        m: [own.get(row.cells[i], "") for row, own in zip(rows, files, strict=True)] for m, i in looked_at.items()
+    }
+    content = hashlib.sha256(json.dumps(cells_of).encode()).hexdigest()
+    described = {m: [type(specs[m]).__name__, specs[m].describe()] for m in looked_at}
     store, key = Store(), {"content": content, "specs": described}
-    found = store.get("sound_headers", key)
+    found = store.get("file_headers", key)
     if found is None:
-        cells = {(m, row.cells[i]) for m, i in listening.items() for row in rows if row.cells[i]}
-        told = [any(test(specs[m], path.parent / cell) for m, cell in cells) for test in (is_resampled, is_averaged)]
+        cells = {(m, row.cells[i]) for m, i in looked_at.items() for row in rows if row.cells[i]}
+        told = [any(test(specs[m], path.parent / cell) for m, cell in cells) for test in HOW]
         found = {"told": torch.tensor(told)}
-        keep(store, "sound_headers", key, found)
-    resampled, averaged = found["told"].tolist()
-    return resampled, averaged
+        keep(store, "file_headers", key, found)
+    resampled, averaged, deep = found["told"].tolist()
+    return resampled, averaged, deep

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+import os
+import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from condense.system.errors import UserError
 
 SPLITS = ("train", "validation", "test")
 GROUP = "group"
+EXAMPLES = 3  # of troubles that are told together
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Row:
 
     line: int  # its first line in the file, counted from 1
     split: str
-    label: str
+    label: str  # in Unicode's form NFC, as the group
     cells: tuple[str, ...]  # one per modality; empty where the item lacks it
     group: str | None = None  # None: the CSV has no such column
 
@@ -32,35 +35,58 @@ def read_rows(path: Path, declared: Mapping[str, Modality] | None = None) -> tup
     """
     records = _records(path)
     columns, modalities = parse_header(path, records[0][1], declared or {})
-    rows = []
+    rows, troubles = [], []
     for line, values in records[1:]:
-        if len(values) != len(columns):
-            raise UserError(f"{path}: row {line}: has {len(values)} values, but the header has {len(columns)}")
-        cells = dict(zip(columns, values, strict=True))
-        split, label = cells["split"].strip(), cells["label"].strip()
-        if split not in SPLITS:
-            raise UserError(f"{path}: row {line}: `split` must be train, validation or test, but got {split!r}")
-        if not label:
-            raise UserError(f"{path}: row {line}: `label` is empty")
-        group = cells[GROUP].strip() if GROUP in cells else None
-        if group == "":
-            raise UserError(f"{path}: row {line}: `group` is empty: an item of no group needs one of its own")
-        # Text keeps its spaces; a text of only spaces counts as missing.
-        own = tuple(
-            cells[name] if modality.kind == "text" and cells[name].strip() else cells[name].strip()
-            for name, modality in modalities.items()
-        )
-        if not any(own):
-            shown = ", ".join(f"`{name}`" for name in modalities)
-            some = "is empty" if len(modalities) == 1 else "all are empty: an item needs at least one modality"
-            raise UserError(f"{path}: row {line}, column{'s' * (len(modalities) > 1)} {shown}: {some}")
-        rows.append(Row(line, split, label, own, group))
+        try:
+            rows.append(_row(line, values, columns, modalities))
+        except UserError as error:
+            troubles.append(str(error))
+    if troubles:
+        raise UserError(told_together(path, troubles, len(records) - 1, "rows break a rule"))
     return modalities, rows
 
 
 def read_modalities(path: Path, declared: Mapping[str, Modality] | None = None) -> dict[str, Modality]:
     """The modality columns in the CSV's order. Reads its header only. Raises UserError if that breaks a rule."""
     return parse_header(path, _records(path, 1)[0][1], declared or {})[1]
+
+
+def told_together(source: Path, troubles: Sequence[str], whole: int, what: str) -> str:
+    """One line for all `troubles` of `whole` things, `what` in the plural: a count and up to three of them."""
+    if len(troubles) == 1:
+        return f"{source}: {troubles[0]}"
+    more = f", and {len(troubles) - EXAMPLES:,} more" if len(troubles) > EXAMPLES else ""
+    return f"{source}: {len(troubles):,} of {whole:,} {what}: {'; '.join(troubles[:EXAMPLES])}{more}"
+
+
+def _row(line: int, values: Sequence[str], columns: Sequence[str], modalities: Mapping[str, Modality]) -> Row:
+    """Raises UserError, without the CSV's name."""
+    if len(values) != len(columns):
+        raise UserError(f"row {line}: has {len(values)} values, but the header has {len(columns)}")
+    cells = dict(zip(columns, values, strict=True))
+    split, label = cells["split"].strip(), unicodedata.normalize("NFC", cells["label"].strip())
+    if split not in SPLITS:
+        raise UserError(f"row {line}: `split` must be train, validation or test, but got {split!r}")
+    if not label:
+        raise UserError(f"row {line}: `label` is empty")
+    group = unicodedata.normalize("NFC", cells[GROUP].strip()) if GROUP in cells else None
+    if group == "":
+        raise UserError(f"row {line}: `group` is empty: an item of no group needs one of its own")
+    # Text keeps its spaces; a text of only spaces counts as missing.
+    own = tuple(
+        (cells[name] if cells[name].strip() else "") if modality.kind == "text" else _path(cells[name].strip())
+        for name, modality in modalities.items()
+    )
+    if not any(own):
+        shown = ", ".join(f"`{name}`" for name in modalities)
+        some = "is empty" if len(modalities) == 1 else "all are empty: an item needs at least one modality"
+        raise UserError(f"row {line}, column{'s' * (len(modalities) > 1)} {shown}: {some}")
+    return Row(line, split, label, own, group)
+
+
+def _path(cell: str) -> str:
+    """A file's path, with the home folder in place of `~/`."""
+    return os.path.expanduser(cell) if cell.startswith("~/") else cell
 
 
 def _records(path: Path, most: int | None = None) -> list[tuple[int, list[str]]]:

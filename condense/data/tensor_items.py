@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from condense.data.file_digests import keep, stat_files, trusted
-from condense.data.tensor_parts import SCALES, Content, Part
+from condense.data.tensor_parts import Content, Part
+from condense.data.tensor_units import to_float
 from condense.storage.store import Store
 from condense.system.errors import UserError
 
@@ -72,11 +73,6 @@ def measured_items(path: Path, parts: Mapping[str, Part], modalities: Sequence[s
                 digests[split] += pool.map(lambda i: _digest(chunk, has, i), range(count))  # noqa: B023
             ranges[split] = {m: own if own[0] <= own[1] else (0.0, 0.0) for m, own in limits.items()}  # none has it
     return Items(digests, ranges)
-
-
-def to_float(tensor: Tensor) -> Tensor:
-    """As items are loaded: see `condense/data/tensors.py`."""
-    return tensor.float() / SCALES[tensor.dtype] if tensor.dtype in SCALES else tensor.float()
 
 
 def _widened(known: Range, at: str, tensor: Tensor, has: Tensor | None, first: int) -> Range:

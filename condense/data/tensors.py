@@ -6,7 +6,8 @@ in the same file or beside it, in the file whose name has `test` for `train` (`_
 
 Inputs are mapped from disk and converted to float32 item by item, as they are loaded: uint8 and uint16 are divided by
 their largest value, giving 0 .. 1; bool becomes 0 or 1; floats keep their values. Signed integers are refused, since
-their range is unknown.
+their range is unknown. Images of integers are pixels: they are then normalised as the encoder reads a file's
+(`condense/data/tensor_units.py`).
 
 In a safetensors file items may lack modalities: an optional `train/present/audio` (and so on), (n,) bool, says which
 items have it; the other rows of `train/audio` are ignored. An optional `train/group` (and so on), (n,) int64, says which items
@@ -33,10 +34,11 @@ from condense.data.groups import group_numbers, grouped_holdout, shared_groups
 from condense.data.manifest import hold_out
 from condense.data.series_fit import fitted_series
 from condense.data.shared_files import crossing
-from condense.data.tensor_items import CHUNK, known_items, to_float
+from condense.data.tensor_items import CHUNK, known_items
 from condense.data.tensor_parts import Part, read_content
+from condense.data.tensor_units import normalized, pixel_specs, to_float, unit_warnings
 from condense.inputs.series import SeriesSpec
-from condense.inputs.spec import ArraySpec, InputSpec
+from condense.inputs.spec import ArraySpec, ImageSpec, InputSpec
 from condense.system.errors import UserError
 
 MARGIN = 0.05  # how far `low` and `high` lie beyond train's extremes, as a share of their distance
@@ -53,6 +55,7 @@ class TensorSplit:
     present: Mapping[str, Tensor] = field(default_factory=dict)  # modality that some item lacks -> (n,) bool
     groups: Tensor | None = None  # (n,) int64
     series: Mapping[str, SeriesSpec] = field(default_factory=dict)  # those that are standardised
+    pixels: Mapping[str, ImageSpec] = field(default_factory=dict)  # images of integers
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -62,6 +65,7 @@ class TensorSplit:
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         rows = self.rows[chosen]
         items = {modality: to_float(tensor[rows]) for modality, tensor in self.inputs.items()}
+        items = normalized(items, self.pixels)
         for modality, spec in self.series.items():
             items[modality] = spec.standardized(items[modality])
         return without_missing(items, self.present, chosen)
@@ -70,13 +74,13 @@ class TensorSplit:
 def load_tensors(config: TensorsDataset, wanted: Mapping[str, InputSpec] | None = None) -> Dataset:
     """The dataset in a file of tensors. Its `specs` are `ArraySpec`s of the tensors' shapes.
 
-    Their range is that of train, widened by 5 % on either side. A series that the encoder (`wanted`: modality -> its input)
-    takes standardised has a `SeriesSpec` with what is measured on the condense split. Class names are the labels as numbers,
-    in order, or AVDD's `classes` if the file has them. Without a validation split, a share of each label's train items is
-    held out by the hash of their content; with groups, whole groups are (`condense/data/groups.py`). The fingerprint covers
-    every item's bytes and label, in order, and how validation was split off; it costs one read of the file, and none
-    while the file does not change. An item in two
-    of the file's own splits stays in both.
+    Their range is that of train, widened by 5 % on either side; images of integers have the encoder's. A series that the
+    encoder (`wanted`: modality -> its input) takes standardised has a `SeriesSpec` with what is measured on the condense
+    split. Class names are the labels as numbers, in order, or AVDD's `classes` if the file has them. Without a validation
+    split, a share of each label's train items is held out by the hash of their content; with groups, whole groups are
+    (`condense/data/groups.py`). The fingerprint covers every item's bytes and label, in order, and how validation was split
+    off; it costs one read of the file, and none while the file does not change. An item in two of the file's own splits stays
+    in both.
 
     Raises UserError, one line naming file and tensor, if keys, shapes, dtypes or labels do not fit together, if train,
     validation or test hold NaN or infinity, if a label has too few items, or if an item has no modality.
@@ -90,6 +94,7 @@ def load_tensors(config: TensorsDataset, wanted: Mapping[str, InputSpec] | None 
         m: _spec_of(m, described.kind, parts["train"].inputs[m], *items.ranges["train"][m])
         for m, described in content_of_file.modalities.items()
     }
+    of_train = items.ranges["train"]
     values = sorted(set(parts["train"].labels.tolist()))
     class_names = _name_classes(path, values, names)
     class_of = {value: index for index, value in enumerate(values)}
@@ -124,6 +129,8 @@ def load_tensors(config: TensorsDataset, wanted: Mapping[str, InputSpec] | None 
         numbers = group_numbers({name: [groups[source[name]][i] for i in own] for name, own in indices.items()})
     series = _fitted_series(parts["train"], digests["train"], rows["train"], wanted or {}, specs)
     specs.update(series)
+    pixels = pixel_specs(wanted or {}, parts["train"].inputs)
+    specs.update(pixels)
 
     def split_of(name: str) -> TensorSplit:
         part, chosen = parts[source[name]], torch.tensor(rows[name], dtype=torch.int64)
@@ -131,14 +138,17 @@ def load_tensors(config: TensorsDataset, wanted: Mapping[str, InputSpec] | None 
         has = {modality: mask[chosen] for modality, mask in part.present.items()}
         missing = {modality: mask for modality, mask in has.items() if not mask.all()}
         inputs = {modality: part.inputs[modality] for modality in specs}
-        return TensorSplit(inputs, chosen, labels, missing, numbers.get(name), series)
+        return TensorSplit(inputs, chosen, labels, missing, numbers.get(name), series, pixels)
 
     kinds = {m: [str(parts["train"].inputs[m].dtype), *parts["train"].inputs[m].shape[1:]] for m in specs}
     content = {split: [part.labels.tolist(), digests[split]] for split, part in sorted(parts.items())}
+    if pixels:
+        how.append({m: [spec.mean, spec.std] for m, spec in pixels.items()})
     key = ["tensors", kinds, class_names, split_by, content, *how]
     fingerprint = hashlib.sha256(json.dumps(key).encode()).hexdigest()
     splits = split_of("train"), split_of("validation"), split_of("test")
-    warnings = shared_groups(str(path), numbers, sorted({group for own in groups.values() for group in own}))
+    warnings = unit_warnings(str(path), wanted or {}, parts["train"].inputs, of_train)
+    warnings += shared_groups(str(path), numbers, sorted({group for own in groups.values() for group in own}))
     warnings += crossing(
         str(path),
         "item",

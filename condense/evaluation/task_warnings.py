@@ -19,8 +19,18 @@ def task_warnings(task: Task, metric: str, full_score: float) -> list[str]:
 
 
 def dataset_warnings(dataset: Dataset) -> list[str]:
-    """What is known once the data are read: of their splits and texts."""
-    return [*(dataset.source or dataset).warnings, *absent_classes(dataset)]
+    """What is known once the data are read: of their splits, texts and modalities."""
+    return [*(dataset.source or dataset).warnings, *absent_classes(dataset), *_idle_terms(dataset)]
+
+
+def _idle_terms(dataset: Dataset) -> list[str]:
+    """Both terms are means over pairs of modalities (`condense/method/objective.py`)."""
+    if len(dataset.modalities) > 1:
+        return []
+    return [
+        f"{dataset.name}: has one modality, {dataset.modalities[0]}: the cross-modal and the joint-modal term are 0, so that "
+        "`lambda_cross` and `lambda_joint` have no effect: take them out of `search`"
+    ]
 
 
 def embedding_warnings(task: Task) -> list[str]:

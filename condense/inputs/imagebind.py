@@ -32,6 +32,7 @@ from torch import Tensor
 
 from condense.inputs import kaldi
 from condense.inputs.media import read_numbers, spectrogram_picture, wav_file
+from condense.inputs.pictures import FILE_TYPES, open_picture
 from condense.inputs.spec import BILINEAR, FileSpec, ImageSpec, InputSpec, WaveSpec, resized_centre
 from condense.inputs.waves import read_wave, resample
 from condense.system.errors import UserError
@@ -141,7 +142,7 @@ def _standardized_fbank(wave: Tensor) -> Tensor:
 class MapSpec(FileSpec):
     """Base of one-channel camera images. shape = (1, side, side)."""
 
-    file_types: ClassVar[str] = "PNG, JPEG or NPY"
+    file_types: ClassVar[str] = f"{FILE_TYPES}, or NPY"
 
     def read(self, path: Path) -> Tensor:
         with path.open("rb") as file:
@@ -149,7 +150,7 @@ class MapSpec(FileSpec):
         if is_array:
             measured = self._from_array(_read_map(path))
         else:
-            with Image.open(path, formats=("PNG", "JPEG")) as opened:
+            with open_picture(path) as opened:
                 measured = self._from_image(opened)
         image = Image.fromarray(np.ascontiguousarray(measured, dtype=np.float32))
         pixels = np.asarray(resized_centre(image, self.shape[1], BILINEAR), dtype=np.float32)

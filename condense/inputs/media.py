@@ -5,18 +5,22 @@ Which decoder reads a file, and what a preview looks like, follows from the clas
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from condense.inputs.cut_sounds import check_whole
+from condense.inputs.pictures import FILE_TYPES, is_deep_png, open_picture, read_pixels
 from condense.inputs.series_plot import plot
 from condense.inputs.spec import (
     ArraySpec,
@@ -33,6 +37,7 @@ from condense.system.errors import UserError
 
 PREVIEW_SIDE = 128  # pixels: what an image preview's short side is enlarged to, at least
 CSV_NUMBERS = 20_000  # arrays with more numbers than a person would scroll through are shown as .npy
+ARRAYS = (b"\x93NUMPY", b"PK")  # how NPY and NPZ files begin
 COLOURS = np.array(  # evenly spaced anchors of the magma map (CC0): lightness grows linearly from silence to peak
     [
         (0, 0, 4),
@@ -57,19 +62,9 @@ def read_item(spec: InputSpec, value: str, folder: Path) -> Tensor:
     """
     if isinstance(spec, WrittenSpec):
         return _encode_text(spec, value)
-    if isinstance(spec, FileSpec):
-        file_types = spec.file_types
-    elif isinstance(spec, ImageSpec):
-        file_types = "PNG or JPEG"
-    elif isinstance(spec, LogMelSpec):
-        file_types = "WAV or FLAC"
-    elif isinstance(spec, ArraySpec):
-        file_types = "NPY"
-    else:
-        raise TypeError(f"no file can be read as a {type(spec).__name__}")
     path = folder / value
-    check_file(path, value)
-    try:
+    with _told(spec, value):
+        check_file(path, value)
         if isinstance(spec, FileSpec):
             item = spec.read(path)
         elif isinstance(spec, ImageSpec):
@@ -78,16 +73,51 @@ def read_item(spec: InputSpec, value: str, folder: Path) -> Tensor:
             item = _read_log_mel(spec, path)
         else:
             item = _read_array(spec, path)
+    if not torch.isfinite(item).all():
+        raise UserError(f"{value}: holds NaN or infinity")
+    return item
+
+
+def check_item(spec: InputSpec, value: str, folder: Path) -> None:
+    """A look at the file that a cell stands for: that it is there, and its header. Raises as `read_item`, which may find more."""
+    path = folder / value
+    with _told(spec, value):
+        check_file(path, value)
+        with path.open("rb"):
+            pass
+        if isinstance(spec, WaveSpec):
+            soundfile.info(path)
+            check_whole(path)
+        elif isinstance(spec, FileSpec):
+            spec.check(path)
+        elif isinstance(spec, ImageSpec):
+            open_picture(path).close()
+        else:
+            _check_shape(spec, read_numbers(path))
+
+
+@contextlib.contextmanager
+def _told(spec: InputSpec, value: str) -> Iterator[None]:
+    """Makes a UserError that names `value` of all that a decoder raises."""
+    if isinstance(spec, FileSpec):
+        file_types = spec.file_types
+    elif isinstance(spec, ImageSpec):
+        file_types = FILE_TYPES
+    elif isinstance(spec, LogMelSpec):
+        file_types = "WAV or FLAC"
+    elif isinstance(spec, ArraySpec):
+        file_types = "NPY"
+    else:
+        raise TypeError(f"no file can be read as a {type(spec).__name__}")
+    try:
+        yield
     except UserError as error:
-        raise UserError(f"{value}: {error}") from None
+        raise UserError(f"{value}: {str(error).removeprefix(f'{value}: ')}") from None
     except UnidentifiedImageError:
         raise UserError(f"{value}: is not a {file_types} file") from None
     except Exception as error:
         reason = getattr(error, "error_string", None) or str(error) or type(error).__name__
         raise UserError(f"{value}: cannot be read as {file_types}: {' '.join(reason.split())}") from None
-    if not torch.isfinite(item).all():
-        raise UserError(f"{value}: holds NaN or infinity")
-    return item
 
 
 def check_file(path: Path, value: str) -> None:
@@ -102,16 +132,8 @@ def check_file(path: Path, value: str) -> None:
 
 
 def _read_image(spec: ImageSpec, path: Path) -> Tensor:
-    channels, height, width = spec.shape
-    with Image.open(path, formats=("PNG", "JPEG")) as opened:
-        image: Image.Image = ImageOps.exif_transpose(opened)
-        if image.mode.startswith("I;16"):  # Pillow clips 16-bit grey to 255 when it converts
-            image = Image.fromarray((np.asarray(image) / 257.0).round().astype(np.uint8))
-        elif "transparency" in image.info:  # a palette's transparency would be a warning
-            image = image.convert("RGBA")
-        image = image.convert("L" if channels == 1 else "RGB")
-    pixels = np.array(spec.fit(image), dtype=np.float32) / 255
-    return spec.normalize(torch.from_numpy(pixels.reshape(height, width, channels)).permute(2, 0, 1)).contiguous()
+    pixels = torch.from_numpy(read_pixels(spec, path))
+    return spec.normalize(pixels.permute(2, 0, 1)).contiguous()
 
 
 def _read_log_mel(spec: LogMelSpec, path: Path) -> Tensor:
@@ -139,17 +161,34 @@ def is_averaged(spec: InputSpec, path: Path) -> bool:
         return False
 
 
-def _read_array(spec: ArraySpec, path: Path) -> Tensor:
+def keeps_levels(spec: InputSpec, path: Path) -> bool:
+    """Whether `read_item` reads a picture of 16 bits, whose levels earlier versions rounded to 256."""
+    return isinstance(spec, ImageSpec) and is_deep_png(path)
+
+
+def _read_array(spec: InputSpec, path: Path) -> Tensor:
     """Any real dtype, converted to float32 as it is: integers keep their values."""
     array = read_numbers(path)
-    if array.shape != spec.shape:
-        raise UserError(f"shape must be {spec.shape}, but got {array.shape}")
+    _check_shape(spec, array)
     with np.errstate(over="ignore"):  # becomes infinity, which the caller reports
         return torch.from_numpy(array.astype(np.float32))
 
 
+def _check_shape(spec: InputSpec, array: np.ndarray) -> None:
+    if array.shape != spec.shape:
+        raise UserError(f"shape must be {spec.shape}, but got {array.shape}")
+
+
 def read_numbers(path: Path) -> np.ndarray:
     """The one array of real numbers in an NPY file, mapped: a wrong shape costs no memory. Raises UserError."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    if not start.startswith(ARRAYS):
+        text = start.isascii() and b"\0" not in start
+        made = (
+            "numpy.save('a.npy', numpy.loadtxt('a.csv', delimiter=',').T) makes one of a CSV whose lines are readings"
+        )
+        raise UserError(f"is not an NPY file, the only format of numbers that is read{': ' + made if text else ''}")
     array: Any = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(array, np.ndarray):
         array.close()

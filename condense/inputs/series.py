@@ -112,6 +112,11 @@ class SeriesSpec(FileSpec):
             kept = np.array(array[:, surplus // 2 : surplus // 2 + length], dtype=np.float32)
         return torch.from_numpy(kept)
 
+    def check(self, path: Path) -> None:
+        channels = measured_shape(path)[0]
+        if channels != self.shape[0]:
+            raise UserError(f"must have {self.shape[0]} channels, but has {channels}")
+
     def read(self, path: Path) -> Tensor:
         """A recording that is too short is padded with its channels' means, at its end."""
         known = self.standardized(self.recording(path))

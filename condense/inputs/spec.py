@@ -79,6 +79,10 @@ class FileSpec(InputSpec, ABC):
     def read(self, path: Path) -> Tensor:
         """The item in a file: (*shape) float32. Any error may be raised; a UserError's message does not name the file."""
 
+    def check(self, path: Path) -> None:
+        """A look at a file's header, where that is much cheaper than `read`. Raises as `read` does."""
+        return None
+
     def picture(self, item: Tensor) -> Image | None:
         """`item` (*shape) as an image, one pixel per value; None if it is not one."""
         return None

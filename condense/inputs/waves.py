@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from condense.inputs.cut_sounds import check_decoded, check_whole
 from condense.system.errors import UserError
 
 ZERO_CROSSINGS = 6  # of the sinc, on either side: torchaudio's `lowpass_filter_width`
@@ -21,10 +22,15 @@ ROLLOFF = 0.99  # the cut-off, as a share of the lower of the two Nyquist freque
 
 
 def read_wave(path: Path) -> tuple[Tensor, int]:
-    """(channels, n) float32 in [-1, 1], and the sample rate in Hz. Raises UserError, without the file's name."""
-    channels, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    """(channels, n) float32 in [-1, 1], and the sample rate in Hz. Raises UserError, without the file's name, also
+    for one that was cut."""
+    check_whole(path)
+    with soundfile.SoundFile(path) as file:
+        channels, rate = file.read(dtype="float32", always_2d=True), file.samplerate
+        promised = file.frames
     if len(channels) == 0:
         raise UserError("holds no samples")
+    check_decoded(promised, len(channels))
     if not np.isfinite(channels).all():
         raise UserError("holds NaN or infinity")
     if not 1_000 <= rate <= 768_000:  # nobody records so: the header is damaged

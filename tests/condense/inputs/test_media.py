@@ -17,6 +17,7 @@ from PIL import Image
 
 from condense.inputs.imagebind import FbankSpec
 from condense.inputs.media import PREVIEW_SIDE, decode_text, is_averaged, is_resampled, preview, read_item, to_wave
+from condense.inputs.pictures import FILE_TYPES
 from condense.inputs.spec import ArraySpec, ImageSpec, InputSpec, LogMelSpec, TextSpec
 from condense.system.errors import UserError
 
@@ -184,7 +185,7 @@ def bad_files(folder: Path) -> None:
         (folder / f"text.{suffix}").write_text("this is no such file")
     save_image(folder / "whole.png", np.random.default_rng(0).integers(0, 256, (64, 64, 3)))
     (folder / "cut.png").write_bytes((folder / "whole.png").read_bytes()[:3000])
-    Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / "a.bmp")
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / "a.ppm")
     soundfile.write(folder / "slow.wav", np.zeros(100), 10)
     soundfile.write(folder / "silent.wav", np.zeros(0), 16_000)
     soundfile.write(folder / "nan.wav", np.array([0.0, math.nan] * 10), 16_000, subtype="FLOAT")
@@ -203,16 +204,16 @@ def bad_files(folder: Path) -> None:
         (GREY, "folder.png", "folder.png: no such file"),
         (GREY, "x" * 5000, f"{'x' * 5000}: cannot be read: File name too long"),
         (GREY, "empty.png", "empty.png: the file is empty"),
-        (GREY, "text.png", "text.png: is not a PNG or JPEG file"),
-        (GREY, "a.bmp", "a.bmp: is not a PNG or JPEG file"),
-        (GREY, "cut.png", "cut.png: cannot be read as PNG or JPEG: image file is truncated"),
+        (GREY, "text.png", f"text.png: is not a {FILE_TYPES} file"),
+        (GREY, "a.ppm", f"a.ppm: is not a {FILE_TYPES} file"),
+        (GREY, "cut.png", f"cut.png: cannot be read as {FILE_TYPES}: image file is truncated"),
         (SOUND, "empty.wav", "empty.wav: the file is empty"),
         (SOUND, "text.wav", "text.wav: cannot be read as WAV or FLAC: Format not recognised."),
         (SOUND, "silent.wav", "silent.wav: holds no samples"),
         (SOUND, "nan.wav", "nan.wav: holds NaN or infinity"),
         (SOUND, "slow.wav", "slow.wav: sample rate must be 1000 .. 768000 Hz, but got 10"),
         (DEPTH, "empty.npy", "empty.npy: the file is empty"),
-        (DEPTH, "text.npy", "text.npy: cannot be read as NPY: "),
+        (DEPTH, "text.npy", "text.npy: is not an NPY file, the only format of numbers that is read: numpy.save("),
         (DEPTH, "shape.npy", "shape.npy: shape must be (1, 4, 6), but got (4, 6)"),
         (DEPTH, "nan.npy", "nan.npy: holds NaN or infinity"),
         (DEPTH, "huge.npy", "huge.npy: holds NaN or infinity"),
@@ -229,6 +230,18 @@ def test_what_cannot_be_read_is_named_in_one_line(tmp_path: Path, spec: InputSpe
         read_item(spec, value, tmp_path)
     assert str(raised.value).startswith(message)
     assert "\n" not in str(raised.value)
+
+
+def test_numbers_as_text_are_told_what_to_make_of_them(tmp_path: Path) -> None:
+    readings = np.arange(30.0).reshape(5, 6)  # a line per reading
+    np.savetxt(tmp_path / "a.csv", readings, delimiter=",")
+    for value in ("a.csv", "b.npy"):
+        (tmp_path / "b.npy").write_bytes((tmp_path / "a.csv").read_bytes())
+        with pytest.raises(UserError, match=rf"^{value}: is not an NPY file, .*loadtxt.*CSV") as raised:
+            read_item(IMU, value, tmp_path)
+        assert "pickle" not in str(raised.value)
+    np.save(tmp_path / "a.npy", np.loadtxt(tmp_path / "a.csv", delimiter=",").T)  # as the line says
+    torch.testing.assert_close(read_item(IMU, "a.npy", tmp_path), torch.from_numpy(readings.T).float())
 
 
 @settings(max_examples=200, deadline=None)

@@ -223,7 +223,7 @@ def test_five_modalities_of_a_manifest(tmp_path: Path) -> None:
         ("thermal", "bright.npy", "bright.npy: values must be in 0 .. 1, but are in 0 .. 255"),
         ("thermal", "line.npy", "line.npy: shape must be (H, W) or (1, H, W), but got (5,)"),
         ("imu", "turned.npy", "turned.npy: shape must be (6, n), but got (2000, 6)"),
-        ("imu", "text", "text: cannot be read as NPY: "),
+        ("imu", "text", "text: is not an NPY file, the only format of numbers that is read"),
     ],
 )
 def test_what_cannot_be_read_is_named_in_one_line(tmp_path: Path, modality: str, value: str, message: str) -> None:
