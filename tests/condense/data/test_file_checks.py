@@ -136,3 +136,23 @@ def test_rows_that_break_a_rule_are_told_together(manifest: Path) -> None:
     told = refused(manifest)
     assert told.startswith(f"{manifest}: 4 of 44 rows break a rule: row 42: `split` must be")
     assert told.endswith(", and 1 more")
+
+
+def test_files_are_looked_at_again_only_if_one_has_changed(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONDENSE_CACHE", str(tmp_path / "cache"))
+    first = load(manifest)
+    looked: list[str] = []
+
+    def look(spec: InputSpec, value: str, folder: Path) -> None:
+        looked.append(value)
+
+    with monkeypatch.context() as context:
+        context.setattr(file_checks, "check_item", look)
+        context.setattr(file_checks, "read_item", look)
+        assert load(manifest).fingerprint == first.fingerprint and not looked
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "5.png")
+        assert load(manifest).fingerprint != first.fingerprint and "5.png" in looked
+    (tmp_path / "7.wav").unlink()
+    assert "7.wav: no such file" in refused(manifest)
