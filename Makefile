@@ -64,7 +64,8 @@ clean:
 # package selects its version. ImageBind is installed without its dependencies, which are from 2022.
 $(READY): pyproject.toml constraints.txt
 	@echo "setting up .venv (some minutes; torch is large)"
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@# One without pip is what Debian's Python leaves where its package python3-venv is missing.
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test,imagebind,transformers]"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps imagebind-packaged

@@ -13,7 +13,7 @@ python benchmarks/throughput.py --json throughput.json
 
 from __future__ import annotations
 
-from condense.system.process import prepare_process
+from condense.system.process import cores, prepare_process
 
 prepare_process()
 
@@ -47,7 +47,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TRIALS = 8  # at a time
 # quickstart in the size of a search in earnest, with early stopping at half of the steps as there
 SEARCH = {"dpc": 10, "steps": 200, "report_every": 50, "concurrent": 4}
-CORES = len(os.sched_getaffinity(0))
+CORES = cores()
 SETTING = Hyperparameters(lambda_cross=0.3, lambda_joint=0.3, frequency_scale=0.5, learning_rate=10.0)
 
 

@@ -7,9 +7,13 @@ port=${CONDENSE_MLFLOW_PORT:-5000}
 folder=${CONDENSE_MLFLOW_FOLDER:-$HOME/mlflow}
 programs=${CONDENSE_ENVIRONMENT:-$HOME/condense-env}/bin
 
-healthy() {
-    "$programs/python" -c "import urllib.request as u; u.urlopen('http://127.0.0.1:$port/health', timeout=5)" 2>/dev/null
+healthy() {  # whatever proxies are set; and anything may answer on this port, and to /health
+    "$programs/python" -c "import re, urllib.request as u
+answer = u.build_opener(u.ProxyHandler({})).open('http://127.0.0.1:$port/version', timeout=5).read(100)
+raise SystemExit(not re.fullmatch(rb'\d+(\.\w+)+', answer.strip()))" 2>/dev/null
 }
+
+taken() { (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; }
 
 if healthy; then exit 0; fi
 mkdir -p "$folder"
@@ -22,6 +26,10 @@ if ! flock --nonblock 8 && { [ "$(cat "$folder/serving")" != "$HOSTNAME" ] || ! 
     if healthy; then exit 0; fi
     echo "$(cat "$folder/serving") has an MLflow server on $folder already: wait for it to end, or set" \
         "CONDENSE_MLFLOW_FOLDER to another folder" >&2
+    exit 1
+fi
+if taken; then
+    echo "port $port of $HOSTNAME is taken by something that is not MLflow: end it, or set CONDENSE_MLFLOW_PORT to another port" >&2
     exit 1
 fi
 echo "$HOSTNAME" >"$folder/serving"
@@ -37,4 +45,5 @@ for _ in $(seq 120); do
 done
 echo "the MLflow server did not start; the last lines of $folder/server.log:" >&2
 tail -5 "$folder/server.log" >&2
+kill "$(cat "$folder/pid")" 2>/dev/null || true
 exit 1

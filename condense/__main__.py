@@ -11,6 +11,7 @@ from pathlib import Path
 from condense.config.arguments import Parser
 from condense.evaluation.protocols import PROTOCOLS
 from condense.recipes.arguments import add_recipe_commands, make_recipe
+from condense.system.terminal import print_anything
 
 CONFIG_HELP = (
     "YAML of one condensation: dataset, encoder, dpc, steps, seed, hyperparameters (a search's best.yaml is one)"
@@ -135,6 +136,7 @@ def build_parser() -> Parser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status; what a user can mend is one line on stderr and status 2."""
+    print_anything()
     options = build_parser().parse_args(arguments)
     level = logging.INFO if getattr(options, "verbose", False) else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s %(message)s")

@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+from condense.system.terminal import print_anything
+
 
 def folder(text: str) -> Path:
     """A shell variable that is not set would be the current one."""
@@ -94,6 +96,7 @@ def tell_status(of: Path) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Returns 0 when the search is complete, 2 for a user's mistake, 130 if it was interrupted, 1 if it had to stop."""
     started = time.monotonic()
+    print_anything()
     options = parse(arguments)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s %(message)s")
     from condense.storage.cache_folder import begin_to_verify

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import logging
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -68,6 +69,7 @@ def run_trials(
     kind = space.resources.node_kind
     cpus = [of.get("CPU", 0.0) for of in nodes if kind is None or kind in of] or [of.get("CPU", 0.0) for of in nodes]
     resources = space.resources.of_trial(cpus, space.max_concurrent)
+    snapshots = ledger.output / ".tune"  # which nobody reads: a search is resumed from its ledger
     trainable = tune.with_parameters(run_trial, plan=plan, **actors)
     tuner = tune.Tuner(
         tune.with_resources(trainable, resources),
@@ -80,7 +82,7 @@ def run_trials(
         ),
         run_config=tune.RunConfig(
             name=f"tune-{os.getpid()}",
-            storage_path=str(ledger.output / ".tune"),
+            storage_path=str(snapshots),
             stop=ending,
             callbacks=[SearchCallback(space, ledger, tracker, display, actors, Saturation(plan, classes))],
             failure_config=tune.FailureConfig(max_failures=3),
@@ -97,6 +99,7 @@ def run_trials(
         raise
     finally:
         display.close()
+        shutil.rmtree(snapshots, ignore_errors=True)
     for (node, gpu), seconds in ray.get(actors["pool"].accounts.remote()).items():
         spent = ", ".join(f"{kind} {amount:.1f} s" for kind, amount in seconds.items())
         log.info("engine on node %s%s: %s", node[:8], f", GPU {gpu}" if gpu else "", spent)

@@ -20,7 +20,12 @@ def default_folder() -> Path:
     chosen = os.environ.get("CONDENSE_CACHE")
     if chosen:
         return Path(chosen).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser().absolute() / "condense"
+    chosen = os.path.expanduser(os.environ.get("XDG_CACHE_HOME", "~/.cache"))
+    if chosen.startswith("~"):
+        raise UserError(
+            "this user has no home folder: set CONDENSE_CACHE to a folder for datasets, encoders and embeddings"
+        )
+    return Path(chosen).absolute() / "condense"
 
 
 def check_writable(folder: Path) -> None:

@@ -10,4 +10,5 @@ __all__ = [
     "precision",
     "process",
     "progress",
+    "terminal",
 ]

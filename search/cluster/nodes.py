@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -17,11 +18,12 @@ from search.space.resources import A_LITTLE, Resources
 PATIENCE = 180.0  # seconds that a search waits for nodes that are still starting
 EVERY = 10.0  # seconds between two messages
 MLFLOW_PORT = 5000  # clusters/start_mlflow.sh
+LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever proxies are set
 
 
 def bootstrap_file() -> Path:
     """Where `ray up` puts the cluster's configuration on the head."""
-    return Path("~/ray_bootstrap_config.yaml").expanduser()
+    return Path(os.path.expanduser("~/ray_bootstrap_config.yaml"))  # as it is for a user without a home folder
 
 
 def bootstrap_config() -> dict[str, Any] | None:
@@ -127,8 +129,8 @@ def head_tracking_uri(port: int = MLFLOW_PORT) -> str | None:
         return None
     uri = f"http://127.0.0.1:{port}"
     try:
-        with urllib.request.urlopen(f"{uri}/health", timeout=5):
-            return uri
+        with LOCAL.open(f"{uri}/version", timeout=5) as answer:  # anything may answer on this port, and to /health
+            return uri if re.fullmatch(rb"\d+(\.\w+)+", answer.read(100).strip()) else None
     except (OSError, ValueError):
         return None
 

@@ -21,6 +21,8 @@ from search.cluster.nodes import bootstrap_file
 log = logging.getLogger(__name__)
 SECONDS_FOR_RAY = 10  # a cluster's head must accept a connection within these
 STARTS_OF_RAY = 3  # tries
+LONGEST_TMPDIR = 43  # bytes
+PROXIES, LOOPBACK = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), ("127.0.0.1", "localhost", "::1")
 
 
 def prepare_environment() -> None:
@@ -39,30 +41,36 @@ def prepare_environment() -> None:
     }
     for key, value in defaults.items():
         os.environ.setdefault(key, value)
+    if any(os.environ.get(name) or os.environ.get(name.lower()) for name in PROXIES):
+        known = (os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "").split(",")
+        own = ",".join(dict.fromkeys([*filter(None, known), *LOOPBACK]))  # a server on this machine is not behind one
+        os.environ.update({"no_proxy": own, "NO_PROXY": own})
 
 
-def check_address(address: str) -> None:
-    """Raises UserError unless `address` is `auto` or a server that accepts connections: Ray itself would wait forever."""
+def check_address(address: str, said: str | None = None) -> None:
+    """Raises UserError unless `address` is `auto` or a server that accepts connections: Ray itself would wait forever.
+
+    `said`: where the address is from, if not from `--address`.
+    """
+    said = said or f"--address {address}"
     if address == "auto":
         return
     if _connected():
-        raise UserError(
-            f"--address {address}: this process is connected to a Ray cluster already: leave the address out"
-        )
+        raise UserError(f"{said}: this process is connected to a Ray cluster already: leave the address out")
     if address == "local":
         return
     if address.startswith("ray://"):
         raise UserError(
-            f"--address {address}: must not be a Ray client: the driver writes the search's record, so it must run on "
+            f"{said}: must not be a Ray client: the driver writes the search's record, so it must run on "
             "the cluster: `ray submit cluster.yaml search/run.py`"
         )
     host, colon, port = address.rpartition(":")
     if not (host and colon and port.isdecimal() and 0 < int(port) < 65536):
-        raise UserError(f"--address {address}: must be `auto`, `local` or HOST:PORT")
+        raise UserError(f"{said}: must be `auto`, `local` or HOST:PORT")
     try:
         socket.create_connection((host.strip("[]"), int(port)), SECONDS_FOR_RAY).close()
     except OSError as error:
-        raise UserError(f"--address {address}: nothing answers there ({error})") from None
+        raise UserError(f"{said}: nothing answers there ({error})") from None
 
 
 @dataclass(frozen=True)
@@ -83,9 +91,14 @@ def ray_session(address: str | None) -> Iterator[RaySession]:
         alone = len(ray.nodes()) == 1 and not bootstrap_file().exists()
         yield RaySession(local=alone, joined=True)
         return
-    if address is None and (bootstrap_file().exists() or os.environ.get("RAY_ADDRESS")):
+    said, named = None, os.environ.get("RAY_ADDRESS")  # Ray takes it for `auto`
+    if address in (None, "auto") and named:
+        said, address = f"RAY_ADDRESS={named} in the environment", named
+    elif address is None and bootstrap_file().exists():
         address = "auto"
     local = address in (None, "local")
+    if local:
+        _shorten_temporary_folder()
     # Ray listens on all of this machine's addresses and runs code for whoever connects. Hence a token, which only the
     # processes of this search know. Ray reads both variables at import.
     if local and os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
@@ -94,7 +107,7 @@ def ray_session(address: str | None) -> Iterator[RaySession]:
 
     options: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 300_000_000} if local else {}
     if not local:
-        check_address(str(address))
+        check_address(str(address), said)
     for more in reversed(range(STARTS_OF_RAY)):
         try:
             ray.init(address="local" if local else address, log_to_driver=False, logging_level=logging.ERROR, **options)
@@ -103,7 +116,7 @@ def ray_session(address: str | None) -> Iterator[RaySession]:
             if local:
                 raise
             text = " ".join(str(error).split())
-            raise UserError(f"--address {address}: no Ray cluster answers there ({text})") from None
+            raise UserError(f"{said or f'--address {address}'}: no Ray cluster answers there ({text})") from None
         except Exception as error:  # what Ray raises after 30 s, on a busy machine
             if not more or "timed out during startup" not in str(error):
                 raise
@@ -114,6 +127,18 @@ def ray_session(address: str | None) -> Iterator[RaySession]:
             yield RaySession(local)
     finally:
         ray.shutdown()
+
+
+def _shorten_temporary_folder() -> None:
+    """Ray's sockets are in $TMPDIR, and a socket's path may have 107 bytes. Where it would have more, Ray gets /tmp."""
+    given = os.environ.get("TMPDIR", "")
+    if "RAY_TMPDIR" not in os.environ and len(os.fsencode(given)) > LONGEST_TMPDIR:
+        if not os.access("/tmp", os.W_OK):
+            raise UserError(
+                f"TMPDIR={given}: is too long for Ray, whose sockets are in it: set RAY_TMPDIR to a folder of at most "
+                f"{LONGEST_TMPDIR} bytes"
+            )
+        os.environ["RAY_TMPDIR"] = "/tmp"
 
 
 def _connected() -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 import ray
 
 from condense.system.errors import UserError
-from condense.system.process import prepare_process
+from condense.system.process import cores, prepare_process
 
 LEASE = 120.0  # seconds that a trial may be silent between two reports
 LEASE_CHECK = 5.0  # seconds between two checks for silent tenants
@@ -37,7 +37,7 @@ class EngineActor:
         from condense.storage.store import Store
         from search.engine.tenants import Tenants
 
-        self.threads = threads or default_threads(len(os.sched_getaffinity(0)))
+        self.threads = threads or default_threads(cores())
         fetch = None if pool is None else (lambda kind, name: ray.get(pool.entry.remote(kind, name)))
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.trouble = ""  # why this engine cannot work

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import re
@@ -24,6 +25,7 @@ if TYPE_CHECKING:  # importing mlflow costs more than a second: only functions d
 
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 CONNECT_SECONDS = 10
+HALF_MADE = "_alembic_tmp_"  # tables that MLflow makes on the way
 REQUEST_SECONDS = 10  # connect and read timeout of one request, unless MLFLOW_HTTP_REQUEST_TIMEOUT says otherwise
 
 
@@ -137,11 +139,34 @@ def _check_sqlite(uri: str, shown: str) -> None:
     except OSError as error:
         raise UserError(f"{shown}: the folder {path.parent} cannot be made ({error.strerror})") from error
     try:
+        if not path.exists() or not path.stat().st_size:
+            _make_sqlite(path)
         with closing(sqlite3.connect(path, timeout=CONNECT_SECONDS, isolation_level=None)) as database:
             database.execute("BEGIN IMMEDIATE")
+            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             database.execute("ROLLBACK")
-    except sqlite3.Error as error:
-        raise UserError(f"{shown}: the database {path} cannot be written ({error})") from error
+        if any(name.startswith(HALF_MADE) for name in tables) or (
+            "experiments" in tables and "alembic_version" not in tables
+        ):
+            raise UserError(
+                f"{shown}: the start that was to make the database {path} did not come to its end: delete it, unless another "
+                "search or server is starting with it now"
+            )
+    except (sqlite3.Error, OSError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"{shown}: the database {path} cannot be written ({why})") from error
+
+
+def _make_sqlite(path: Path) -> None:
+    """A new database with MLflow's tables, at once in its place: of several processes that come first, one makes it."""
+    with open(path.with_name(f".{path.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.exists() and path.stat().st_size:
+            return
+        new = path.with_name(f".{path.name}.new")
+        new.unlink(missing_ok=True)
+        connect(f"sqlite:///{_quoted(new)}").search_experiments(max_results=1)
+        os.replace(new, path)
 
 
 def _check_port(host: str, port: int, shown: str) -> None:

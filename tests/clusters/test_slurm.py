@@ -37,7 +37,7 @@ SCONTROL = """#!/bin/bash
 """
 MLFLOW = """#!/bin/bash
 while [ $# -gt 0 ]; do if [ "$1" = --port ]; then port=$2; fi; shift; done
-mkdir -p "$HOME/site" && echo OK > "$HOME/site/health"
+mkdir -p "$HOME/site" && echo 3.17.2 > "$HOME/site/version"
 exec {python} -m http.server --bind 127.0.0.1 --directory "$HOME/site" "$port"
 """
 PYTHON = """#!/bin/bash

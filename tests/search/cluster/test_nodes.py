@@ -37,12 +37,16 @@ def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+VERSION = b"3.17.2"
+
+
 @pytest.fixture
 def healthy_port() -> Iterator[int]:
     class Healthy(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200 if self.path == "/health" else 404)
+            self.send_response(200 if self.path in ("/health", "/version") else 404)
             self.end_headers()
+            self.wfile.write(VERSION if self.path == "/version" else b"OK")
 
         def log_message(self, *_: object) -> None:
             pass
@@ -124,6 +128,10 @@ def test_the_heads_server_is_found_if_it_answers(
     assert default_tracking_uri(head / "results" / "x") == "http://127.0.0.1:5000"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere:5000")
     assert default_tracking_uri(head / "results" / "x") == "http://elsewhere:5000"
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nothing listens there
+    assert head_tracking_uri(healthy_port) is not None
+    monkeypatch.setattr("test_nodes.VERSION", b"<html>another service</html>")
+    assert head_tracking_uri(healthy_port) is None
     (head / "ray_bootstrap_config.yaml").unlink()
     assert head_tracking_uri(healthy_port) is None and bootstrap_config() is None
 

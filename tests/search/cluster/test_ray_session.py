@@ -8,8 +8,11 @@ import sys
 
 import pytest
 
+from condense.system.errors import UserError
+from search.cluster.ray_session import _shorten_temporary_folder, prepare_environment, ray_session
+
 INSIDE = """
-from search.cluster.ray_session import prepare_environment, ray_session
+from search.cluster.ray_session import _shorten_temporary_folder, prepare_environment, ray_session
 prepare_environment()
 with ray_session(None):
     import ray
@@ -65,3 +68,36 @@ def test_sigterm_interrupts_also_what_a_script_has_started_in_the_background(ign
     finally:
         search.kill()
         search.wait()
+
+
+@pytest.mark.parametrize(
+    ("address", "rule"), [("127.0.0.1:9", "nothing answers there"), ("ray://127.0.0.1:9", "must not be a Ray client")]
+)
+@pytest.mark.parametrize("asked", [None, "auto"])
+def test_an_address_in_the_environment_is_named(
+    monkeypatch: pytest.MonkeyPatch, address: str, rule: str, asked: str | None
+) -> None:
+    monkeypatch.setattr("search.cluster.ray_session._connected", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(UserError, match=rule) as raised, ray_session(asked):
+        pass
+    assert str(raised.value).startswith(f"RAY_ADDRESS={address} in the environment: ")
+
+
+@pytest.mark.parametrize("length", [43, 44])
+def test_a_temporary_folder_with_a_long_name_is_not_rays(monkeypatch: pytest.MonkeyPatch, length: int) -> None:
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", "/" + "x" * (length - 1))
+    _shorten_temporary_folder()
+    assert os.environ.pop("RAY_TMPDIR", None) == (None if length == 43 else "/tmp")
+
+
+def test_loopback_is_behind_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_PROXY", "no_proxy", "HTTPS_PROXY", "https_proxy", "http_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy:3128")
+    monkeypatch.setenv("NO_PROXY", "intern.example")
+    prepare_environment()
+    for name in ("NO_PROXY", "no_proxy"):
+        assert os.environ[name] == "intern.example,127.0.0.1,localhost,::1"
+        monkeypatch.delenv(name)

@@ -54,7 +54,7 @@ def answering(status: int) -> Iterator[str]:
         ("sqlite://", "a database in memory is lost at the end"),
         ("sqlite:///{tmp}/file/mlflow.db", "cannot be made (File exists)"),
         ("sqlite:///{tmp}/file", "cannot be written (file is not a database)"),
-        ("sqlite:////proc/mlflow.db", "cannot be written (unable to open database file)"),
+        ("sqlite:////proc/mlflow.db", "cannot be written (No such file or directory)"),
         ("postgresql://me:secret@127.0.0.1:9/db", "no database answers at 127.0.0.1:9 (Connection refused)"),
     ],
 )
