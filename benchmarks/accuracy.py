@@ -299,7 +299,9 @@ def benchmark(options: argparse.Namespace) -> dict[str, Any]:
     results, against_mmd = {}, {}
     for dpc, of_method in runs.items():
         sets = {name: run.sets for name, run in of_method.items()}
-        results[dpc] = compare(comparison, sets, dpc, convnet_seeds, draws=options.seeds, retrieval=False)
+        results[dpc] = compare(
+            comparison, sets, dpc, convnet_seeds, draws=options.seeds, protocols=("probe", "convnet")
+        )
         hits = {name: item_hits(comparison, sets[name]) for name in ("ours", "mmd")}
         against_mmd[dpc] = over_items(hits["ours"], hits["mmd"])
         say(f"{dpc} per class: evaluated on test")

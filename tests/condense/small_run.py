@@ -33,7 +33,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     """The one line that a user's mistake gets."""
     capsys.readouterr()
     assert main([str(argument) for argument in arguments]) == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("reading")]
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith(("reading", "warning"))]
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
     return lines[0]

@@ -130,7 +130,7 @@ def specs(options):
             "specs(options): 'right': its InputSpec needs a `kind`, one of image, sound, text, series, depth, thermal",
         ),
         (', kind="depth"', "column `right` is of kind image, but the encoder takes depth"),
-        (', kind="image"', "has no function `build`"),
+        (', kind="image"', "is not an NPY file, the only format of numbers that is read"),
     ],
 )
 def test_an_encoder_of_ones_own_names_any_modality_with_its_kind(tmp_path: Path, kind: str, message: str) -> None:

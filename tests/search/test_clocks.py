@@ -19,7 +19,10 @@ ROOT = Path(__file__).resolve().parents[2]
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)  # Debian's package libfaketime
 CLOCK = re.compile(r"\btime\.time\(|\bdatetime\b|\bctime\(|\blocaltime\(|\bgmtime\(")
 ON_THE_HEAD = {
+    "search/interim.py",
     "search/report/page.py",
+    "search/report/running.py",
+    "search/tuning/ending.py",
     "search/ledger/ledger.py",
     "search/tracking/tracker.py",
 }  # an actor that is pinned there, and the driver
@@ -30,7 +33,7 @@ def test_only_the_head_looks_at_a_clock() -> None:
     files = [*ROOT.glob("search/**/*.py"), *ROOT.glob("condense/**/*.py")]
     assert {str(file.relative_to(ROOT)) for file in files if CLOCK.search(file.read_text())} == ON_THE_HEAD
     driver = (ROOT / "search" / "driver.py").read_text()
-    assert "ledger_actor = ray.remote(Ledger).options(num_cpus=0, scheduling_strategy=here)" in driver
+    assert "ledger_actor = ray.remote(Referee).options(num_cpus=0, scheduling_strategy=here)" in driver
 
 
 def test_a_clock_that_is_set_back_changes_no_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from search.summary import say_results
 
 def said(content: dict[str, Any], where: str = "sqlite:////data/mlflow.db") -> list[str]:
     lines: list[str] = []
-    tracker: Any = SimpleNamespace(where=where, experiment_id="7")
+    tracker: Any = SimpleNamespace(where=where, experiment_id="7", view="search-abc")
     say_results(Report.model_validate(content), Path("results/quick start"), tracker, "abc", lines.append)
     return "\n".join(lines).splitlines()
 

@@ -49,14 +49,15 @@ def test_engines_that_keep_dying_in_the_confirmation_end_it_with_a_line(
     said: list[str] = []
 
     class Dying:
-        def __init__(self, *_: Any) -> None:
+        def __init__(self, *_: Any, **__: Any) -> None:
             raise error
 
     monkeypatch.setattr(conclusion_module, "Conclusion", Dying)
     search = driver.Search.__new__(driver.Search)
     search.space, search.started, search.say = None, 0.0, said.append  # type: ignore[assignment,method-assign]
+    search.deadline, search.prepared = None, 0.0  # type: ignore[assignment]
     with pytest.raises(Stopped, match=r"the Ray cluster was lost.* --resume"):
-        search._close(None, None, None, [], [], None)  # type: ignore[arg-type]
+        search._close(None, None, None, [], [], None, None)  # type: ignore[arg-type]
     assert len(said) == driver.ENGINE_DEATHS
 
 
@@ -65,7 +66,7 @@ def test_an_ablation_whose_engine_dies_is_begun_again_as_well(monkeypatch: pytes
     done: list[str] = []
 
     class Mortal:
-        def __init__(self, *_: Any) -> None:
+        def __init__(self, *_: Any, **__: Any) -> None:
             pass
 
         def ablate(self) -> None:
@@ -76,8 +77,9 @@ def test_an_ablation_whose_engine_dies_is_begun_again_as_well(monkeypatch: pytes
     monkeypatch.setattr(conclusion_module, "Conclusion", Mortal)
     search = driver.Search.__new__(driver.Search)
     search.space, search.started, search.say = None, 0.0, said.append  # type: ignore[assignment,method-assign]
+    search.deadline, search.prepared = None, 0.0  # type: ignore[assignment]
     search.request = SimpleNamespace(ablate=True)  # type: ignore[assignment]
-    search._close(None, None, None, [], [], None)  # type: ignore[arg-type]
+    search._close(None, None, None, [], [], None, None)  # type: ignore[arg-type]
     assert done == ["ablate"] * 3 and len(said) == 2
 
 
