@@ -50,11 +50,19 @@ class Client:
         lease: float = LEASE,
         resumable: bool = True,
     ) -> None:
-        """See `EngineActor.join`."""
+        """See `EngineActor.join`. If the engine dies meanwhile, the next one is joined."""
         self._lease, self._resumable = lease, resumable
         self._arguments, self._checkpoint = (list(tasks), hyperparameters, list(seeds), total_steps), checkpoint
         self._cpus, self._secondary = cpus, list(secondary)
-        self.step = self._join()
+        for more in reversed(range(ATTEMPTS)):
+            try:
+                self.step = self._join()
+                return
+            except ray.exceptions.RayActorError as error:
+                if not more:
+                    raise
+                if not isinstance(error, ray.exceptions.ActorUnavailableError):
+                    self.renew()
 
     def start(self, target: int) -> None:
         """Starts the steps up to `target`; `report` waits for them."""

@@ -1,0 +1,56 @@
+"""A tenant whose engine dies before it has joined joins the next one."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+
+from search.engine import client as module
+from search.engine.client import ATTEMPTS, Client
+
+
+class Pool:
+    """Gives engines, of which the first few are dead; what `remote` returns is called by `ray.get`."""
+
+    def __init__(self, dead: int) -> None:
+        self.dead, self.given = dead, 0
+        self.get = SimpleNamespace(remote=lambda *_: self._next)
+
+    def _next(self) -> tuple[int, Any]:
+        self.given += 1
+        calls = {
+            "join": lambda *_: self._joined(self.given),
+            "work_done": lambda: lambda: 0,
+        }  # it dies after `work_done`
+        return self.given, SimpleNamespace(**{name: SimpleNamespace(remote=call) for name, call in calls.items()})
+
+    def _joined(self, number: int) -> Any:
+        def answer() -> int:
+            if number <= self.dead:
+                raise ray.exceptions.ActorDiedError
+            return 7
+
+        return answer
+
+
+@pytest.fixture(autouse=True)
+def _get(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.ray, "get", lambda call: call())
+
+
+@pytest.mark.parametrize("dead", [0, 1, ATTEMPTS - 1])
+def test_it_joins_the_first_engine_that_lives(dead: int) -> None:
+    pool = Pool(dead)
+    client = Client(pool, "trial 0", "node", "")
+    client.join([], {}, [0], 10)
+    assert client.step == 7 and pool.given == dead + 1
+
+
+def test_it_gives_up_after_several() -> None:
+    pool = Pool(100)
+    with pytest.raises(ray.exceptions.ActorDiedError):
+        Client(pool, "trial 0", "node", "").join([], {}, [0], 10)
+    assert pool.given == ATTEMPTS
