@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_small_run_writes_all_figures(tmp_path: Path) -> None:
     options = (
         "--rounds 1 --items 1000 --evaluated 200 --starts 1 --engines 2 --engine-trials 2 --engine-steps 8 --trials 20"

@@ -39,7 +39,7 @@ def test_in_time(tmp_path: Path, start: Callable[..., SearchProcess], write_spac
     assert report(tmp_path / "out")["ended"]["why"] == "trials"
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_without_progress(
     tmp_path: Path, start: Callable[..., SearchProcess], write_space: Callable[..., Path]
 ) -> None:
@@ -76,7 +76,7 @@ def test_conclude_a_running_one_and_then_give_it_more_trials(
     assert sum(report(output)["trials"].values()) == done + 3
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_conclude_a_stopped_one(
     tmp_path: Path, start: Callable[..., SearchProcess], write_space: Callable[..., Path]
 ) -> None:
