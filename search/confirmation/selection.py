@@ -155,7 +155,7 @@ def choose(
 
     if compare is not None and kept:
         tried = sum(r.status in ("completed", "pruned") and r.name not in known for r in records)
-        compared = tried + (predicted is not None)
+        compared = max(1, tried + (predicted is not None))  # none, where no trial but the defaults has ended
         settled = compare_in_looks(
             challengers, kept, PLATEAU, looks(len(seeds)), compared, run,
             lambda a, b, count, of: compare(a.config, b.config, seeds[:count], of), affords,

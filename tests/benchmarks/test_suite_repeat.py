@@ -42,7 +42,7 @@ def test_a_mean_over_searches_and_over_tasks() -> None:
     assert whole["mmd"]["difference"]["covers"] == ["seeds", "items"]
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_every_search_is_judged_and_a_second_run_searches_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -66,9 +66,10 @@ def test_trials_at_one_point_are_no_trouble() -> None:
     assert len(informative(SPACE, same, most=10)) == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_the_setting_found_is_as_good_as_that_of_a_model_of_all(seed: int) -> None:
-    """On a landscape with a plateau beside a hill of noise, whose true means are known. (`benchmarks/LOG.md`: 500 of 1,000.)"""
+    """On a landscape with a plateau beside a hill of noise, whose true means are known."""
     trials = draw(120, seed)
     whole, capped = (plateau_setting(Surface(SPACE, some), 0.3) for some in (trials, informative(SPACE, trials, 60)))
     assert truth(capped[0])[0] > truth(whole[0])[0] - 0.004

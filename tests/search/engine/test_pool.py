@@ -130,6 +130,16 @@ def test_an_engine_without_tenants_ends(session: str, client: Callable[..., Clie
     assert again.report()["step"] == 2
 
 
+def test_an_engine_verifies_the_files_if_the_driver_does(session: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for since in ("", "1795943249943184255"):
+        monkeypatch.setenv(VERIFY, since)
+        carried = {"env_vars": verify_variables()}
+        pool = ray.remote(EnginePool).options(num_cpus=0, runtime_env=carried).remote()
+        _, engine = ray.get(pool.get.remote(session, ""))
+        assert ray.get(engine.__ray_call__.remote(lambda _: os.environ.get("CONDENSE_VERIFY", ""))) == since
+        ray.kill(pool)
+
+
 @pytest.fixture
 def two_nodes(tmp_path: Path) -> Iterator[tuple[str, str]]:
     """A cluster of two nodes with a cache of its own each; their ids, the driver's first."""
@@ -212,13 +222,3 @@ def test_what_one_node_has_embedded_reaches_the_others(
     for entry in entries:
         assert (tmp_path / "worker/embeddings" / entry.name).read_bytes() == entry.read_bytes()
     assert full[1] == pytest.approx(full[0], abs=0.05)
-
-
-def test_an_engine_verifies_the_files_if_the_driver_does(session: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for since in ("", "1795943249943184255"):
-        monkeypatch.setenv(VERIFY, since)
-        carried = {"env_vars": verify_variables()}
-        pool = ray.remote(EnginePool).options(num_cpus=0, runtime_env=carried).remote()
-        _, engine = ray.get(pool.get.remote(session, ""))
-        assert ray.get(engine.__ray_call__.remote(lambda _: os.environ.get("CONDENSE_VERIFY", ""))) == since
-        ray.kill(pool)
