@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 RUN = Path(__file__).parents[2] / "search" / "run.py"
 SECONDS = 400  # that one search of the tests may take on a busy machine; half a minute on an idle one
@@ -121,3 +122,12 @@ def report(output: Path) -> dict[str, Any]:
 
     content: dict[str, Any] = json.loads((output / "report.json").read_text(), parse_constant=refuse)
     return content
+
+
+def near(a: Any, b: Any) -> bool:
+    """Equal, numbers but for rounding."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(near(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(near, a, b))
+    return bool(a == pytest.approx(b, rel=1e-6, abs=1e-6)) if isinstance(a, float) else bool(a == b)

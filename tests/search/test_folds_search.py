@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from search_process import SearchProcess, has_run, report, table
+from search_process import SearchProcess, has_run, near, report, table
 from small_search import NO_CONFIRMATION, ONE_AT_A_TIME, small_tensors
 
 from condense.config.models import CondensationConfig, read_yaml, validate
@@ -53,7 +53,7 @@ def test_a_search_with_folds_is_resumed_and_reports_on_the_users_task(
 
     here, there = report(tmp_path / "out"), report(tmp_path / "whole")
     for key in ("trials", "recommended", "confirmation", "test", "verdict", "racing"):
-        assert here[key] == there[key], key
+        assert near(here[key], there[key]), key  # log-losses but for rounding
     assert here["validation"] == {"groups": 12, "by": "group", "folds": 2}
     (task,) = here["tasks"]
     assert task["items"]["condense"] + task["items"]["validation"] == 120 and task["items"]["validation"] < 60

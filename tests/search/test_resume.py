@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from search_process import SearchProcess, has_run, report, reports, results, table
+from search_process import SearchProcess, has_run, near, report, reports, results, table
 from small_search import NO_CONFIRMATION, ONE_AT_A_TIME
 from test_search import check_mlflow
 
@@ -46,15 +46,6 @@ def same(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
         {key: pytest.approx(x, rel=1e-6, abs=1e-6) if isinstance(x, float) else x for key, x in row.items()}
         for row in table
     ]
-
-
-def near(a: Any, b: Any) -> bool:
-    """Equal, numbers but for rounding."""
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(near(a[key], b[key]) for key in a)
-    if isinstance(a, list):
-        return len(a) == len(b) and all(map(near, a, b))
-    return bool(a == pytest.approx(b, rel=1e-6, abs=1e-6)) if isinstance(a, float) else bool(a == b)
 
 
 def check_same_search(output: Path, whole: Path) -> None:
