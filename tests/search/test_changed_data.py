@@ -12,7 +12,7 @@ from search_process import SearchProcess, results
 from small_search import NO_CONFIRMATION, SMALL
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_changed_data_are_refused_and_moved_data_go_on(
     tmp_path: Path, start: Callable[..., SearchProcess], write_space: Callable[..., Path], small_data: Path
 ) -> None:

@@ -100,7 +100,7 @@ def test_a_deleted_experiment_is_told_before_any_work(tmp_path: Path) -> None:
     check_tracking(uri, "mine")
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_search_logs_there_and_is_given_more_trials_there(
     tmp_path: Path, start: Callable[..., SearchProcess], write_space: Callable[..., Path]
 ) -> None:

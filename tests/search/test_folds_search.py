@@ -15,7 +15,7 @@ from small_search import NO_CONFIRMATION, ONE_AT_A_TIME, small_tensors
 from condense.config.models import CondensationConfig, read_yaml, validate
 from search.report.model import Report
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.faults
 CONFIRMATION = {**NO_CONFIRMATION, "perturbations": 1, "reported_perturbations": 1}
 
 
