@@ -25,7 +25,7 @@ In scikit-learn's LogisticRegression, C = 1 / (weight_decay * N), on such x_i wi
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -131,14 +131,7 @@ def hits(
     labels: Tensor,  # (n,) int64 in 0 .. C-1
 ) -> Tensor:
     """(n, R, H) bool: which items every probe gets right. Ties go to the lower class."""
-    R, H, d, C = probes.weight.shape
-    heads = probes.weight.permute(2, 0, 1, 3).reshape(d, R * H * C)
-    right = []
-    chunk = max(1, 2**24 // (R * H * C))  # items at a time: 64 MB of logits
-    for x, y in zip(features.float().split(chunk), labels.split(chunk), strict=True):
-        logits = (x @ heads).view(-1, R, H, C) + probes.bias
-        right.append(logits.argmax(3) == y[:, None, None])
-    return torch.cat(right)
+    return torch.cat([logits.argmax(3) == y for logits, y in _logits(probes, features, labels)])
 
 
 @torch.no_grad()
@@ -148,15 +141,20 @@ def log_probabilities(
     labels: Tensor,  # (n,) int64 in 0 .. C-1
 ) -> Tensor:
     """(n, R, H) float32: the natural logarithm of the probability that every probe gives to the right class."""
-    R, H, d, C = probes.weight.shape
-    heads = probes.weight.permute(2, 0, 1, 3).reshape(d, R * H * C)
     found = []
-    chunk = max(1, 2**24 // (R * H * C))
-    for x, y in zip(features.float().split(chunk), labels.split(chunk), strict=True):
-        logits = (x @ heads).view(-1, R, H, C) + probes.bias
-        right = logits.gather(3, y[:, None, None, None].expand(-1, R, H, 1)).squeeze(3)
+    for logits, y in _logits(probes, features, labels):
+        right = logits.gather(3, y[..., None].expand(*logits.shape[:3], 1)).squeeze(3)
         found.append(right - logits.logsumexp(3))
     return torch.cat(found)
+
+
+def _logits(probes: Probes, features: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every probe's logits of some items at a time, (m, R, H, C), and these items' labels, (m, 1, 1)."""
+    R, H, d, C = probes.weight.shape
+    heads = probes.weight.permute(2, 0, 1, 3).reshape(d, R * H * C)
+    chunk = max(1, 2**24 // (R * H * C))  # 64 MB
+    for x, y in zip(features.float().split(chunk), labels.split(chunk), strict=True):
+        yield (x @ heads).view(-1, R, H, C) + probes.bias, y[:, None, None]
 
 
 @torch.no_grad()

@@ -395,7 +395,6 @@ def test_sharing_one_file_is_no_leakage(tmp_path: Path, table: Table) -> None:
 
 
 def test_copies_in_train_stay_on_one_side(tmp_path: Path, table: Table) -> None:
-    rows = table + [row for row in table[1:] if row[0] == "train"]
-    dataset = load(write_csv(tmp_path / "mine.csv", rows))
+    dataset = load(write_csv(tmp_path / "mine.csv", table + [row for row in table[1:] if row[0] == "train"]))
     assert not names(dataset.condense) & names(dataset.validation)
     assert len(dataset.condense) + len(dataset.validation) == 16
