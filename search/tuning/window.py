@@ -21,10 +21,8 @@ from optuna.trial import FrozenTrial, TrialState
 from search.space.model import Space
 
 MOST = 500  # ended trials that a sampler sees
-BEST, LATEST = (
-    25,
-    25,
-)  # of these: TPE's own number of good ones, and what is told apart least; the others are spread evenly
+BEST = 25  # of these: as many as TPE itself takes for good ones
+LATEST = 25  # and the latest, near which it proposes; the others are spread evenly
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,16 @@ def test_the_best_published_setting_is_kept_where_none_is_shown_to_be_better(bes
     assert choice.difference is not None and choice.difference.low <= 0 < choice.difference.high
     assert {row["label"] for row in choice.as_json(1) if row["published"]} == set(PUBLISHED)
     assert [row["label"] for row in choice.as_json(1) if row["chosen"]] == [best]
+
+
+def test_a_search_in_which_only_a_default_has_ended_keeps_a_published_setting() -> None:
+    """As one whose time is over early: nothing was tried, so that nothing is the best of anything."""
+    space = SPACE.model_copy(update={"fixed": {}})  # of which the default is a trial
+    known, own = Known(0.0, default=0.81), PUBLISHED["default"]
+    default = replace(known.trial(0), name="default", params=space.params_of(own), config=own.model_dump(mode="json"))
+    choice = choose(space, [default], None, known.evaluate, list(range(100, 108)), PUBLISHED, known.compare)
+    assert choice is not None and choice.keeps_published and choice.chosen.label == "default"
+    assert choice.compared == 1  # of none, there is no simultaneous interval
 
 
 def test_a_setting_that_is_shown_to_be_better_is_recommended() -> None:
