@@ -22,7 +22,7 @@ from search.space.model import Space
 
 MOST = 500  # ended trials that a sampler sees
 BEST = 25  # of these: as many as TPE itself takes for good ones
-LATEST = 25  # and the latest, near which it proposes; the others are spread evenly
+LATEST = 25  # and the latest; the others are spread evenly
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
