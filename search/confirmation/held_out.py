@@ -19,8 +19,12 @@ Method = Mapping[str, Sequence[Any]]  # {scores, hits}: of a baseline, over seed
 class HeldOut:
     """The items of one split, of all tasks, and what settings' runs say on them."""
 
-    def __init__(self, items: Sequence[Items], robust: Robust) -> None:
+    def __init__(
+        self, items: Sequence[Items], robust: Robust, labels: Sequence[Sequence[int] | None] | None = None
+    ) -> None:
+        """`labels`: of each task's items, where its metric is accuracy and its classes are not about as large as one another."""
         self.items, self.robust = list(items), robust
+        self.labels = [None] * len(self.items) if labels is None else list(labels)
 
     @staticmethod
     def of(
@@ -38,7 +42,10 @@ class HeldOut:
             )
             for own, task in zip(described, tasks, strict=True)
         ]
-        return HeldOut(items, robust)
+        labels = [
+            own["labels"] if task["metric"] == "accuracy" else None for own, task in zip(described, tasks, strict=True)
+        ]
+        return HeldOut(items, robust, labels)
 
     def compared(self, a: Result, b: Result, of: int = 1) -> Paired:
         """Robust scores on validation, a - b: of means over seeds, or by a rule of the lowest replicas. `of`: how many settings
@@ -71,6 +78,17 @@ class HeldOut:
     def score(self, outcome: Outcome) -> Paired:
         """The score itself, with its interval."""
         return difference(outcome, None, self.items)
+
+    def balanced(self, outcome: Outcome) -> float | None:
+        """The accuracy as a mean over classes, seeds and tasks; None where the classes are about as large as one another."""
+        if outcome.hits is None or all(labels is None for labels in self.labels):
+            return None
+        found = []
+        for right, labels in zip(outcome.hits, self.labels, strict=True):
+            own = right.mean(axis=0)  # (items,): over seeds
+            each = np.zeros(len(own), dtype=int) if labels is None else np.unique(labels, return_inverse=True)[1]
+            found.append((np.bincount(each, own) / np.bincount(each)).mean())
+        return float(np.mean(found))
 
     def apart(self, a: Outcome, b: Outcome) -> Paired:
         """a - b."""

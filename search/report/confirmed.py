@@ -95,7 +95,7 @@ def confirmed_settings(
 def on_test(
     results: Mapping[str, dict[str, Any]], baselines: Mapping[str, Sequence[Mapping[str, Any]]], held_out: HeldOut
 ) -> dict[str, dict[str, Any]]:
-    """setting or baseline -> {mean, std, n, values, ci95, difference}, the settings first, full data last.
+    """setting or baseline -> {mean, std, n, values, ci95, difference, balanced}, the settings first, full data last.
 
     `difference`: minus the paper's default, and minus the best baseline (itself aside), paired by seed and item. `held_out`: the
     test items.
@@ -112,6 +112,8 @@ def on_test(
     for label, own in outcomes.items():
         score = held_out.score(own)
         found[label]["ci95"] = [max(0.0, score.low), min(1.0, score.high)] if math.isfinite(score.low) else None
+        if (balanced := held_out.balanced(own)) is not None:
+            found[label]["balanced"] = balanced
         apart = {} if label == "paper_default" else {"paper_default": "paper_default"}
         others = [key for key in choices if key != label and not (key == "mmd" and label in same)]
         if others:

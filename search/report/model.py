@@ -170,6 +170,7 @@ class MeasuredOnTest(Measured):
     ci95: tuple[Number, Number] | None = Field(None, description="95 % interval of the mean: low, high")
     difference: dict[str, PairedDifference] = Field({}, description="minus `paper_default`, minus `best_baseline`")
     baseline: str | None = Field(None, description="which one `best_baseline` is; never the same setting")
+    balanced: Number = Field(None, description="accuracy, mean over classes; where these differ in size")
 
 
 class Surrogate(Part):

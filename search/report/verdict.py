@@ -35,6 +35,7 @@ class OnTest:
     ci95: tuple[float, float] | None = None  # of the score
     over_paper: PairedDifference | None = None
     over_baseline: PairedDifference | None = None
+    balanced: float | None = None  # accuracy, mean over classes; None where these are about as large as one another
 
     @property
     def share(self) -> float | None:
@@ -160,6 +161,8 @@ class Verdict:
         told = f"{text.metric(self.test.metric)} {text.score(self.test.score)}"
         if self.test.ci95 is not None:
             told += f" {text.interval(self.test.ci95)}"
+        if self.test.balanced is not None:
+            told += f" (mean over classes: {text.score(self.test.balanced)})"
         if self.test.share is not None:
             told += f", {text.number(100 * self.test.share)} % of full data ({text.score(self.test.full_data)})"
         paper, baseline = self.test.over_paper, self.test.over_baseline
@@ -283,4 +286,4 @@ def _on_test(report: Report) -> OnTest | None:
     itself = report.verdict is not None and report.verdict.keep_default and report.verdict.published == "paper_default"
     paper = None if itself else entry.difference.get("paper_default")
     to_best = entry.difference.get("best_baseline")
-    return OnTest(report.metric, own, known.get("full_data"), best, lead, interval, paper, to_best)
+    return OnTest(report.metric, own, known.get("full_data"), best, lead, interval, paper, to_best, entry.balanced)

@@ -284,3 +284,10 @@ def test_it_says_what_is_judged(metric: str, told: str) -> None:
     report = changed(change)
     assert line("on test", report).startswith(told)
     assert f"of full-data {told.rpartition(' ')[0]} on 10" in line("how sure", report)
+
+
+def test_a_majority_does_not_hide_what_becomes_of_the_small_classes() -> None:
+    def change(content: dict[str, Any]) -> None:
+        content["test"]["recommended"] |= {"balanced": 0.5, "ci95": [0.9, 0.95]}
+
+    assert line("on test", changed(change)).startswith("accuracy 0.924 [0.900, 0.950] (mean over classes: 0.500), 9")
