@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import secrets
+import shlex
 import signal
 import socket
 import sys
@@ -105,7 +106,9 @@ def ray_session(address: str | None) -> Iterator[RaySession]:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray
 
-    options: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 300_000_000} if local else {}
+    options: dict[str, Any] = {}
+    if local:
+        options = {"include_dashboard": False, "object_store_memory": 300_000_000, "runtime_env": interpreter()}
     if not local:
         check_address(str(address), said)
     for more in reversed(range(STARTS_OF_RAY)):
@@ -127,6 +130,13 @@ def ray_session(address: str | None) -> Iterator[RaySession]:
             yield RaySession(local)
     finally:
         ray.shutdown()
+
+
+def interpreter() -> dict[str, str]:
+    """What Ray's processes need to know of this one's Python. Ray gives its path to a shell without quotes: where it has a blank,
+    no process with an environment of its own would start, and a search would wait for ever."""
+    quoted = shlex.quote(sys.executable)
+    return {"py_executable": quoted} if quoted != sys.executable else {}
 
 
 def _shorten_temporary_folder() -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
+import venv
+from pathlib import Path
 
 import pytest
 
 from condense.system.errors import UserError
-from search.cluster.ray_session import _shorten_temporary_folder, prepare_environment, ray_session
+from search.cluster.ray_session import _shorten_temporary_folder, interpreter, prepare_environment, ray_session
 
 INSIDE = """
 from search.cluster.ray_session import _shorten_temporary_folder, prepare_environment, ray_session
@@ -101,3 +104,30 @@ def test_loopback_is_behind_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("NO_PROXY", "no_proxy"):
         assert os.environ[name] == "intern.example,127.0.0.1,localhost,::1"
         monkeypatch.delenv(name)
+
+
+def test_a_blank_in_the_path_of_python_is_quoted_for_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/home/her project/.venv/bin/python")
+    assert interpreter() == {"py_executable": "'/home/her project/.venv/bin/python'"}
+    monkeypatch.setattr(sys, "executable", "/home/project/.venv/bin/python")
+    assert interpreter() == {}
+
+
+WITH_VARIABLES = """
+from search.cluster.ray_session import prepare_environment, ray_session
+prepare_environment()
+with ray_session(None):
+    import os, ray
+    asked = ray.remote(lambda: os.environ["GREETING"]).options(num_cpus=0, runtime_env={"env_vars": {"GREETING": "hello"}})
+    print(ray.get(asked.remote(), timeout=100))
+"""
+
+
+@pytest.mark.faults
+def test_a_process_with_variables_of_its_own_starts_from_a_path_with_a_blank(tmp_path: Path) -> None:
+    venv.create(tmp_path / "her project", symlinks=True)
+    (site,) = (tmp_path / "her project" / "lib").glob("python*/site-packages")
+    (site / "all.pth").write_text(sysconfig.get_path("purelib"))
+    command = [tmp_path / "her project" / "bin" / "python", "-c", WITH_VARIABLES]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert found.returncode == 0 and "hello" in found.stdout, found.stdout + found.stderr
