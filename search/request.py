@@ -53,7 +53,7 @@ class Request:
         if experiment is not None:
             check_name(experiment)
         if name is not None:
-            overrides = [*overrides, f"name={json.dumps(name)}"]
+            overrides = [*overrides, f"name={json.dumps(name, ensure_ascii=False)}"]
         if isinstance(space, str | Path):
             loaded = load_space(str(space), overrides)
         else:

@@ -30,6 +30,7 @@ def prepare_environment() -> None:
     """Sets the variables that Ray, Tune and MLflow read at import; a user's own settings win."""
     defaults = {
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_AUTO_CONNECT": "0",  # a call after the end would start another Ray, and wait for it
         "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints a table at every verbosity
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # an engine reserves no GPU in Ray but is pinned to one
         "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # a trial's; `SearchCallback` shows the first of each kind

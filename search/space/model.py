@@ -27,6 +27,9 @@ CF_ONLY = ("frequency_scale", "num_frequencies", "frequency_pool", "frequency_sa
 
 
 OURS = Hyperparameters()
+LONGEST_NAME = (
+    200  # bytes of a search's name, a folder; a file system takes 255, some of them for what stands beside it
+)
 
 
 class Dimension(Strict):
@@ -194,6 +197,8 @@ class Space(Strict):
     def _is_a_folders_name(cls, value: str) -> str:
         if "/" in value or "\0" in value or value.strip() in ("", ".", ".."):
             raise ValueError("must be a name that a folder can have: results go to results/NAME")
+        if len(value.encode()) > LONGEST_NAME:
+            raise ValueError(f"must have at most {LONGEST_NAME} bytes: results go to results/NAME")
         return value
 
     @field_validator("scheduler", mode="before")

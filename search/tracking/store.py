@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from condense.system.errors import UserError
 from search.cluster.nodes import head_tracking_uri
@@ -25,6 +25,8 @@ if TYPE_CHECKING:  # importing mlflow costs more than a second: only functions d
 
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 CONNECT_SECONDS = 10
+REFUSALS = ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED")
+TAG = "condense_search"  # of experiments with searches; setting it shows that they can be written
 HALF_MADE = "_alembic_tmp_"  # tables that MLflow makes on the way
 REQUEST_SECONDS = 10  # connect and read timeout of one request, unless MLFLOW_HTTP_REQUEST_TIMEOUT says otherwise
 
@@ -85,7 +87,7 @@ def check_tracking(uri: str, experiment: str | None = None) -> None:
             client = connect(uri)
             client.search_experiments(max_results=1)
             if experiment is not None:
-                active_experiment(client, experiment, uri)
+                _check_experiment(client, experiment, uri)
             return
         except UserError:
             raise
@@ -108,9 +110,49 @@ def active_experiment(client: MlflowClient, name: str, uri: str) -> str | None:
     )
 
 
+def _check_experiment(client: MlflowClient, name: str, uri: str) -> None:
+    """Raises UserError unless runs can be written to an experiment, and files beside them as far as can be seen from here."""
+    number = active_experiment(client, name, uri)
+    if number is not None:
+        try:
+            client.set_experiment_tag(number, TAG, "1")
+        except Exception as error:
+            if getattr(error, "error_code", "") in REFUSALS:
+                raise UserError(
+                    f"tracking URI {masked(uri)}: the experiment {name!r} may be read but not written by this user; "
+                    "ask for EDIT, or choose another --experiment"
+                ) from error
+    if (folder := _artifact_folder(client, number, uri)) is not None and not _writable(folder):
+        raise UserError(
+            f"tracking URI {masked(uri)}: artifacts of the experiment {name!r} go to {folder}, which cannot be written here; "
+            "a server with `--serve-artifacts` takes them itself, or choose another --experiment"
+        )
+
+
+def _artifact_folder(client: MlflowClient, number: str | None, uri: str) -> Path | None:
+    """Where files of an experiment go, of a new one without `number`; None if that is no folder of this machine."""
+    if number is None and uri.startswith("sqlite"):
+        path = database_path(uri)
+        return None if path is None else path.parent
+    try:  # a server's first experiment shows where those of others go
+        location = str(client.get_experiment(number or "0").artifact_location)
+    except Exception:  # deleted, or not for this user
+        return None
+    if "://" not in location and not location.startswith("file:"):
+        return Path(location) if location.startswith("/") else None
+    return Path(unquote(urlsplit(location).path)) if location.startswith("file:") else None
+
+
+def _writable(folder: Path) -> bool:
+    """Whether files can be made in a folder, or in the first above it that exists, where it would be made."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+
+
 def _refusal(error: Exception, scheme: str) -> str:
     code = getattr(error, "error_code", "")
-    if code in ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED"):
+    if code in REFUSALS:
         return "the server refuses access; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
     if scheme in ("http", "https"):
         if code in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE"):

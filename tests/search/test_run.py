@@ -25,6 +25,7 @@ from condense.system.errors import UserError
 from search.command import main
 from search.ledger.ledger import Ledger
 from search.preflight import check_formations, check_learning_rates
+from search.request import Request
 from search.space.files import load_space
 from search.space.model import Space
 
@@ -244,6 +245,11 @@ def test_a_name_that_is_no_folders_name(space: Path, refused: Callable[..., str]
         "String should have at least 1 character", "must be a name that a folder can have"
     )
     assert "name" in refused("--space", space, "--set", f"name={name!r}")
+
+
+def test_a_name_may_be_of_any_letters_but_not_too_long_for_a_folder(space: Path, refused: Callable[..., str]) -> None:
+    assert Request.of(str(space), name="run 🎉").space.name == "run 🎉"
+    assert "must have at most 200 bytes" in refused("--space", space, "--name", "é" * 101)
 
 
 def test_an_empty_folder_name_is_a_variable_that_is_not_set(space: Path, refused: Callable[..., str]) -> None:
