@@ -83,12 +83,14 @@ def missing_model(encoder: TransformersEncoder | TransformersTower, key: str) ->
 
 
 def check_data(space: Space) -> None:
-    """Raises UserError for a missing file or package, for modalities that the data do not say, and for learning rates of
-    others than theirs, before Ray is started."""
+    """Raises UserError for a missing file or package, for modalities that the data do not say, and for hyperparameters that have
+    no effect on theirs, before Ray is started."""
     missing = missing_parts(space)
     if missing:
         raise UserError(f"missing: {'; '.join(missing)}")
-    check_learning_rates(space, [{"modalities": list(modalities_of(task.dataset))} for task in space.tasks])
+    modalities = [{"modalities": list(modalities_of(task.dataset))} for task in space.tasks]
+    check_learning_rates(space, modalities)
+    check_lambdas(space, modalities)
 
 
 def data_warnings(space: Space) -> list[str]:
@@ -144,6 +146,15 @@ def check_learning_rates(space: Space, tasks: list[dict[str, Any]]) -> None:
             own.add(modality)
     if "learning_rate" in space.search and known <= own:
         raise UserError("search.learning_rate has no effect: each modality has a learning rate of its own")
+
+
+def check_lambdas(space: Space, tasks: list[dict[str, Any]]) -> None:
+    """Raises UserError for a weight that is searched without effect: of terms between modalities, where there is a single one."""
+    if any(len(task["modalities"]) > 1 for task in tasks):
+        return
+    for name in ("lambda_cross", "lambda_joint"):
+        if name in space.search:
+            raise UserError(f"search.{name} has no effect: the data has a single modality; take it out of `search`")
 
 
 def shown(path: Path) -> str:

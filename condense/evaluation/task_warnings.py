@@ -29,7 +29,7 @@ def _idle_terms(dataset: Dataset) -> list[str]:
         return []
     return [
         f"{dataset.name}: has one modality, {dataset.modalities[0]}: the cross-modal and the joint-modal term are 0, so that "
-        "`lambda_cross` and `lambda_joint` have no effect: take them out of `search`"
+        "`lambda_cross` and `lambda_joint` have no effect"
     ]
 
 

@@ -24,7 +24,7 @@ from search_process import RUN, SearchProcess, report
 from condense.system.errors import UserError
 from search.command import main
 from search.ledger.ledger import Ledger
-from search.preflight import check_formations, check_learning_rates
+from search.preflight import check_formations, check_lambdas, check_learning_rates
 from search.request import Request
 from search.space.files import load_space
 from search.space.model import Space
@@ -204,6 +204,15 @@ def test_a_learning_rate_of_a_modality_that_is_not_there() -> None:
     with pytest.raises(UserError, match=r"search\.learning_rate has no effect: each modality"):
         check_learning_rates(fixed, [{"modalities": ["text"]}])
     check_learning_rates(fixed, [{"modalities": ["text", "vision"]}])
+
+
+def test_weights_between_modalities_are_not_searched_where_there_is_one() -> None:
+    space = load_space("quickstart")
+    check_lambdas(space, [{"modalities": ["imu"]}, {"modalities": ["vision", "audio"]}])
+    with pytest.raises(UserError, match=r"search\.lambda_cross has no effect: the data has a single modality"):
+        check_lambdas(space, [{"modalities": ["imu"]}])
+    alone = {name: own for name, own in space.model_dump()["search"].items() if not name.startswith("lambda_")}
+    check_lambdas(space.model_copy(update={"search": alone}), [{"modalities": ["imu"]}])
 
 
 def test_a_formation_that_no_class_is_large_enough_for_is_refused_before_the_trials() -> None:
