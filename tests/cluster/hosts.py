@@ -106,7 +106,8 @@ class Hosts:
             "ENVIRONMENT": str(Path(sys.prefix).resolve()),  # as scripts in it name it
             "KEPT": " ".join(shlex.quote(path) for path in kept_folders()),
         }
-        command = ["ip", "netns", "exec", self._space(name)]
+        command = ["setpriv", "--pdeathsig", "KILL"]  # a killed test leaves no host behind
+        command += ["ip", "netns", "exec", self._space(name)]
         command += ["unshare", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "--mount-proc"]
         with open(own / "boot.log", "wb") as log:
             self._outer[name] = subprocess.Popen(
@@ -122,7 +123,7 @@ class Hosts:
             if time.monotonic() > ends or self._outer[name].poll() is not None:
                 raise RuntimeError(f"{name} does not start: {(own / 'boot.log').read_text()}")
             time.sleep(0.05)
-        outer = self._outer[name].pid  # `ip netns exec` becomes unshare, whose child is process 1
+        outer = self._outer[name].pid  # setpriv becomes `ip netns exec`, and this unshare, whose child is process 1
         children = Path(f"/proc/{outer}/task/{outer}/children").read_text().split()
         self.first[name] = int(children[0])
 
