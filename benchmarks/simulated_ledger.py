@@ -25,7 +25,8 @@ from search.ledger.ledger import Ledger
 from search.space.files import load_space
 from search.space.model import Space, replica_seeds
 from search.tuning.early_stopping import build_scheduler
-from search.tuning.sampler import STUDY, distributions
+from search.tuning.journal import STUDY
+from search.tuning.sampler import distributions
 
 STEPS, EVERY, WAVE = 300, 30, 256  # trials side by side
 TERMS = ("loss/uni", "loss/cross", "loss/joint", "loss")
@@ -187,7 +188,7 @@ def _write(ledger: Ledger, record: dict[str, Any]) -> None:
 
 
 def _study(storage: JournalStorage, study: optuna.Study, space: Space, record: dict[str, Any]) -> None:
-    """What `search.tuning.sampler.SpaceSearcher` stores of a trial, in its order."""
+    """What `search.tuning.searcher.SpaceSearcher` stores of a trial, in its order."""
     entry, result = record["entry"], record["result"]
     if entry["name"] is not None:
         now = datetime.now(UTC)

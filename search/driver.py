@@ -35,7 +35,7 @@ from search.preflight import (
 )
 from search.request import Request as Request
 from search.space.model import replica_seeds
-from search.space.plan import Plan, cost_of_folds
+from search.space.plan import Plan, cost_of_folds, sampler_notes
 from search.space.recorded import completed
 from search.space.validation import folds_of, told
 from search.tracking.store import check_tracking
@@ -55,6 +55,7 @@ def describe(request: Request) -> str:
     text = yaml.safe_dump(request.space.model_dump(mode="json"), sort_keys=False)
     folds = folds_of(request.space.validation)
     lines = [cost_of_folds(request.space, folds)] if folds > 1 else []
+    lines += sampler_notes(request.space)
     missing = [f"missing: {what}" for what in missing_parts(request.space)]
     lines += missing or [f"warning: {what}" for what in data_warnings(request.space)]
     return "\n".join([text, f"# valid; would write to {request.output}", *(f"# {line}" for line in lines)])
@@ -182,6 +183,8 @@ class Search:
         from search.tuning.racing import stages
         from search.tuning.window import slow_sampler
 
+        for note in sampler_notes(space):
+            self.say(note)
         if (slow := slow_sampler(space)) is not None:
             self.say(f"warning: {slow}")
         plan = Plan(
@@ -202,8 +205,8 @@ class Search:
             space.steps * len(stages(space.racing, space.seeds)),
         )
         tracker.start(
-            {"space": space.name, "seeds": space.seeds, "steps": space.steps, "sampler": space.sampler.name},
-            {"output": str(ledger.output)},
+            {"space": space.name, "seeds": space.seeds, "steps": space.steps},
+            {"output": str(ledger.output), "sampler": space.sampler_name},
             view_of(space, plan, ledger.search_id),
         )
         status = "failed"

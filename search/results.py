@@ -67,7 +67,7 @@ class Results:
     @functools.cached_property
     def study(self) -> optuna.Study:
         """Optuna's study of the search, to be read: importances, plots, optuna-dashboard."""
-        from search.tuning.sampler import open_study
+        from search.tuning.journal import open_study
 
         return open_study(self.folder)
 

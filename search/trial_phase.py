@@ -136,7 +136,7 @@ def tunes_traces_removed() -> Iterator[None]:
 def load_tune(after: Future[Any]) -> None:
     """Imports Tune and Optuna, which takes seconds, unless what was to be done before has failed."""
     if after.exception() is None:
-        importlib.import_module("search.tuning.sampler")
+        importlib.import_module("search.tuning.searcher")
 
 
 def left(ledger: Ledger, space: Space) -> int:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from search.space.dimension import listed
 from search.space.model import Space, is_integer
+
+UNSEARCHED = 0.5  # where on its scale what is not searched in a setting stands: the same for all such settings
 
 
 class Coordinates:
     """Points are (d,) in [0, 1]: the numeric hyperparameters, on a log scale where the space has one, then a column of 0 or 1
-    for each value of those with choices.
+    for each value of those with choices. What is not searched in a setting (`when`) is at UNSEARCHED, or has no choice.
 
     Attributes:
         names: the numeric hyperparameters, in the order of the columns.
@@ -27,22 +31,44 @@ class Coordinates:
 
     def at(self, params: Mapping[str, Any]) -> np.ndarray:
         """(d,): the point of a setting."""
-        numeric = [self.position(name, float(params[name])) for name in self.names]
-        chosen = [float(params[name] == value) for name, values in self.choices.items() for value in values]
+        known = {name: params.get(name) for name in self.names}
+        numeric = [UNSEARCHED if value is None else self.position(name, float(value)) for name, value in known.items()]
+        chosen = [
+            float(name in params and params[name] == value) for name, values in self.choices.items() for value in values
+        ]
         return np.array([*numeric, *chosen])
+
+    def settled(self, points: np.ndarray) -> np.ndarray:
+        """(n, d) -> (n, d): the points, with what is not searched there where `at` has it: moving it changes nothing."""
+        conditional = [name for name in self.names if self.space.search[name].when is not None]
+        if conditional:
+            points = points.copy()
+        for name in conditional:
+            searched = np.ones(len(points), dtype=bool)
+            for other, wanted in (self.space.search[name].when or {}).items():
+                searched &= points[:, [self._column(other, value) for value in listed(wanted)]].max(1) > 0.5
+            points[~searched, self.names.index(name)] = UNSEARCHED
+        return points
+
+    def _column(self, name: str, value: Any) -> int:
+        before = itertools.takewhile(lambda other: other != name, self.choices)
+        return len(self.names) + sum(len(self.choices[other]) for other in before) + self.choices[name].index(value)
 
     def params(self, point: np.ndarray) -> dict[str, Any]:
         """Inverse of `at`, in the order of the space."""
-        known: dict[str, Any] = {name: self.value(name, x) for name, x in zip(self.names, point, strict=False)}
+        known: dict[str, Any] = {name: self.value(name, float(x)) for name, x in zip(self.names, point, strict=False)}
         column = len(self.names)
         for name, values in self.choices.items():
             known[name] = values[int(np.argmax(point[column : column + len(values)]))]
             column += len(values)
-        return {name: known[name] for name in self.space.search}
+        return {name: known[name] for name in self.space.searched(known)}
 
     def is_proposable(self, point: np.ndarray) -> bool:
-        """Whether each hyperparameter with choices has one of them as its value; a default may not."""
-        return float(point[len(self.names) :].sum()) == len(self.choices)
+        """Whether it is that of a proposal: each hyperparameter with choices has one of them as its value, and `constraints`
+        hold; a default may be another."""
+        params = self.params(point)
+        chosen = sum(name in self.choices for name in params)
+        return float(point[len(self.names) :].sum()) == chosen and self.space.admits(params)
 
     def position(self, name: str, value: float) -> float:
         """Where a value of a numeric hyperparameter lies in its range: 0 at the low end, 1 at the high one."""
@@ -56,7 +82,7 @@ class Coordinates:
         d = self.space.search[name]
         assert d.low is not None and d.high is not None
         value = math.exp(math.log(d.low) * (1 - at) + math.log(d.high) * at) if d.log else d.low + at * (d.high - d.low)
-        value = float(min(max(value, d.low), d.high))  # rounding must not leave the space
+        value = d.nearest(value)  # rounding must not leave the space
         return round(value) if is_integer(name) else value
 
     def spread(self, names: Sequence[str], count: int) -> list[dict[str, Any]]:
@@ -84,18 +110,26 @@ class Coordinates:
         """`count` settings around one. `draw`: which random moves.
 
         A value within its range stays there. One outside, as a published setting may have, moves as far on the same scale; where
-        that is not logarithmic, not further out. What cannot move (None, or 0 on a log scale) stays, as do choices.
+        that is not logarithmic, not further out. What cannot move (None, or 0 on a log scale) stays, as do choices. Where a move
+        would break `constraints` that the setting keeps, it is halved, and in the end left out.
         """
         moves = self.moves(decades, count, draw) if self.names else np.zeros((count, 0))
-        near = [dict(params) for _ in range(count)]
-        for name, column in zip(self.names, moves.T, strict=True):
-            if self.can_move(name, params[name]):
-                for own, move in zip(near, column, strict=True):
-                    own[name] = self._moved(name, float(params[name]), float(move))
-        return near
+        return [self._near(params, move) for move in moves]
+
+    def _near(self, params: Mapping[str, Any], move: np.ndarray) -> dict[str, Any]:
+        """`params`, with each hyperparameter moved by its part of `move`, (numeric,)."""
+        keeps = self.space.keeps_constraints(params)
+        for shrink in (1.0, 0.5, 0.25, 0.125):
+            own = dict(params)
+            for name, far in zip(self.names, move, strict=True):
+                if self.can_move(name, params.get(name)):
+                    own[name] = self._moved(name, float(params[name]), shrink * float(far))
+            if not keeps or self.space.keeps_constraints(own):
+                return own
+        return dict(params)
 
     def can_move(self, name: str, value: Any) -> bool:
-        """Whether there are values of a numeric hyperparameter around this one."""
+        """Whether there are values of a numeric hyperparameter around this one. None: it has no value."""
         return value is not None and (value > 0 or not self.space.search[name].log)
 
     def _moved(self, name: str, value: float, move: float) -> Any:
@@ -106,6 +140,8 @@ class Coordinates:
         moved = value * (d.high / d.low) ** move if d.log else d.low + (d.high - d.low) * (at + move)
         if not d.log:
             moved = min(max(moved, min(d.low, value)), max(d.high, value))
+        if d.step is not None:
+            moved = value + round((moved - value) / d.step) * d.step
         return max(1, round(moved)) if is_integer(name) else moved
 
 

@@ -103,13 +103,17 @@ def _features(name: str, dimension: Dimension) -> list[_Feature]:
         to, back = (math.log, math.exp) if logarithmic else (float, float)
         return [
             _Feature(
-                lambda p: to(p[name]), lambda at: f"{name} > {back(at):.3g}", lambda at: f"{name} < {back(at):.3g}"
+                lambda p: to(p[name]) if name in p else math.nan,  # on neither side
+                lambda at: f"{name} > {back(at):.3g}",
+                lambda at: f"{name} < {back(at):.3g}",
             )
         ]
 
     def one(choice: Any) -> _Feature:
         return _Feature(
-            lambda p: float(p[name] == choice), lambda at: f"{name} is {choice}", lambda at: f"{name} is not {choice}"
+            lambda p: float(p.get(name) == choice),
+            lambda at: f"{name} is {choice}",
+            lambda at: f"{name} is not {choice}",
         )
 
     return [one(choice) for choice in choices]

@@ -49,12 +49,13 @@ def plateau_setting(surface: Surface, decades: float) -> tuple[dict[str, Any], f
         found: np.ndarray = np.quantile((mean - std).reshape(len(points), -1), QUANTILE, axis=1)
         return found
 
+    candidates = candidates[[surface.is_proposable(point) for point in candidates]]
     # Most candidates are far from good: the deviation is only computed for the best hundred by the mean.
     likely = candidates[np.argsort(-quantiles(candidates, careful=False), kind="stable")[:100]]
     best = likely[int(np.argmax(quantiles(likely, careful=True)))]
     for shrink in (1.0, 0.5, 0.25):
         near = np.clip(best + shrink * _moves(surface, decades, 32, seed=2), 0, 1)
-        near = np.concatenate([best[None], near])
+        near = np.concatenate([best[None], near[[surface.is_proposable(point) for point in near]]])
         best = near[int(np.argmax(quantiles(near, careful=True)))]
     return surface.params(best), float(quantiles(best[None], careful=False)[0])
 
@@ -72,9 +73,10 @@ def robust_region(surface: Surface | None, recommended: Mapping[str, Any]) -> di
     (best,), (uncertainty,) = surface.predict(centre[None])
     enough = best - max(uncertainty, surface.noise, surface.standard_error)
     region = {}
-    for i, name in enumerate(surface.names):
+    for i, name in _searched(surface, recommended):
         grid = np.linspace(0, 1, POINTS)
-        good = surface.mean(_slice(centre, i, grid)) >= enough
+        along = _slice(centre, i, grid)
+        good = (surface.mean(along) >= enough) & _kept(surface, along)
         low = high = int(np.abs(grid - centre[i]).argmin())
         while low > 0 and good[low - 1]:
             low -= 1
@@ -92,7 +94,7 @@ def responses(surface: Surface | None, recommended: Mapping[str, Any]) -> dict[s
         return {}
     curves = {}
     grid = np.linspace(0, 1, CURVE)
-    for i, name in enumerate(surface.names):
+    for i, name in _searched(surface, recommended):
         mean, std = surface.predict(_slice(surface.at(recommended), i, grid))
         values = [float(surface.value(name, x)) for x in grid]
         curves[name] = {"values": values, "mean": mean.tolist()}
@@ -101,10 +103,13 @@ def responses(surface: Surface | None, recommended: Mapping[str, Any]) -> dict[s
 
 
 def response_pairs(surface: Surface | None, recommended: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Maps of the modelled score over each pair of the lambdas and sigma: {x, y, xs, ys, mean: a row for each of ys}."""
+    """Maps of the modelled score over each pair of the lambdas and sigma: {x, y, xs, ys, mean: a row for each of ys}; None where
+    `constraints` do not hold."""
     if surface is None:
         return []
-    names = [name for name in surface.names if name.startswith("lambda") or name == "frequency_scale"]
+    names = [
+        name for _, name in _searched(surface, recommended) if name.startswith("lambda") or name == "frequency_scale"
+    ]
     grid = np.linspace(0, 1, MAP)
     maps = []
     for x, y in itertools.combinations(names, 2):
@@ -112,7 +117,10 @@ def response_pairs(surface: Surface | None, recommended: Mapping[str, Any]) -> l
         points[:, surface.names.index(x)] = np.tile(grid, MAP)
         points[:, surface.names.index(y)] = np.repeat(grid, MAP)
         sides = {"xs": [float(surface.value(x, g)) for g in grid], "ys": [float(surface.value(y, g)) for g in grid]}
-        maps.append({"x": x, "y": y, **sides, "mean": surface.mean(points).reshape(MAP, MAP).tolist()})
+        mean = [
+            m if kept else None for m, kept in zip(surface.mean(points).tolist(), _kept(surface, points), strict=True)
+        ]
+        maps.append({"x": x, "y": y, **sides, "mean": [mean[i : i + MAP] for i in range(0, MAP * MAP, MAP)]})
     return maps
 
 
@@ -125,11 +133,23 @@ def sensitivity(
         return {}
     centre = surface.at(recommended)
     lost = {}
-    for i, name in enumerate(surface.names):
+    for i, name in _searched(surface, recommended):
         at = min(max(surface.position(name, float(default[name])), 0.0), 1.0)
         there, here = surface.mean(np.vstack([_slice(centre, i, np.array([at])), centre]))
         lost[name] = float(here - there)
     return lost
+
+
+def _searched(surface: Surface, recommended: Mapping[str, Any]) -> list[tuple[int, str]]:
+    """Column and name of the numeric hyperparameters that the recommended setting has a value of."""
+    return [(i, name) for i, name in enumerate(surface.names) if recommended.get(name) is not None]
+
+
+def _kept(surface: Surface, points: np.ndarray) -> np.ndarray:
+    """(n, d) -> (n,): whether `constraints` hold there."""
+    if not surface.space.constraints:
+        return np.ones(len(points), dtype=bool)
+    return np.array([surface.space.keeps_constraints(surface.params(point)) for point in points])
 
 
 def _slice(centre: np.ndarray, column: int, grid: np.ndarray) -> np.ndarray:

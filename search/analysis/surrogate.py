@@ -162,6 +162,7 @@ class Surface(Coordinates):
 
     def predict(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(n, d) -> mean (n,) and standard deviation (n,) of the score's expectation there."""
+        points = self.settled(points)
         means, stds = [], []
         for start in range(0, len(points), CHUNK):
             mean, std = self._process.predict(points[start : start + CHUNK], return_std=True)
@@ -171,6 +172,7 @@ class Surface(Coordinates):
 
     def mean(self, points: np.ndarray) -> np.ndarray:
         """(n, d) -> (n,): `predict` without the deviation, which costs most."""
+        points = self.settled(points)
         parts = [self._process.predict(points[start : start + CHUNK]) for start in range(0, len(points), CHUNK)]
         return np.minimum(np.concatenate(parts), self._highest) * self._spread + self._middle
 

@@ -61,7 +61,7 @@ def run_around(
     moving = [label for label, config in settings.items() if can_move(space, config)]
     for label in moving if count else ():
         config, decades = settings[label], space.confirmation.perturbed_decades
-        values = applied(Hyperparameters.model_validate(config), space.search)
+        values = searched_values(Hyperparameters.model_validate(config), space)
         for i, own in enumerate(coordinates.perturbed(values, decades, count, draw)):
             moved[f"{label} moved {i}"] = {**config, **{name: x for name, x in own.items() if x is not None}}
     found = {label: Around() for label in settings}
@@ -77,8 +77,14 @@ def run_around(
 
 def can_move(space: Space, config: Mapping[str, Any]) -> bool:
     """Whether there are other settings around this one (all hyperparameters)."""
-    coordinates, own = Coordinates(space), applied(Hyperparameters.model_validate(config), space.search)
-    return any(coordinates.can_move(name, own[name]) for name in coordinates.names)
+    coordinates, own = Coordinates(space), searched_values(Hyperparameters.model_validate(config), space)
+    return any(coordinates.can_move(name, own.get(name)) for name in coordinates.names)
+
+
+def searched_values(setting: Hyperparameters, space: Space) -> dict[str, Any]:
+    """`applied`, of what is searched in such a setting."""
+    values = applied(setting, space.search)
+    return {name: values[name] for name in space.searched(values)}
 
 
 def applied(setting: Hyperparameters, names: Iterable[str]) -> dict[str, Any]:

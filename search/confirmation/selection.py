@@ -32,7 +32,7 @@ from search.analysis.sequential import looks
 from search.analysis.statistics import tied_by_score, tied_with_best
 from search.analysis.surrogate import Scored, Surface, of_space
 from search.confirmation.elimination import Settled, Stopped, compare_in_looks
-from search.confirmation.perturbation import CHOOSING, Around, Evaluate, applied, run_around
+from search.confirmation.perturbation import CHOOSING, Around, Evaluate, run_around, searched_values
 from search.ledger.ledger import TrialRecord
 from search.space.model import Space
 
@@ -143,7 +143,7 @@ def choose(
         challengers.append(Candidate(PLATEAU, None, params, config))
     challengers = [c for c in challengers if c.config not in known.values()]
     kept = [
-        Candidate(label, None, applied(own, space.search), known[label], published=True)
+        Candidate(label, None, searched_values(own, space), known[label], published=True)
         for label, own in (published or {}).items()
     ]
     candidates = [*challengers, *kept]

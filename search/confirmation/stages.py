@@ -149,11 +149,12 @@ class ConfirmationStages:
         spread = coordinates.spread(numeric, count) if numeric else []
         default = next(d for d in self.space.default_trials() if d.name == "default")
         own = self.space.params_of(default.hyperparameters)
-        rates = [{n: own[n] for n in names}, {n: chosen[n] for n in names}]
-        rates += [rates[1] | some for some in spread]
+        rates = [{n: known[n] for n in names if known.get(n) is not None} for known in (own, chosen)]
+        rates += [rates[1] | {n: value for n, value in some.items() if n in own} for some in spread]
+        kept = [some for some in rates if self.space.keeps_constraints(own | some)]
         settings = {
             f"rates {i}": default.hyperparameters.model_copy(update=some).model_dump(mode="json")
-            for i, some in enumerate(rates)
+            for i, some in enumerate(kept or rates[:1])
         }
         return self._best(settings, self.choosing_seeds[:FIRST_LOOK], LIKELY, "rates", self.score)
 

@@ -77,10 +77,13 @@ def parallel(trials: Sequence[Trial], recommended: Mapping[str, Any]) -> go.Figu
     A diamond marks the `recommended` value where it lies within the values tried.
     """
     names = varied(trials)
-    lines = [line for line in comparable(drawn(trials)) if all(line[0].params.get(name) is not None for name in names)]
-    if not names or not lines:
+    lines = comparable(drawn(trials))
+    # A line passes by the axis of what its trial has no value of: it was not searched there.
+    own = {name: [t.params[name] for t, _ in lines if t.params.get(name) is not None] for name in names}
+    names = [name for name in names if own[name]]
+    if not names:
         return None
-    axes = [Axis(name, [trial.params[name] for trial, _ in lines]) for name in names]
+    axes = [Axis(name, own[name]) for name in names]
     axes.append(Axis("robust score", [score for _, score in lines]))
     figure = go.Figure()
     fine = crowd(len(lines))
@@ -89,10 +92,11 @@ def parallel(trials: Sequence[Trial], recommended: Mapping[str, Any]) -> go.Figu
         ys: list[float | None] = []
         numbers: list[int | None] = []
         for trial, score in group:
-            values = [*(trial.params[name] for name in names), score]
-            xs += [*(axis.place(value) for axis, value in zip(axes, values, strict=True)), None]
-            ys += [*range(len(axes)), None]
-            numbers += [trial.number] * len(axes) + [None]
+            values = enumerate([*(trial.params.get(name) for name in names), score])
+            places = [(axes[row].place(value), row) for row, value in values if value is not None]
+            xs += [*(place for place, _ in places), None]
+            ys += [*(row for _, row in places), None]
+            numbers += [trial.number] * len(places) + [None]
         figure.add_scatter(
             x=xs,
             y=ys,

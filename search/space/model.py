@@ -6,16 +6,19 @@ Read from a YAML by `search/space/files.py`. Knows nothing of Ray, Optuna or MLf
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from pydantic import Field, StrictFloat, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from condense.config.modalities import RATE
 from condense.config.models import Hyperparameters, Strict, TaskConfig, is_hyperparameter
 from condense.config.published import PAPER_DEFAULT
+from search.space.constraints import allowed, check_constraints
+from search.space.dimension import Dimension as Dimension
+from search.space.dimension import check_conditions, check_dimension, check_value
+from search.space.dimension import is_integer as is_integer
 from search.space.resources import Resources as Resources
 from search.space.validation import Validation
 
@@ -26,34 +29,12 @@ SEED_BLOCK = 10_000
 CF_ONLY = ("frequency_scale", "num_frequencies", "frequency_pool", "frequency_sampling", "alpha", "beta")
 
 
+# `sampler: auto` takes gp up to here: a Gaussian process is cubic in trials, and learns little in many dimensions.
+GP_TRIALS, GP_RANGES = 200, 10
 OURS = Hyperparameters()
 LONGEST_NAME = (
     200  # bytes of a search's name, a folder; a file system takes 255, some of them for what stands beside it
 )
-
-
-class Dimension(Strict):
-    """One searched hyperparameter: a range (`low`, `high`, `log`) or `choices`."""
-
-    low: StrictFloat | None = Field(None, description="smallest value of a range")
-    high: StrictFloat | None = Field(None, description="largest value of a range (included)")
-    log: bool = Field(False, description="whether the range is searched on a logarithmic scale; low must be > 0")
-    choices: list[Any] | None = Field(None, description="the values to choose from, instead of a range")
-
-    def contains(self, value: Any) -> bool:
-        """Whether `value` can be proposed."""
-        if self.choices is not None:
-            return value in self.choices
-        assert self.low is not None and self.high is not None
-        return value is not None and self.low <= value <= self.high
-
-    def centre(self) -> Any:
-        """Geometric mean of a log range, arithmetic mean of a linear one, or the first choice."""
-        if self.choices is not None:
-            return self.choices[0]
-        assert self.low is not None and self.high is not None
-        centre = math.sqrt(self.low) * math.sqrt(self.high) if self.log else self.low / 2 + self.high / 2
-        return min(max(centre, self.low), self.high)  # rounding could leave a narrow range
 
 
 class Robust(Strict):
@@ -78,10 +59,17 @@ class Racing(Strict):
     )
 
 
+SamplerName = Literal["tpe", "gp", "cmaes", "nsga2", "random", "qmc"]
+
+
 class Sampler(Strict):
     """Optuna's sampler."""
 
-    name: Literal["tpe", "gp", "cmaes", "nsga2", "random", "qmc"] = Field("tpe", description="which sampler proposes")
+    name: Literal["tpe", "gp", "cmaes", "nsga2", "random", "qmc", "auto"] = Field(
+        "tpe",
+        description="which sampler proposes; `auto`: `gp` in a search of up to 200 trials of up to 10 ranges, without `choices`, "
+        "`when` and `constraints`; else `tpe`",
+    )
     startup_trials: int = Field(
         8, ge=2, description="random trials before tpe, gp and cmaes use their model; population size of nsga2"
     )
@@ -89,11 +77,17 @@ class Sampler(Strict):
 
 
 class Scheduler(Strict):
-    """Which trials are stopped early: `asha` (asynchronous successive halving) or `none`."""
+    """Which trials are stopped early."""
 
-    name: Literal["asha", "none"] = Field("asha", description="`asha` or `none`")
+    name: Literal["asha", "hyperband", "median", "none"] = Field(
+        "asha",
+        description="`asha`: asynchronous successive halving; `hyperband`: several of these side by side, with ever later first "
+        "rungs; `median`: whose best score is below the median of the others' running means; `none`",
+    )
     grace_steps: int | None = Field(None, ge=1, description="no trial is stopped before; default: report_every")
-    reduction_factor: float = Field(3.0, gt=1, description="of the trials at a rung, one in this many goes on")
+    reduction_factor: float = Field(
+        3.0, gt=1, description="asha, hyperband: of the trials at a rung, one in this many goes on"
+    )
 
 
 class Budget(Strict):
@@ -162,6 +156,11 @@ class Space(Strict):
         "adds a direction in which nothing changes",
     )
     search: dict[str, Dimension] = Field(min_length=1, description="hyperparameters that vary")
+    constraints: list[str] = Field(
+        default_factory=list,
+        description="what holds in every proposal: `[lambda_joint <= lambda_cross]`, with `<=`, `<`, `>` or `>=` between two "
+        "hyperparameters of `search` or `fixed`, or one and a number. The defaults are run in any case",
+    )
     steps: int = Field(60, ge=1, description="optimiser steps of a trial that is not stopped early")
     report_every: int = Field(20, ge=1, description="steps between two validations, each followed by a report")
     trials: int = Field(24, ge=3, description="how many trials, the default ones included")
@@ -214,25 +213,17 @@ class Space(Strict):
                     hint = nearest(name, Hyperparameters.model_fields)
                     raise ValueError(f"`{group}.{name}` is no hyperparameter{hint}")
         for name, value in self.fixed.items():
-            if name in self.search:
+            if name in self.search and self.search[name].when is None:
                 raise ValueError(f"`{name}` is in both `fixed` and `search`: it must be in one of them")
-            _check_value(f"fixed.{name}", name, value)
+            check_value(f"fixed.{name}", name, value)
         for name, dimension in self.search.items():
-            _check_dimension(name, dimension)
+            check_dimension(name, dimension)
             if name in CF_ONLY and self.fixed.get("discrepancy") == "mmd":
                 raise ValueError(f"`search.{name}` has no effect with `fixed.discrepancy`: mmd")
+        check_conditions(self.search)
+        check_constraints(self.constraints, self.search, self.fixed)
         for i, setting in enumerate(self.warm_start):
-            for name in self.search:
-                if name not in setting:
-                    raise ValueError(f"`warm_start.{i}` must have all of `search`, but lacks `{name}`")
-            for name, value in setting.items():
-                if name not in self.search:
-                    raise ValueError(f"`warm_start.{i}.{name}` is not searched")
-                _check_value(f"warm_start.{i}.{name}", name, value)
-                if not self.search[name].contains(value):
-                    raise ValueError(
-                        f"`warm_start.{i}.{name}` must be in the range of `search.{name}`, but got {value!r}"
-                    )
+            self._check_setting(f"warm_start.{i}", setting)
         if self.warm_start and self.trials <= len(self.first_trials()):
             count = len(self.warm_start)
             raise ValueError(f"`trials` must be > 2 defaults + {count} of `warm_start`, but got {self.trials}")
@@ -253,18 +244,40 @@ class Space(Strict):
                 raise ValueError("several `objectives` need `scheduler`: none and no `racing`: both go by a single one")
             if self.budget.patience is not None:
                 raise ValueError("`budget.patience` goes by the score: not with several `objectives`")
-            if self.sampler.name == "cmaes":
+            if self.sampler_name == "cmaes":
                 raise ValueError("`sampler.name`: cmaes has a single objective; use tpe, gp, nsga2, random or qmc")
         if self.report_every > self.steps:
             raise ValueError(f"`report_every` must be <= steps ({self.steps}), but got {self.report_every}")
-        if self.scheduler.name == "asha" and self.grace_steps > self.steps:
+        if self.scheduler.name != "none" and self.grace_steps > self.steps:
             raise ValueError(f"`scheduler.grace_steps` must be <= steps ({self.steps}), but got {self.grace_steps}")
         return self
+
+    def _check_setting(self, key: str, setting: Mapping[str, Any]) -> None:
+        """Raises ValueError for one that could not have been proposed."""
+        for name in self.searched(setting):
+            if name not in setting:
+                raise ValueError(f"`{key}` must have all of `search`, but lacks `{name}`")
+        for name, value in setting.items():
+            if name not in self.searched(setting):
+                raise ValueError(f"`{key}.{name}` is not searched{' there' if name in self.search else ''}")
+            check_value(f"{key}.{name}", name, value)
+            if not self.search[name].contains(value):
+                raise ValueError(f"`{key}.{name}` must be in the range of `search.{name}`, but got {value!r}")
+        if not self.admits(setting):
+            raise ValueError(f"`{key}` must be within `constraints`, but got {dict(setting)}")
 
     @property
     def grace_steps(self) -> int:
         """Steps before which no trial is stopped."""
         return self.report_every if self.scheduler.grace_steps is None else self.scheduler.grace_steps
+
+    @property
+    def sampler_name(self) -> SamplerName:
+        """The sampler; what `auto` stands for."""
+        if self.sampler.name != "auto":
+            return self.sampler.name
+        plain = all(d.choices is None and d.when is None for d in self.search.values()) and not self.constraints
+        return "gp" if plain and len(self.search) <= GP_RANGES and self.trials <= GP_TRIALS else "tpe"
 
     @property
     def report_steps(self) -> list[int]:
@@ -275,15 +288,27 @@ class Space(Strict):
         """All hyperparameters of a trial: `fixed` plus the searched values `params` of one proposal."""
         return Hyperparameters.model_validate({**self.fixed, **params})
 
+    def searched(self, values: Mapping[str, Any]) -> list[str]:
+        """What is searched in a setting with these values of `search`: all but hyperparameters whose `when` is not met."""
+        return [name for name, dimension in self.search.items() if dimension.is_searched(values)]
+
     def params_of(self, hyperparameters: Hyperparameters) -> dict[str, Any]:
-        """The searched hyperparameters' values in a setting, in the order of `search`."""
-        return {name: getattr(hyperparameters, name, None) for name in self.search}
+        """The values of what is searched in a setting, in the order of `search`."""
+        known = {name: getattr(hyperparameters, name, None) for name in self.search}
+        return {name: known[name] for name in self.searched(known)}
+
+    def admits(self, params: Mapping[str, Any]) -> bool:
+        """Whether `params`, of `params_of`, could have been proposed: inside all ranges, and within `constraints`."""
+        inside = all(self.search[name].contains(value) for name, value in params.items())
+        return inside and self.keeps_constraints(params)
+
+    def keeps_constraints(self, params: Mapping[str, Any]) -> bool:
+        """Whether values of `search` are within `constraints`."""
+        return not self.constraints or allowed(self.constraints, {**self.fixed, **params})
 
     def contains(self, hyperparameters: Hyperparameters) -> bool:
-        """Whether a setting could have been proposed: inside all ranges, and equal to `fixed` and the defaults elsewhere."""
-        params = self.params_of(hyperparameters)
-        inside = all(self.search[name].contains(value) for name, value in params.items())
-        return inside and self.differs_in_searched_only(hyperparameters)
+        """Whether a setting could have been proposed, and equals `fixed` and the defaults elsewhere."""
+        return self.admits(self.params_of(hyperparameters)) and self.differs_in_searched_only(hyperparameters)
 
     def differs_in_searched_only(self, hyperparameters: Hyperparameters) -> bool:
         """Whether a setting equals this space in everything that is not searched; ranges do not count. False for `default` if
@@ -309,7 +334,9 @@ class Space(Strict):
         if scaling == OURS.scaling:
             known = {name: _ours(name) for name in (*names, *self.search)}
             start = {k: v for k, v in known.items() if k in names or self.search[k].contains(v)}
-        ours = self.hyperparameters({**central, **start, "scaling": scaling})
+        values = {**central, **start, "scaling": scaling}
+        elsewhere = [name for name in self.search if name not in self.searched(values)]
+        ours = self.hyperparameters({name: value for name, value in values.items() if name not in elsewhere})
         return [DefaultTrial("paper_default", paper), DefaultTrial("default", ours)]
 
     def first_trials(self) -> list[DefaultTrial]:
@@ -351,48 +378,3 @@ def _ours(name: str) -> Any:
 def _centre(name: str, dimension: Dimension) -> Any:
     centre = dimension.centre()
     return round(centre) if is_integer(name) and dimension.choices is None else centre
-
-
-def is_integer(name: str) -> bool:
-    """Whether a hyperparameter takes whole numbers only."""
-    return name in Hyperparameters.model_fields and Hyperparameters.model_fields[name].annotation is int
-
-
-def _is_number(name: str) -> bool:
-    field = Hyperparameters.model_fields.get(name)  # None: a modality's learning rate
-    return field is None or not any(isinstance(option, str) for option in get_args(field.annotation))  # of a Literal
-
-
-def _check_value(key: str, name: str, value: Any) -> None:
-    try:
-        Hyperparameters.model_validate({name: value}, strict=True)
-    except ValidationError as error:
-        rule = error.errors(include_url=False)[0]["msg"]
-        raise ValueError(f"`{key}`: {rule}, but got {value!r}") from None
-
-
-def _check_dimension(name: str, dimension: Dimension) -> None:
-    key = f"search.{name}"
-    if dimension.choices is not None:
-        if dimension.low is not None or dimension.high is not None or dimension.log:
-            raise ValueError(f"`{key}` must have choices or a range (low, high, log), but has both")
-        if not dimension.choices:
-            raise ValueError(f"`{key}.choices` must not be empty")
-        for i, value in enumerate(dimension.choices):
-            _check_value(f"{key}.choices.{i}", name, value)
-            if value in dimension.choices[:i]:
-                raise ValueError(f"`{key}.choices` must differ from each other, but {value!r} is there twice")
-        return
-    if not _is_number(name):
-        raise ValueError(f"`{key}` is no number: it must have choices, not a range")
-    for side in ("low", "high"):
-        bound = getattr(dimension, side)
-        if bound is None:
-            raise ValueError(f"`{key}` must have low and high, or choices, but `{key}.{side}` is missing")
-        if is_integer(name) and bound != int(bound):
-            raise ValueError(f"`{key}.{side}` must be a whole number, but got {bound!r}")
-        if dimension.log and bound <= 0:
-            raise ValueError(f"`{key}.{side}` must be > 0 for a log scale, but got {bound!r}")
-        _check_value(f"{key}.{side}", name, int(bound) if is_integer(name) else bound)
-    if dimension.low >= dimension.high:  # type: ignore[operator]  # both were just checked not to be None
-        raise ValueError(f"`{key}.low` must be < high, but got low {dimension.low!r} and high {dimension.high!r}")

@@ -55,6 +55,15 @@ def with_tasks(space: Space, tasks: Sequence[Mapping[str, Any]]) -> Space:
     return space.model_copy(update={"tasks": [TaskConfig.model_validate(task) for task in tasks]})
 
 
+def sampler_notes(space: Space) -> list[str]:
+    """Lines on what the sampler is, and what it cannot do."""
+    name, alone = space.sampler_name, [name for name, dimension in space.search.items() if dimension.when is not None]
+    notes = [f"`sampler: auto` is {name} in this space"] if space.sampler.name == "auto" else []
+    if alone and name in ("gp", "cmaes", "nsga2"):
+        notes.append(f"{name} draws {', '.join(alone)} at random: only tpe models a hyperparameter with `when`")
+    return notes
+
+
 def cost_of_folds(space: Space, folds: int) -> str:
     """A line on what folds cost."""
     most = space.trials * len(space.tasks) * folds * space.seeds * space.steps

@@ -57,19 +57,28 @@ class SharedView:
 def view_of(space: Space, plan: Plan, search_id: str) -> SharedView:
     """The view of a search's trials."""
     searched = {name: dimension.choices is None and dimension.log for name, dimension in space.search.items()}
-    return shared_view(search_id, searched, plan.judged[0], plan.places)
+    always = [name for name, dimension in space.search.items() if dimension.when is None]
+    return shared_view(search_id, searched, plan.judged[0], plan.places, always)
 
 
-def shared_view(search_id: str, searched: Mapping[str, bool], metric: str, places: Iterable[str]) -> SharedView:
+def shared_view(
+    search_id: str,
+    searched: Mapping[str, bool],
+    metric: str,
+    places: Iterable[str],
+    always: Sequence[str] | None = None,
+) -> SharedView:
     """Parallel coordinates of the searched hyperparameters by score, the score over two of them, and curves of score and loss.
 
     `searched`: hyperparameter -> whether it is searched on a log scale. `metric`: what scores are made of. `places`: how metrics
-    name tasks and folds (`Plan.places`), whose curves are put away.
+    name tasks and folds (`Plan.places`), whose curves are put away. `always`: those of `searched` that all trials have, by
+    default all of them: MLflow leaves a trial out of parallel coordinates that lacks one.
     """
+    always = list(searched) if always is None else always
     logs = frozenset(name for name, log in searched.items() if log)
     axes = {name: _metric(LOG10 + name) if name in logs else {"key": name, "type": "PARAM"} for name in searched}
-    charts = [_parallel(list(searched), logs)]
-    if len(pair := _pair(searched)) == 2:
+    charts = [_parallel(always, logs)]
+    if len(pair := _pair({name: searched[name] for name in always})) == 2:
         charts.append(_card("CONTOUR", xaxis=axes[pair[0]], yaxis=axes[pair[1]], zaxis=_metric("score")))
     charts += [_line("score", "linear"), _line("loss", "log")]
     each = [f"{name}/{place}".rstrip("/") for name in (metric, "share") for place in places]

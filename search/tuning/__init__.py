@@ -10,6 +10,7 @@ __all__ = [
     "referee",
     "resumption",
     "sampler",
+    "searcher",
     "trainable",
     "warm_start",
     "window",

@@ -5,13 +5,27 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+
+STUDY = "search"
 
 
 def journal_in(output: Path) -> JournalStorage:
     """The storage of the search in `output`, to be opened with `optuna.load_study`."""
     return JournalStorage(JournalFileBackend(str(output / "optuna.journal")))
+
+
+def open_study(output: Path) -> optuna.Study:
+    """A search's study for reading, for example with `optuna.importance`.
+
+    Trials run outside the space's ranges (`paper_default`) are placeholders in it, with state FAIL, which every sampler
+    ignores: without the searched parameters they would end the samplers' common search space. Their scores are in
+    the ledger.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.load_study(study_name=STUDY, storage=journal_in(output))
 
 
 def mend_journal(output: Path) -> None:

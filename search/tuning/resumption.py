@@ -14,7 +14,7 @@ from search.tracking.tracker import MlflowTracker
 from search.tuning.callbacks import trial_tags
 from search.tuning.display import Display
 from search.tuning.early_stopping import build_scheduler, prefill
-from search.tuning.sampler import SpaceSearcher
+from search.tuning.searcher import SpaceSearcher
 
 
 @dataclass(frozen=True)

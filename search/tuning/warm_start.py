@@ -46,9 +46,7 @@ def earlier_settings(folder: Path, space: Space) -> list[dict[str, Any]]:
             params = space.params_of(Hyperparameters.model_validate(config))
         except ValidationError:  # written by a version with other hyperparameters
             continue
-        if params not in [default, *found] and all(
-            space.search[name].contains(value) for name, value in params.items()
-        ):
+        if params not in [default, *found] and space.admits(params):
             found.append(params)
     if not found:
         raise UserError(f"--warm-start {folder}: none of its {len(trials)} trials is within the ranges of {space.name}")

@@ -117,7 +117,7 @@ class Windowed(BaseSampler):
 
 def slow_sampler(space: Space) -> str | None:
     """A line on a sampler that holds up a search of so many trials; None for the others."""
-    if space.sampler.name != "gp" or space.trials <= MOST:
+    if space.sampler_name != "gp" or space.trials <= MOST:
         return None
     return (
         f"`sampler: {{name: gp}}` takes seconds for each of more than a few hundred trials, and looks at {MOST} of these "

@@ -17,7 +17,7 @@ from small_search import NO_CONFIRMATION
 from search.analysis.pareto import pareto
 from search.ledger.ledger import Report, TrialRecord
 from search.space.model import Space
-from search.tuning.sampler import open_study
+from search.tuning.journal import open_study
 
 RANGE: dict[str, Any] = {"lambda_cross": {"low": 0.01, "high": 100, "log": True}}
 TWO: dict[str, Any] = {"objectives": ["score", "worst_class"], "scheduler": "none"}

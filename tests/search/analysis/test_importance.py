@@ -153,7 +153,7 @@ def test_fanova_gets_evenly_many_of_very_many_trials(monkeypatch: pytest.MonkeyP
     """PED-ANOVA gets all of them."""
     asked: list[tuple[str, int]] = []
 
-    def get(study: optuna.Study, evaluator: Any) -> dict[str, float]:
+    def get(study: optuna.Study, evaluator: Any, params: list[str]) -> dict[str, float]:
         asked.append((type(evaluator).__name__, len(study.trials)))
         return {}
 

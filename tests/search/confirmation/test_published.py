@@ -16,7 +16,8 @@ from condense.config.published import mmd
 from search.analysis.paired import Items, Outcome, Paired, difference
 from search.analysis.robustness import surface_of
 from search.analysis.scores import robust_score
-from search.confirmation.selection import PLATEAU, Choice, applied, choose, measured
+from search.confirmation.perturbation import applied
+from search.confirmation.selection import PLATEAU, Choice, choose, measured
 from search.ledger.ledger import Report, TrialRecord
 from search.space.model import Space
 

@@ -53,6 +53,8 @@ def test_a_report_of_an_earlier_version_is_read_and_written_as_it_was(earlier: d
     for own, other in zip(written["space"].pop("tasks"), earlier["space"].pop("tasks"), strict=True):
         assert other.items() <= own.items()
     assert earlier["space"].pop("confirmation").items() <= written["space"].pop("confirmation").items()
+    for name, dimension in earlier["space"].pop("search").items():
+        assert dimension.items() <= written["space"]["search"][name].items()
     assert earlier["space"].items() <= written["space"].items()  # keys that were added since have their default
     assert report.confirmation.recommended.mean == earlier["confirmation"]["recommended"]["mean"]
     assert report.chosen is not None and report.chosen.label == "trial 6"

@@ -12,7 +12,7 @@ from ray.tune.schedulers import TrialScheduler
 from search.ledger.ledger import Ledger, PastReport, Report
 from search.space.files import load_space
 from search.tuning.early_stopping import build_scheduler, prefill
-from search.tuning.sampler import SpaceSearcher
+from search.tuning.searcher import SpaceSearcher
 
 SPACE = load_space("quickstart", ["search={lambda_cross: {low: 0.1, high: 100, log: true}}"])
 

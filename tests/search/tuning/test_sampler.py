@@ -21,7 +21,8 @@ from search.ledger.ledger import Ledger
 from search.space.files import load_space
 from search.space.model import Space
 from search.tuning.early_stopping import build_scheduler, prefill
-from search.tuning.sampler import SpaceSearcher, open_study
+from search.tuning.journal import open_study
+from search.tuning.searcher import SpaceSearcher
 
 SAMPLERS = ("tpe", "gp", "cmaes", "nsga2", "random", "qmc")
 STEPS = (20, 40, 60)

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from test_sampler import make_space, run
 
 from search.ledger.ledger import Ledger
-from search.tuning.sampler import SpaceSearcher
+from search.tuning.searcher import SpaceSearcher
 from search.tuning.window import BEST, LATEST, MOST, Windowed, seen, slow_sampler
 
 SPACE = {"x": FloatDistribution(0, 1), "y": FloatDistribution(0, 1)}
