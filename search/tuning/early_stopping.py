@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, cast
 
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+import numpy as np
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from search.ledger.ledger import PastReport
 from search.space.model import Space
@@ -24,28 +25,55 @@ class ReplayedASHA(ASHAScheduler):
         return TrialScheduler.CONTINUE if result.get("replayed") else decision
 
 
-@dataclass(frozen=True)
+class AsynchronousHyperband(ReplayedASHA):
+    """Ray's own: ASHA in several brackets, with ever later first rungs. Ray draws a trial's bracket anew in every process; here
+    its number decides, so that it stays the same. Trials are never paused, as Ray's HyperBandScheduler would: its brackets
+    wait to be full, while paused trials take the places of `max_concurrent`."""
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        sizes = np.array([len(bracket._rungs) for bracket in self._brackets])
+        likely = np.exp(sizes - sizes.max())  # as in Ray
+        number = trial.config["number"]
+        drawn = np.random.default_rng(number).choice(len(sizes), p=likely / likely.sum())
+        self._trial_info[trial.trial_id] = self._brackets[drawn]
+
+
+class ReplayedMedian(MedianStoppingRule):
+    """Likewise for the median stopping rule (Golovin et al. 2017). Never pauses a trial."""
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        self._stopped_trials.discard(trial)  # judged, but it went on
+        decision: str = super().on_trial_result(tune_controller, trial, result)
+        return TrialScheduler.CONTINUE if result.get("replayed") else decision
+
+    def _on_insufficient_samples(self, tune_controller: Any, trial: Any, time: float) -> str:
+        return str(TrialScheduler.CONTINUE)
+
+
 class _PastTrial:
     """What a scheduler needs to know about an ended trial."""
 
-    trial_id: str
+    def __init__(self, number: int) -> None:
+        self.trial_id, self.config = f"past_{number:05d}", {"number": number}
 
 
 def build_scheduler(space: Space) -> TrialScheduler:
-    """ASHA on `score` over `step`, or no early stopping.
+    """By `score` over `step`, or no early stopping.
 
     Its metric and mode are set, so Tune's `TuneConfig` must leave them out.
     """
-    if space.scheduler.name == "none":
-        return FIFOScheduler()
-    return ReplayedASHA(
-        time_attr="step",
-        metric="score",
-        mode="max",
-        max_t=space.steps,
-        grace_period=space.grace_steps,
-        reduction_factor=space.scheduler.reduction_factor,
-    )
+    by: dict[str, Any] = {"time_attr": "step", "metric": "score", "mode": "max", "grace_period": space.grace_steps}
+    factor = space.scheduler.reduction_factor
+    match space.scheduler.name:
+        case "none":
+            return FIFOScheduler()
+        case "median":
+            return ReplayedMedian(**by)
+        case "asha":
+            return ReplayedASHA(**by, max_t=space.steps, reduction_factor=factor)
+        case "hyperband":
+            brackets = int(math.log(space.steps / space.grace_steps) / math.log(factor) + 1e-9) + 1
+            return AsynchronousHyperband(**by, max_t=space.steps, reduction_factor=factor, brackets=brackets)
 
 
 def prefill(scheduler: TrialScheduler, history: Iterable[PastReport], steps: int) -> None:
@@ -61,7 +89,7 @@ def prefill(scheduler: TrialScheduler, history: Iterable[PastReport], steps: int
             continue
         result = {**past.report.metrics, "step": past.report.step}
         if past.number not in trials:
-            trials[past.number] = _PastTrial(f"past_{past.number:05d}")
+            trials[past.number] = _PastTrial(past.number)
             scheduler.on_trial_add(cast(Any, None), trials[past.number])
         decision = scheduler.on_trial_result(cast(Any, None), trials[past.number], result)
         if past.ended is None:
