@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from condense.system.errors import UserError
-    from search.api import ablate, conclude, resume, run
+    from search.api import ablate, conclude, resume, run, stop_trial
     from search.interruption import Stopped
     from search.results import Results, load
     from search.run_status import Status, status
@@ -37,6 +37,7 @@ __all__ = [
     "resume",
     "run",
     "status",
+    "stop_trial",
 ]
 
 _FROM = {
@@ -52,6 +53,7 @@ _FROM = {
     "resume": "search.api",
     "run": "search.api",
     "status": "search.run_status",
+    "stop_trial": "search.api",
 }
 
 

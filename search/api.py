@@ -19,6 +19,7 @@ from search.analysis.ranking import can_conclude
 from search.driver import Search
 from search.ledger.ledger import Ledger
 from search.ledger.requests import CONCLUDE, ask
+from search.ledger.requests import stop_trial as ask_trial_to_stop
 from search.ledger.run_folder import check_search, is_in_use
 from search.request import Request
 from search.results import Results, load
@@ -132,6 +133,35 @@ def conclude(
         raise UserError(f"{path}: the search has ended without a report ({ended}): conclude it again")
     tell(f"{known.name}: {path / 'report.html'}")
     return load(path)
+
+
+def stop_trial(folder: str | Path, number: int, *, say: Callable[[str], None] | None = None) -> None:
+    """Ends trial `number` of the search that runs in `folder`, in another process, at its next report, and waits for that. It
+    keeps its scores so far, and counts as stopped early.
+
+    Raises UserError if no search runs there, the trial does not run, or the search ends before it.
+    """
+    path, tell = Path(folder).absolute(), say or print
+    known = status(path)
+    if known.state != "running":
+        raise UserError(f"{path}: no search runs there ({known.state}), so there is no trial to stop")
+    ledger = Ledger(path)
+    record = ledger.trial(number)
+    if record is None or record.status != "unfinished":
+        running = ", ".join(str(r.number) for r in ledger.trials() if r.status == "unfinished") or "none"
+        ended = "has not begun" if record is None else f"has ended: {record.status}"
+        raise UserError(f"{path}: trial {number} {ended}; running: {running}")
+    ask_trial_to_stop(path, number)
+    tell(f"trial {number}: asked to end at its next report")
+    while (record := ledger.trial(number)) is not None and record.status == "unfinished":
+        if not is_in_use(path):
+            raise UserError(
+                f"{path}: the search has ended before trial {number}, which --resume would end at its next report"
+            )
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    assert record is not None
+    score = "without a score" if record.score is None else f"score {record.score:.3f}"
+    tell(f"trial {number}: {record.status} after step {record.steps}, {score}")
 
 
 def _recorded(

@@ -75,6 +75,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         metavar="FOLDER",
         help="end the search in this folder, running or not, with the trials that it has: confirm them, write the report",
     )
+    parser.add_argument(
+        "--stop-trial",
+        type=int,
+        metavar="N",
+        help="of the search that runs in --output: end trial N at its next report; it counts as stopped early",
+    )
     parser.add_argument("--dry-run", action="store_true", help="validate and print the space; run nothing")
     parser.add_argument("--verbose", action="store_true", help="show the log")
     return parser.parse_args(arguments)
@@ -116,6 +122,13 @@ def main(arguments: list[str] | None = None) -> int:
             from search.api import conclude
 
             conclude(options.conclude, address=options.address, tracking_uri=options.tracking_uri)
+            return 0
+        if options.stop_trial is not None:
+            from search.api import stop_trial
+
+            if options.output is None:
+                raise UserError("--stop-trial needs --output FOLDER, in which the search runs")
+            stop_trial(options.output, options.stop_trial)
             return 0
         limits = [f"trials={options.trials}"] if options.trials is not None else []
         limits += [f"budget.hours={options.time}"] if options.time is not None else []

@@ -16,7 +16,7 @@ from search.analysis.deadline import Deadline, Ended, Pace, in_words, seconds_to
 from search.analysis.patience import trials_without_progress
 from search.analysis.ranking import can_conclude
 from search.ledger.ledger import Ledger, TrialRecord
-from search.ledger.requests import CONCLUDE, take
+from search.ledger.requests import CONCLUDE, is_to_stop, take
 from search.space.model import Space
 from search.space.plan import Plan, with_tasks
 
@@ -52,8 +52,8 @@ class Ending(Stopper):
         return {}  # as for `SearchCallback`
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Whether a single trial is stopped."""
-        return False
+        """Whether a single trial is stopped: if --stop-trial asked for it."""
+        return "number" in result and is_to_stop(self.ledger.output, int(result["number"]))
 
     def stop_all(self) -> bool:
         """Whether all that runs is stopped now."""

@@ -22,6 +22,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from condense.config.models import Hyperparameters
 from search.ledger.ledger import Ledger, TrialRecord
+from search.ledger.requests import STOPPED, is_to_stop
 from search.space.model import Space, replica_seeds
 from search.tuning.journal import STUDY, journal_in, mend_journal, open_study
 from search.tuning.sampler import always_searched, build_sampler, distributions, first_generation, seed_of
@@ -285,6 +286,8 @@ class SpaceSearcher(OptunaSearch):
             finish(record.number, "failed", None, f"the score is {score} at step {steps}", steps)
         elif steps >= self._definition.steps:
             finish(record.number, "completed", score, None, steps)
+        elif is_to_stop(self._ledger.output, record.number):
+            finish(record.number, "pruned", score, STOPPED, steps)
         elif self._definition.scheduler.name == "none":
             finish(record.number, "failed", None, f"ended after {steps} of {self._definition.steps} steps", steps)
         else:
@@ -305,7 +308,7 @@ class SpaceSearcher(OptunaSearch):
         values = [record.score, *(record.metrics.get(f"objective/{name}") for name in self._definition.objectives[1:])]
         if record.status == "completed" and all(value is not None and math.isfinite(value) for value in values):
             self.study.tell(record.number, cast(list[float], values))
-        elif record.status == "pruned":
+        elif record.status == "pruned" and len(self._definition.objectives) == 1:  # of several, Optuna prunes none
             self.study.tell(record.number, state=TrialState.PRUNED)
         else:
             self.study.tell(record.number, state=TrialState.FAIL)

@@ -131,8 +131,10 @@ class _Running:
             return metrics
         if int(metrics["seeds"]) == len(plan.seeds) or self.name is not None:
             return {**metrics, "race/goes_on": float(metrics["seeds"] < len(plan.seeds))}
-        judgement = ray.get(self.ledger.judged.remote(plan, metrics))
-        estimates = {} if judgement.goes_on else {"score": judgement.score, "score_mean": judgement.mean}
+        judgement = ray.get(self.ledger.judged.remote(plan, self.number, metrics))
+        estimates = {"score": judgement.score, "score_mean": judgement.mean}
+        if judgement.goes_on or math.isnan(judgement.score):  # no rival yet
+            estimates = {}
         return {**metrics, **estimates, "race/goes_on": float(judgement.goes_on)}
 
     @property

@@ -160,13 +160,13 @@ def test_a_judgement_travels_alone_and_reads_what_is_new(monkeypatch: pytest.Mon
     referee.new_trial(60, None, {}, {}, [0, 1])  # runs
     trial = Ledger.trial
     monkeypatch.setattr(Ledger, "trial", lambda self, number: read.append(number) or trial(self, number))
-    first = referee.judged(RACING, of_one_seed(0.85))
+    first = referee.judged(RACING, 9, of_one_seed(0.85))
     assert read == list(range(60))
     assert len(pickle.dumps(first)) < 1000
     assert not first.goes_on and first.score == pytest.approx((0.859 + 0.7) / 2 - 0.009)
     add_ended(referee, 61, None, [0.84, 0.9])
     read.clear()
-    assert referee.judged(RACING, of_one_seed(0.85)).goes_on  # ahead of a new incumbent
+    assert referee.judged(RACING, 9, of_one_seed(0.85)).goes_on  # ahead of a new incumbent
     assert read == [61]
 
 
