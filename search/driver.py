@@ -132,6 +132,7 @@ class Search:
 
         from search.engine.client import Client
         from search.engine.devices import find_devices
+        from search.engine.left_out import NoDeviceLeft, no_device_left
         from search.engine.pool import EnginePool
         from search.engine.preparation import Preparation
         from search.tuning.referee import Referee
@@ -139,7 +140,7 @@ class Search:
         space = self.space
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         carried = {"env_vars": verify_variables()}
-        pool = ray.remote(EnginePool).options(num_cpus=0, scheduling_strategy=here, runtime_env=carried).remote()
+        pool: Any = ray.remote(EnginePool).options(num_cpus=0, scheduling_strategy=here, runtime_env=carried).remote()
         ledger_actor = ray.remote(Referee).options(num_cpus=0, scheduling_strategy=here).remote(ledger.output)
         if session.joined:  # Ray goes on
             at_end.callback(end_actors, [ledger_actor, pool])  # the pool's engines end with it
@@ -148,8 +149,13 @@ class Search:
         times = f" x {folds} folds" if folds > 1 else ""
         self.say(f"{space.name}: {space.trials} trials x {space.seeds} seeds{times}, into {shown(ledger.output)}")
         preparing = time.monotonic()
-        own = find_devices(space.resources).own  # the engine of a GPU whose trials need it, too
-        preparation = Preparation(pool, Client(pool, "preparation", *own), self.say, space.resources.gpus_per_trial > 0)
+        devices = find_devices(space.resources)
+        ray.get(pool.use.remote(devices.workers))
+        try:
+            client = Client(pool, "preparation", *devices.own, stays=True)  # where trials need a GPU, too, that one's
+        except NoDeviceLeft as error:
+            raise no_device_left(f"this host prepares the data and writes the results, but {error}") from None
+        preparation = Preparation(pool, client, self.say, space.resources.gpus_per_trial > 0)
         with put_back_if_refused(ledger.output, self.recorded):
             identities = [preparation.identify(task) for task in configs]
             check_data_identity(ledger.output, identities, configs)
@@ -249,13 +255,17 @@ class Search:
         import ray
 
         from search.conclusion import Conclusion
+        from search.engine.left_out import NoDeviceLeft, no_device_left, tell_left_out
 
         for more in reversed(range(ENGINE_DEATHS + 1)):
             try:
                 known = self.space, ledger, pool, plan, tasks, judged, tracker, self.say, self.started
                 conclusion = Conclusion(*known, ended=ended, deadline=self.deadline, preparation=self.prepared)
                 conclusion.ablate() if self.request.ablate else conclusion.write()
+                tell_left_out(pool, self.say)
                 return
+            except NoDeviceLeft as error:
+                raise no_device_left(error) from None
             except (ray.exceptions.RayActorError, ray.exceptions.ActorUnschedulableError):  # the latter: with its node
                 if not more:
                     raise Stopped(f"the Ray cluster was lost, or engines keep dying; {GO_ON}") from None

@@ -57,7 +57,9 @@ class ConfirmationStages:
         self.space, self.plan, self.ledger = space, plan, ledger
         devices = find_devices(space.resources)
         self.pool, self.worker = pool, devices.workers[0]
-        self.client = Client(pool, "confirmation", *devices.own)  # an engine on this node, where the files are
+        self.client = Client(
+            pool, "confirmation", *devices.own, stays=True
+        )  # an engine on this node, where the files are
         self.folder = ledger.output / "confirmation"
         self.reruns = Reruns(self.folder, pool, plan, devices.workers, say)
         self.choosing_seeds, self.reporting_seeds = fresh_seeds(space)
@@ -198,7 +200,7 @@ class ConfirmationStages:
 
     def _ask(self, question: Callable[[Any, Any], Any], task: dict[str, Any]) -> Any:
         """An answer of the engine on this node; of the next one if it has ended meanwhile."""
-        self.client.renew_if_dead()
+        self.client.renew_if_unfit()
         try:
             return ray.get(question(self.client.engine, task))
         except ray.exceptions.RayActorError:  # it ended between the question whether it lives and this one
@@ -221,7 +223,7 @@ class ConfirmationStages:
                 if step:
                     runner.start(step)
                     checkpoint = runner.report()["checkpoint"]
-                self.client.renew_if_dead()  # an idle engine ends after a while
+                self.client.renew_if_unfit()  # an idle engine ends after a while
                 ray.get(self.client.engine.join.remote(name, [task], hyperparameters, [seed], steps, checkpoint))
                 yield step, name
         finally:

@@ -7,6 +7,7 @@ __all__ = [
     "description",
     "devices",
     "hits",
+    "left_out",
     "pool",
     "preparation",
     "previews",

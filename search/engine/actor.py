@@ -44,11 +44,16 @@ class EngineActor:
         if gpu and device.type != "cuda":
             host = socket.gethostname()
             self.trouble = f"Ray counts GPU {gpu} on {host}, but PyTorch {torch.__version__} there cannot use it"
+        prove(device)
         self.tenants = Tenants(device, Store(fetch=fetch), self.threads)
         self.inbox: queue.Queue[tuple[Callable[[], Any], Future[Any]]] = queue.Queue()
         self.started = self.last_used = time.monotonic()
         self.working = False  # on a call
         threading.Thread(target=self._work, daemon=True, name="engine").start()
+
+    def why_unfit(self) -> str:
+        """Why this engine cannot work; empty if it can. To be answered, it has started."""
+        return self.trouble
 
     # Calls ---------------------------------------------------------------------------------------------------------
 
@@ -244,6 +249,15 @@ class EngineActor:
                 end_if_broken(error)
                 done.set_exception(error)
             self.working, self.last_used = False, time.monotonic()
+
+
+def prove(device: Any) -> None:
+    """Raises what PyTorch does on a device that is there but cannot compute, or RuntimeError if it computes wrongly."""
+    import torch
+
+    ones = torch.ones(64, 64, device=device)
+    if (found := (ones @ ones).sum().item()) != 64**3:
+        raise RuntimeError(f"{device} adds {64**3} ones up to {found}")
 
 
 def end_if_broken(error: BaseException) -> None:

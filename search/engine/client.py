@@ -9,6 +9,7 @@ from typing import Any
 import ray
 
 from search.engine.actor import LEASE
+from search.engine.left_out import NoDeviceLeft
 from search.engine.tenant_lost import TenantLost
 
 SECONDS_TO_LEAVE = 2.0
@@ -18,9 +19,10 @@ ATTEMPTS = 5  # a tenant gives up after so many engines died in a row
 class Client:
     """A tenant's handle to its device's engine; joins a new engine if the old one died."""
 
-    def __init__(self, pool: Any, tenant: str, node: str, gpu: str) -> None:
-        self.pool, self.tenant, self.node, self.gpu = pool, tenant, node, gpu
-        self.incarnation, self.engine = ray.get(pool.get.remote(node, gpu))
+    def __init__(self, pool: Any, tenant: str, node: str, gpu: str, stays: bool = False) -> None:
+        """`stays`: only an engine on `node` will do, for what it writes there. Raises NoDeviceLeft."""
+        self.pool, self.tenant, self.node, self.gpu, self.stays = pool, tenant, node, gpu, stays
+        self.incarnation, self.engine = self._get()
         self._arguments: tuple[Any, ...] = ()
         self._checkpoint: bytes | None = None  # at step `self.step`
         self._cpus: float | None = None
@@ -30,7 +32,7 @@ class Client:
         self._resumable = True
         self.step = self._target = 0
         self._deaths = 0
-        self.renew_if_dead()
+        self.renew_if_unfit()
 
     @staticmethod
     def here(pool: Any, tenant: str) -> Client:
@@ -106,18 +108,37 @@ class Client:
         joined = self.engine.join.remote(self.tenant, *self._arguments, *more)
         return int(ray.get(joined))
 
-    def renew_if_dead(self) -> None:
-        """Switches to the next engine if this one has died meanwhile."""
-        try:
-            ray.get(self.engine.work_done.remote())
-        except ray.exceptions.ActorUnavailableError:  # a broken connection
-            pass
-        except ray.exceptions.RayActorError:
-            self.renew()
+    def renew_if_unfit(self) -> None:
+        """Switches to the next engine while this one has died, or cannot start. Raises NoDeviceLeft."""
+        while True:
+            try:
+                trouble = ray.get(self.engine.why_unfit.remote())
+            except ray.exceptions.ActorUnavailableError:  # a broken connection
+                return
+            except ray.exceptions.RayActorError as error:
+                last = [line for line in str(error).splitlines() if line.strip()][-1:]
+                self.incarnation, self.engine = self._get(self.incarnation, " ".join(" ".join(last).split()))
+                continue
+            if not trouble:
+                self.pool.works.remote(self.incarnation)
+                return
+            self.incarnation, self.engine = self._get(self.incarnation, trouble, refuses=True)
 
     def renew(self) -> None:
         """Switches to the next engine after this one died. The caller joins again."""
-        self.incarnation, self.engine = ray.get(self.pool.get.remote(self.node, self.gpu, self.incarnation))
+        self.incarnation, self.engine = self._get(self.incarnation)
+        self.renew_if_unfit()
+
+    def _get(self, bad: int = 0, trouble: str = "", refuses: bool = False) -> tuple[int, Any]:
+        try:
+            found: tuple[int, Any] = ray.get(
+                self.pool.get.remote(self.node, self.gpu, bad, trouble, refuses, self.stays)
+            )
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, NoDeviceLeft):
+                raise error.cause from None
+            raise
+        return found
 
     def leave(self) -> None:
         """Leaves the engine without waiting; an engine may reorder calls, see `forget`."""

@@ -17,10 +17,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from condense.storage.cache_folder import default_folder, read_entry, verify_variables
 from condense.system.process import environment
 from search.engine.actor import EngineActor
+from search.engine.left_out import NoDeviceLeft
 
 IDLE = 300.0  # an engine without tenants ends after these seconds, so that its node can be released
 IDLE_CHECK = 20.0
 SECONDS_TO_FORGET = 5.0
+FAILED_STARTS = 3  # engines in a row that did not start, before their device is left out
 # An engine takes no GPU from Ray's count but is pinned to one. A Ray that was started by somebody else has not read this.
 ON_ZERO_GPUS = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
@@ -36,20 +38,77 @@ class EnginePool:
         context = ray.get_runtime_context()
         self.node, self.handle = context.get_node_id(), context.current_actor
         self.engines: dict[Device, tuple[int, Any]] = {}
-        self.made: dict[Device, int] = {}  # how many engines it has had
+        self.made = 0  # engines, on all devices
+        self.known: list[Device] = []  # that may stand in for each other
+        self.started: set[int] = set()  # incarnations that have
+        self.failed: dict[Device, int] = {}  # engines in a row that have not
+        self.out: dict[Device, str] = {}  # devices that are left out -> why
+        self.told = 0  # of these, in order
         self.lock = threading.Lock()
         threading.Thread(target=self._end_idle, daemon=True, name="idle engines").start()
 
-    def get(self, node: str, gpu: str, bad: int = 0) -> tuple[int, Any]:
-        """The engine of a device, as (incarnation, handle). `bad`: the caller found this incarnation dead."""
+    def use(self, devices: Sequence[Device]) -> None:
+        """What devices there are for trials: another one's engine stands in for one that is left out."""
+        with self.lock:
+            self.known = list(dict.fromkeys([*self.known, *devices]))
+
+    def get(
+        self, node: str, gpu: str, bad: int = 0, trouble: str = "", refuses: bool = False, stays: bool = False
+    ) -> tuple[int, Any]:
+        """The engine of a device, as (incarnation, handle); of another one if this is left out.
+
+        `bad`: the caller found this incarnation dead, or unable to work for this `trouble`. A device is left out if its engine
+        `refuses` to work, or several in a row have not started. `stays`: only an engine on the same node will do.
+        Raises NoDeviceLeft.
+        """
         device = node, gpu
         with self.lock:
+            self.known = list(dict.fromkeys([*self.known, device]))
+            if bad:
+                self._count(bad, trouble, refuses)
+            if device in self.out:
+                device = self._stand_in(device, stays)
             current = self.engines.get(device)
             if current is not None and current[0] != bad:
                 return current
-            self.made[device] = self.made.get(device, 0) + 1
-            self.engines[device] = self.made[device], self._make(device)
+            self.made += 1
+            self.engines[device] = self.made, self._make(device)
             return self.engines[device]
+
+    def works(self, incarnation: int) -> None:
+        """An engine has started."""
+        with self.lock:
+            self.started.add(incarnation)
+            self.failed |= {device: 0 for device, (current, _) in self.engines.items() if current == incarnation}
+
+    def left_out(self) -> tuple[list[str], str]:
+        """A line for each device that has been left out since this was asked; and if none is left, why."""
+        with self.lock:
+            out, some_left = dict(self.out), any(device not in self.out for device in self.known)
+        hosts = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes()}
+        lines = []
+        for (node, gpu), trouble in out.items():
+            place = f"{hosts.get(node, 'a lost host')} (node {node[:8]}{f', GPU {gpu}' if gpu else ''})"
+            lines.append(f"{place} is left out, as its engine cannot start: {trouble}")
+        new, self.told = lines[self.told :], len(lines)
+        return new, "" if some_left else "; ".join(lines)
+
+    def _count(self, bad: int, trouble: str, refuses: bool) -> None:
+        device = next((device for device, (current, _) in self.engines.items() if current == bad), None)
+        if device is None or bad in self.started:  # old news, or it has died at work
+            return
+        self.failed[device] = self.failed.get(device, 0) + 1
+        if refuses or self.failed[device] >= FAILED_STARTS:
+            self.out[device] = trouble
+            del self.engines[device]
+
+    def _stand_in(self, device: Device, stays: bool) -> Device:
+        """Of the devices that are left, on the same node if there is one, that with the fewest to stand in for."""
+        left = [other for other in self.known if other not in self.out]
+        same = [other for other in left if other[0] == device[0]]
+        if not (same or left) or (stays and not same):
+            raise NoDeviceLeft(self.out[device])
+        return (same or left)[list(self.out).index(device) % len(same or left)]
 
     def _make(self, device: Device) -> Any:
         node, gpu = device
@@ -103,5 +162,7 @@ class EnginePool:
     def _end(self, device: Device) -> None:
         """Ends an engine. Clients find it dead and ask for the next one."""
         with self.lock:
-            _, handle = self.engines.pop(device)
+            _, handle = self.engines.pop(device, (0, None))
+        if handle is None:
+            return
         handle.__ray_terminate__.remote()

@@ -13,6 +13,7 @@ from ray.tune import Callback
 
 from search.analysis.failure_signatures import ended_metrics, ended_tags
 from search.analysis.saturation import Saturation
+from search.engine.left_out import tell_left_out
 from search.interruption import Stopped, caused_by_full_disk, check_actors, check_room, stopped_by_full_disk
 from search.ledger.faults import read_fault
 from search.ledger.ledger import Ledger, TrialRecord
@@ -21,7 +22,7 @@ from search.tracking.tracker import MlflowTracker
 from search.tuning.display import Display
 
 log = logging.getLogger(__name__)
-SECONDS_BETWEEN_LOOKS = 5.0  # at races
+SECONDS_BETWEEN_LOOKS = 5.0  # at races, and at devices
 ALIKE = 3  # trials in a row that fail with the same exception, before the search ends
 
 
@@ -52,6 +53,7 @@ class SearchCallback(Callback):
         self.faults: dict[str, int] = {}  # an exception's text -> the first trial that raised it
         self.alike: list[TrialRecord] = []  # trials in a row that failed with the same exception
         self.stopped: Stopped | None = None  # why the search ends at the next step of Tune
+        self.looked_at_devices = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune's snapshots are not used; threads and terminals do not belong in one
@@ -83,12 +85,19 @@ class SearchCallback(Callback):
             raise self.stopped
         self.display.wait()
         clock = time.monotonic()
+        if clock - self.looked_at_devices >= SECONDS_BETWEEN_LOOKS:
+            self._look_at_devices()
         if self.space.racing is None or clock - self.looked < SECONDS_BETWEEN_LOOKS:
             return
         self.looked = clock
         for trial in trials:
             if trial.status == "RUNNING":
                 self._pass_on(trial.config["number"], sys.maxsize)
+
+    def _look_at_devices(self) -> None:
+        self.looked_at_devices = time.monotonic()
+        if "pool" in self.actors:
+            tell_left_out(self.actors["pool"], self.display.say)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._ended(trial)
@@ -114,6 +123,7 @@ class SearchCallback(Callback):
             raise stopped_by_full_disk(self.ledger.output, error)
         check_room(self.ledger.output)
         check_actors(self.actors)
+        self._look_at_devices()
         record = self.ledger.trial(trial.config["number"])
         if record is None:
             return

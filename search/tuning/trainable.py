@@ -22,6 +22,7 @@ from ray.exceptions import RayActorError
 
 from search.analysis.metrics import summarize
 from search.engine.client import Client
+from search.engine.left_out import NoDeviceLeft
 from search.engine.tenant_lost import TenantLost
 from search.interruption import caused_by_full_disk
 from search.ledger.faults import described
@@ -114,8 +115,12 @@ class _Running:
         except Exception as error:
             text, trace = described(error)
             times = ray.get(self.ledger.set_fault.remote(self.number, text, trace))
-            # A lost engine, or a full disk, is not the trial's fault.
-            if times < SAME_FAULTS or isinstance(error, RayActorError | TenantLost) or caused_by_full_disk(error):
+            # A lost engine, or none, or a full disk, is not the trial's fault.
+            if (
+                times < SAME_FAULTS
+                or isinstance(error, RayActorError | TenantLost | NoDeviceLeft)
+                or caused_by_full_disk(error)
+            ):
                 raise
             ray.get(self.ledger.finish.remote(self.number, "failed", None, text))
             self.tell({"score": math.nan}, client.step + stage * plan.steps)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,9 @@ def small_tensors(per_class: int = 40) -> dict[str, Tensor]:
 
 
 @contextlib.contextmanager
-def two_nodes_in(folder: Path, **variables: str) -> Iterator[tuple[str, str]]:
-    """A cluster of two nodes, whose caches are the folders `head` and `worker`; their ids, the driver's first."""
+def two_nodes_in(folder: Path, worker: Mapping[str, str] | None = None, **variables: str) -> Iterator[tuple[str, str]]:
+    """A cluster of two nodes, whose caches are the folders `head` and `worker`; their ids, the driver's first. `variables` of the
+    environment of both; those of `worker` are only its own."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -58,9 +59,9 @@ def two_nodes_in(folder: Path, **variables: str) -> Iterator[tuple[str, str]]:
     cluster = Cluster()
     nodes = [
         cluster.add_node(
-            num_cpus=1, include_dashboard=False, env_vars={"CONDENSE_CACHE": str(folder / name), **variables}
+            num_cpus=1, include_dashboard=False, env_vars={"CONDENSE_CACHE": str(folder / name), **variables, **own}
         )
-        for name in ("head", "worker")
+        for name, own in (("head", {}), ("worker", worker or {}))
     ]
     try:
         ray.init(address=cluster.address, logging_level=40)

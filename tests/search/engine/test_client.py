@@ -18,13 +18,14 @@ class Pool:
     def __init__(self, dead: int) -> None:
         self.dead, self.given = dead, 0
         self.get = SimpleNamespace(remote=lambda *_: self._next)
+        self.works = SimpleNamespace(remote=lambda _: None)
 
     def _next(self) -> tuple[int, Any]:
         self.given += 1
         calls = {
             "join": lambda *_: self._joined(self.given),
-            "work_done": lambda: lambda: 0,
-        }  # it dies after `work_done`
+            "why_unfit": lambda: lambda: "",
+        }  # it dies after that
         return self.given, SimpleNamespace(**{name: SimpleNamespace(remote=call) for name, call in calls.items()})
 
     def _joined(self, number: int) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from condense.storage.store import Store
 from condense.system.errors import UserError
 from search.engine.actor import EngineActor
 from search.engine.client import Client
+from search.engine.left_out import NoDeviceLeft
 from search.engine.pool import EnginePool
 from search.engine.preparation import fetch
 
@@ -63,8 +65,8 @@ def test_a_broken_connection_costs_no_engine(session: str, client: Callable[...,
     a.start(4)
     a.pending = broken.remote()
     assert {**a.report(), "checkpoint": b""} == {**expected, "checkpoint": b""}
-    engine, a.engine = a.engine, SimpleNamespace(work_done=broken)
-    a.renew_if_dead()
+    engine, a.engine = a.engine, SimpleNamespace(why_unfit=broken)
+    a.renew_if_unfit()
     assert a.incarnation == 1 and ray.get(pool.get.remote(session, "")) == (1, engine)
 
 
@@ -197,9 +199,52 @@ def test_a_gpu_that_pytorch_cannot_use_is_no_reason_to_work_on_the_cpu(
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     pool = ray.remote(EnginePool).options(num_cpus=0).remote()
-    engine = Client(pool, "a", session, "0").engine
-    with pytest.raises(UserError, match=r"^Ray counts GPU 0 on \S+, but PyTorch \S+ there cannot use it$"):
+    trouble = r"Ray counts GPU 0 on \S+, but PyTorch \S+ there cannot use it"
+    with pytest.raises(NoDeviceLeft, match=f"^{trouble}$"):
+        Client(pool, "a", session, "0")
+    (line,), none_left = ray.get(pool.left_out.remote())
+    assert re.fullmatch(rf"\S+ \(node {session[:8]}, GPU 0\) is left out, as its engine cannot start: {trouble}", line)
+    assert none_left == line and ray.get(pool.left_out.remote()) == ([], line)
+    engine = ray.get(pool.get.remote(session, ""))[1]  # the same node without a GPU
+    ray.get(engine.__ray_call__.remote(lambda self: setattr(self, "trouble", "it is out of order")))
+    with pytest.raises(UserError, match=r"^it is out of order$"):
         fetch(engine.describe.remote({}))
+
+
+def test_a_device_whose_engines_do_not_start_is_left_out(session: str, client: Callable[..., Client]) -> None:
+    """After several in a row: another one stands in, on the same node if there is one."""
+
+    class Broken(EngineActor):
+        def __init__(self, *arguments: Any) -> None:
+            raise OSError("the driver on this host is too old")
+
+    class HalfBrokenPool(EnginePool):
+        def _make(self, device: tuple[str, str]) -> Any:
+            self.asked = [*getattr(self, "asked", []), device[1]]
+            return (
+                ray.remote(Broken if device[1] == "1" else EngineActor).options(num_cpus=0, max_concurrency=9).remote(1)
+            )
+
+        def asked_for(self) -> list[str]:
+            return self.asked
+
+    pool = ray.remote(HalfBrokenPool).options(num_cpus=0).remote()
+    ray.get(pool.use.remote([("another node", ""), (session, ""), (session, "1")]))
+    here = client(pool, "a")
+    moved = Client(pool, "b", session, "1")
+    assert moved.engine == here.engine and moved.incarnation == here.incarnation
+    assert ray.get(pool.asked_for.remote()) == ["", "1", "1", "1"]
+    (line,), none_left = ray.get(pool.left_out.remote())
+    assert f"(node {session[:8]}, GPU 1) is left out" in line and line.endswith(
+        "OSError: the driver on this host is too old"
+    )
+    assert none_left == ""
+    for _ in range(3):  # at work: that is no reason to leave a device out
+        ray.kill(moved.engine)
+        moved.renew_if_unfit()
+    assert ray.get(pool.left_out.remote()) == ([], "")
+    elsewhere = Client(pool, "c", session, "1", stays=True)  # the same node will do for what must be here
+    assert elsewhere.incarnation == moved.incarnation
 
 
 def test_what_one_node_has_embedded_reaches_the_others(
