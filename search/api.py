@@ -82,8 +82,9 @@ def resume(
     say: Callable[[str], None] | None = None,
 ) -> Results:
     """Goes on with the search in `folder` after an interruption, or with more `trials`. It keeps to the recorded space;
-    `overrides` may change what alters only how much is run (`budget`, `max_concurrent`, `confirmation`, `resources`). It has
-    the recorded `budget.hours`, or `hours`, again. Raises as `run`.
+    `overrides` may change how much is run (`budget`, `max_concurrent`, `confirmation`, `resources`), and what is proposed next
+    (`search`, `constraints`, `sampler`, `scheduler`, `objectives`). It has the recorded `budget.hours`, or `hours`, again. Raises
+    as `run`.
     """
     return _run(_recorded(folder, _limits(trials, hours), overrides, address, tracking_uri), say)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ from search.ledger.data_identity import check_encoders, put_back_if_refused, rec
 from search.ledger.experiment import check_experiment, record_experiment, recorded_experiment
 from search.ledger.ledger import Ledger
 from search.ledger.requests import CONCLUDE, ask, take
+from search.ledger.run_folder import changed_proposals
 from search.preflight import (
     check_data,
     check_formations,
@@ -102,6 +104,7 @@ class Search:
         )
         with announce_if_killed(), contextlib.closing(ledger), ThreadPoolExecutor(1) as executor:
             take(ledger.output)  # what an earlier process was asked for
+            self._tell_changes(ledger)
             if request.conclude:
                 ask(ledger.output, CONCLUDE)
             experiment = record_experiment(ledger, request.experiment, request.resume)
@@ -114,6 +117,12 @@ class Search:
                 self._wait_for_nodes(session)
                 with contextlib.ExitStack() as at_end:
                     return self._with_ray(ledger, loaded, session, at_end)
+
+    def _tell_changes(self, ledger: Ledger) -> None:
+        if self.request.resume:
+            before = completed(json.loads(self.recorded)["space"])
+            if changed := changed_proposals(before, ledger.search["space"]):
+                self.say(f"going on with other {', '.join(f'`{key}`' for key in changed)} than before")
 
     def _wait_for_nodes(self, session: RaySession) -> None:
         """Raises UserError if trials want what can never be had."""

@@ -15,7 +15,7 @@ from search.ledger.run_folder import absolute_folder
 from search.space.files import load_space, space_of
 from search.space.model import Space
 from search.tracking.store import absolute_uri, default_tracking_uri
-from search.tuning.warm_start import earlier_settings, recorded, with_first_settings
+from search.tuning.warm_start import earlier_settings, recorded, still_possible, with_first_settings
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +68,8 @@ class Request:
             if loaded.warm_start:
                 raise UserError(f"{loaded.name}: the space has a `warm_start`: give that or --warm-start, not both")
             known, source = earlier_settings(warm_start, loaded), f"--warm-start {warm_start}"
+        if resume or ablate:
+            known = still_possible(known or [], loaded)
         if known:
             loaded = with_first_settings(loaded, known, source)
         uri = absolute_uri(tracking_uri) if tracking_uri else default_tracking_uri(folder)

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from search.analysis.scores import by_tail
 from search.ledger.ledger import TrialRecord
 from search.space.model import Robust, Space
 
+DEFAULTS = ("paper_default", "default")  # are of no range
 FEWEST_TRIALS = 8  # with fewer a model says nothing
 MOST_TRIALS = 500  # that a model is of, as its time is cubic in them
 BEST_SHARE = 0.3  # of these, the best by their scores
@@ -34,8 +35,15 @@ class Scored:
 
 
 def of_space(space: Space, records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """The trials that differ in searched hyperparameters only: elsewhere these do not determine the score."""
-    return [r for r in records if space.differs_in_searched_only(Hyperparameters.model_validate(r.config))]
+    """The trials that differ in searched hyperparameters only: elsewhere these do not determine the score. Not those that lie
+    outside of ranges or constraints which have been changed since. Their `params` are of what is searched now."""
+    found = []
+    for record in records:
+        setting = Hyperparameters.model_validate(record.config)
+        params = space.params_of(setting)
+        if space.differs_in_searched_only(setting) and (record.name in DEFAULTS or space.admits(params)):
+            found.append(record if params == record.params else replace(record, params=params))
+    return found
 
 
 def scored(records: Sequence[TrialRecord], robust: Robust | None = None) -> list[Scored]:

@@ -17,8 +17,10 @@ from condense.system.errors import UserError
 from search.ledger.data_identity import known_tasks
 
 LOOKS = 4  # at a lock, before it counts as another driver's
-# Keys that a resumed search may change: they alter how much is run, not what a trial is.
-CHANGEABLE = ("trials", "budget", "max_concurrent", "confirmation", "resources")
+# Keys that a resumed search may change: they alter how much is run, and what is proposed next, not what a trial is.
+AMOUNTS = ("trials", "budget", "max_concurrent", "confirmation", "resources")
+PROPOSALS = ("search", "constraints", "sampler", "scheduler", "objectives", "warm_start")
+CHANGEABLE = (*AMOUNTS, *PROPOSALS)
 
 
 def absolute_folder(output: Path) -> Path:
@@ -73,16 +75,25 @@ def check_folder(output: Path, space: Mapping[str, Any], resume: bool, known: Ma
         raise UserError(f"{file}: is damaged: it does not hold the record of a search")
     there = known["space"]
     if known_tasks(output) is not None:  # what the data hold is compared once they are read
-        there, space = _without_places(there), _without_places(space)
+        there, space = tasks_without_places(there), tasks_without_places(space)
     difference = _difference(there, space, CHANGEABLE)
     if difference is not None:
         key, there, here = difference
-        raise UserError(f"{output}: holds another search: `{key}` is {there} there but {here} here")
+        raise UserError(
+            f"{output}: holds another search: `{key}` is {there} there but {here} here; --output OTHER --warm-start {output} "
+            "begins one with what this has found"
+        )
     if not resume:
         raise UserError(f"{output}: already holds this search: continue with --resume, or choose another --output")
 
 
-def _without_places(space: Mapping[str, Any]) -> dict[str, Any]:
+def changed_proposals(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """What a search goes on with that is not as it was: keys of its recorded space and of that of now."""
+    return [key for key in PROPOSALS if key in there and there[key] != here.get(key)]
+
+
+def tasks_without_places(space: Mapping[str, Any]) -> dict[str, Any]:
+    """A space, as JSON, without where its data and encoders lie."""
     tasks = space.get("tasks")
     return {**space, "tasks": [without_places(task) for task in tasks] if isinstance(tasks, list) else tasks}
 

@@ -223,7 +223,7 @@ class Space(Strict):
         check_conditions(self.search)
         check_constraints(self.constraints, self.search, self.fixed)
         for i, setting in enumerate(self.warm_start):
-            self._check_setting(f"warm_start.{i}", setting)
+            self.check_setting(f"warm_start.{i}", setting)
         if self.warm_start and self.trials <= len(self.first_trials()):
             count = len(self.warm_start)
             raise ValueError(f"`trials` must be > 2 defaults + {count} of `warm_start`, but got {self.trials}")
@@ -252,7 +252,7 @@ class Space(Strict):
             raise ValueError(f"`scheduler.grace_steps` must be <= steps ({self.steps}), but got {self.grace_steps}")
         return self
 
-    def _check_setting(self, key: str, setting: Mapping[str, Any]) -> None:
+    def check_setting(self, key: str, setting: Mapping[str, Any]) -> None:
         """Raises ValueError for one that could not have been proposed."""
         for name in self.searched(setting):
             if name not in setting:

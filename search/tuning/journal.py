@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -26,6 +27,13 @@ def open_study(output: Path) -> optuna.Study:
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna.load_study(study_name=STUDY, storage=journal_in(output))
+
+
+def set_aside(output: Path) -> None:
+    """Keeps a study that the search no longer goes by, as `optuna.journal.1` or the next number."""
+    path = output / "optuna.journal"
+    number = next(n for n in itertools.count(1) if not path.with_name(f"{path.name}.{n}").exists())
+    path.rename(path.with_name(f"{path.name}.{number}"))
 
 
 def mend_journal(output: Path) -> None:

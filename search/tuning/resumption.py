@@ -40,6 +40,12 @@ def up_to_date(
     past = ledger.trials()
     tracker.reconcile(past, tags=trial_tags, metrics=ended_metrics)
     searcher = SpaceSearcher(space, ledger, is_over)
+    display = Display(space, past, say=say)
+    if searcher.begins_anew:
+        known, ended = searcher.observations()
+        display.say(
+            f"other ranges or objectives than before: {known} of {ended} trials so far are observations, those inside"
+        )
     scheduler = build_scheduler(space)
     prefill(scheduler, ledger.history(), space.steps)
-    return Ready(searcher, scheduler, Display(space, past, say=say))
+    return Ready(searcher, scheduler, display)

@@ -24,10 +24,11 @@ from condense.config.models import Hyperparameters
 from search.ledger.ledger import Ledger, TrialRecord
 from search.ledger.requests import STOPPED, is_to_stop
 from search.space.model import Space, replica_seeds
-from search.tuning.journal import STUDY, journal_in, mend_journal, open_study
+from search.tuning.journal import STUDY, journal_in, mend_journal, open_study, set_aside
 from search.tuning.sampler import always_searched, build_sampler, distributions, first_generation, seed_of
 
 ATTEMPTS, ASKED_AGAIN = 10_000, 10  # at a proposal within `constraints`, and of these by the sampler
+DEFINITION = "definition"  # attribute of a study: what its trials were proposed from
 LOST_PROCESSES = 3  # how often a trial whose process died is handed out again, beyond what Tune retries by itself
 
 
@@ -47,17 +48,15 @@ class SpaceSearcher(OptunaSearch):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         mend_journal(ledger.output)
         self._distributions = distributions(space)
-        super().__init__(
-            space=self._distributions,
-            metric=list(space.objectives) if len(space.objectives) > 1 else "score",
-            mode=["max"] * len(space.objectives) if len(space.objectives) > 1 else "max",
-            sampler=build_sampler(space, 0),
-            study_name=STUDY,
-            storage=journal_in(ledger.output),
-        )
-        self._study: optuna.Study | None = self._ot_study
         self._definition = space
         self._ledger = ledger
+        self._study: optuna.Study | None = self._begin()
+        self.begins_anew = self._is_of_another_space()
+        if self.begins_anew:  # Optuna's studies keep to their ranges and objectives
+            set_aside(ledger.output)
+            self._study = self._begin()
+        if DEFINITION not in self._study.user_attrs:
+            self._study.set_user_attr(DEFINITION, _definition(space))
         self._first = space.first_trials()
         self._numbers: dict[str, int] = {}  # Tune's trial id -> number
         self._running: set[str] = set()  # Tune's ids of the trials that are handed out
@@ -65,6 +64,38 @@ class SpaceSearcher(OptunaSearch):
         self._lost: Counter[int] = Counter()  # number -> how often its process died for good
         self._is_over = is_over
         self._reconcile()
+
+    def _begin(self) -> optuna.Study:
+        """Opens the study, or begins it."""
+        several = len(self._definition.objectives) > 1
+        super().__init__(
+            space=self._distributions,
+            metric=list(self._definition.objectives) if several else "score",
+            mode=["max"] * len(self._definition.objectives) if several else "max",
+            sampler=build_sampler(self._definition, 0),
+            study_name=STUDY,
+            storage=journal_in(self._ledger.output),
+        )
+        assert isinstance(self._ot_study, optuna.Study)
+        return self._ot_study
+
+    def _is_of_another_space(self) -> bool:
+        """Whether the study began with other ranges, constraints or objectives."""
+        known = self.study.user_attrs.get(DEFINITION)
+        if known is not None:
+            return bool(known != _definition(self._definition))
+        other = (  # of an earlier version
+            self._distributions.get(name) != own
+            for trial in self._trials()
+            for name, own in trial.distributions.items()
+        )
+        return len(self.study.directions) != len(self._definition.objectives) or any(other)
+
+    def observations(self) -> tuple[int, int]:
+        """How many ended trials the sampler knows, and how many there are."""
+        known = sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in self._trials())
+        ended = sum(record.status in ("completed", "pruned") for record in self._ledger.trials())
+        return known, ended
 
     @property
     def study(self) -> optuna.Study:
@@ -312,3 +343,7 @@ class SpaceSearcher(OptunaSearch):
             self.study.tell(record.number, state=TrialState.PRUNED)
         else:
             self.study.tell(record.number, state=TrialState.FAIL)
+
+
+def _definition(space: Space) -> dict[str, Any]:
+    return space.model_dump(mode="json", include={"search", "constraints", "objectives"})

@@ -62,6 +62,16 @@ def with_first_settings(space: Space, settings: list[dict[str, Any]], source: st
         raise UserError(explain_space(error, source)) from None
 
 
+def still_possible(settings: list[dict[str, Any]], space: Space) -> list[dict[str, Any]]:
+    """Those of a search's warm start that are within the ranges, which may have been changed."""
+    found = []
+    for setting in settings:
+        with contextlib.suppress(ValueError):
+            space.check_setting("warm_start", setting)
+            found.append(setting)
+    return found
+
+
 def recorded(output: Path) -> list[dict[str, Any]] | None:
     """The warm start of the search in `output`, which a resumed search keeps; None if there is none."""
     try:

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from condense.system.errors import UserError
 from search.confirmation.trials_csv import write_trials_csv
 from search.ledger.ledger import Ledger, Report
+from search.ledger.run_folder import changed_proposals
 
 SPACE: dict[str, Any] = {
     "name": "mine",
@@ -254,14 +255,15 @@ def test_who_may_open(tmp_path: Path) -> None:
     assert "another search is writing to it (process" in user_error(output, SPACE, resume=True)
     first.close()
     assert "already holds this search" in user_error(output, SPACE, resume=False)
+    for resume in (False, True):
+        text = user_error(output, {**SPACE, "tasks": [{"dpc": 2}]}, resume=resume)
+        assert "holds another search: `tasks.0.dpc` is 1 there but 2 here; --output OTHER --warm-start " in text
+    assert "`extra` is absent there but present here" in user_error(output, {**SPACE, "extra": 1}, resume=True)
     other = copy.deepcopy(SPACE)
     other["search"]["lambda_cross"]["low"] = 0.2
-    for resume in (False, True):
-        text = user_error(output, other, resume=resume)
-        assert text.endswith("holds another search: `search.lambda_cross.low` is 0.1 there but 0.2 here")
-    text = user_error(output, {**SPACE, "tasks": [{"dpc": 2}]}, resume=True)
-    assert text.endswith("`tasks.0.dpc` is 1 there but 2 here")
-    assert user_error(output, {**SPACE, "extra": 1}, resume=True).endswith("`extra` is absent there but present here")
+    assert changed_proposals(SPACE, {**other, "trials": 9}) == ["search"]
+    assert "continue with --resume" in user_error(output, other, resume=False)
+    Ledger.open(output, other, resume=True).close()
     more = Ledger.open(output, {**SPACE, "trials": 9}, resume=True)
     assert more.search_id == first.search_id
     assert more.search["space"]["trials"] == 9
