@@ -1,5 +1,5 @@
-"""What engines make of their devices: how full the passes of a replica are that is larger than its device, and how many engines
-stay busy side by side.
+"""What engines make of their devices: how full the passes of a replica are that is larger than its device, what its step takes,
+and how many engines stay busy side by side.
 
 python benchmarks/scaling_engines.py ENGINES FOLDER TRIALS STEPS   (what `weak_scaling` runs in a process of its own)
 
@@ -9,6 +9,7 @@ are thus dispatch, ledger and reports: what keeps a device waiting between the f
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -16,13 +17,14 @@ import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 import torch
 from scaling_data import CLASSES, replicas_of, task_of, write_tensors
 
 from condense.engine.engine import Engine, _shape
+from condense.engine.replica_batch import Pass, ReplicaBatch
 
 STEP = 0.25  # seconds that a simulated step takes
 STEPS, REPORT_EVERY = 160, 40  # of a trial: 40 s, a report every 10 s
@@ -38,7 +40,7 @@ def oversized_fill(steps: int = 3, dpc: int = 6) -> dict[str, Any]:
         engine = Engine()
         engine.run([replica], 1)
         need = engine._profile([replica])
-        engine = Engine(budget=int(need.fixed + share * need.each), workers=1)
+        engine = Engine(budget=need.fixed + math.ceil(share * need.each), workers=1)
         passed: list[int] = []
         encoder, own = replica.task.encoder, replica.task.encoder.embed
 
@@ -54,6 +56,36 @@ def oversized_fill(steps: int = 3, dpc: int = 6) -> dict[str, Any]:
         room = share * CLASSES * dpc  # of each modality, where all go through together
         fills[str(share)] = fmean(passed) / room
     return {"oversized_fill": min(fills.values()), "oversized_fills": fills}
+
+
+def oversized_step(rounds: int = 15, dpc: int = 20, share: float = 0.5) -> dict[str, Any]:
+    """Milliseconds of a step of a replica of which the budget holds a share: whole, as if it held all; in blocks of classes; and,
+    as before there were those, in parts that are embedded twice. All in turn, median over rounds; and what blocks save of that.
+    """
+
+    class Twice(ReplicaBatch):
+        def _by_blocks(self, size: int) -> Pass:
+            return self._twice(size * dpc)
+
+    sides: dict[str, tuple[ReplicaBatch, int | None]] = {}
+    some = int(share * CLASSES) * dpc
+    for name, make, at_once in (
+        ("whole", ReplicaBatch, None),
+        ("blocks", ReplicaBatch, some),
+        ("twice", Twice, some),
+    ):
+        (replica,) = replicas_of(task_of(500), dpc, 1)
+        Engine().run([replica], 1)
+        sides[name] = make([replica]), at_once
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(rounds + 1):
+        for name, (pack, at_once) in sides.items():
+            started = time.perf_counter()
+            pack.update(pack.gradients(at_once))
+            if turn:
+                seconds[name].append(time.perf_counter() - started)
+    found = {name: 1e3 * median(own) for name, own in seconds.items()}
+    return {"oversized_step_ms": found, "oversized_saved": 1 - found["blocks"] / found["twice"]}
 
 
 def weak_scaling(engines: tuple[int, ...] = (2, 4, 8), trials: int = TRIALS, steps: int = STEPS) -> dict[str, Any]:

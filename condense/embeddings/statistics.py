@@ -5,9 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+Key = TypeVar("Key")
 
 
 def pairs_of(modalities: Sequence[str]) -> list[tuple[str, str]]:
@@ -24,6 +27,15 @@ class RealStatistics:
     share: Mapping[tuple[str, str], Tensor] = field(default_factory=dict)
     """pair -> (C,): weight of a class in the mean over classes, 0 if it has no item with both. Only for pairs that some class
     lacks."""
+
+    def of_classes(self, classes: slice) -> RealStatistics:
+        """Those of some of the C classes; `share` is then over their own mean: its sum is that of all, times C over theirs."""
+
+        def own(of: Mapping[Key, Tensor]) -> dict[Key, Tensor]:
+            return {key: x[..., classes, :] for key, x in of.items()}
+
+        share = {pair: x[classes] * (len(x) / len(x[classes])) for pair, x in self.share.items()}
+        return RealStatistics(own(self.mean), own(self.product), share)
 
     @staticmethod
     def of(

@@ -64,10 +64,12 @@ class Group:
             _item_factor(hs[0].scaling, task.dataset.num_classes, first.items_per_class),
         )
 
-    def backward(self, synthetic: Mapping[str, Tensor], plain: bool = False) -> Tensor:
+    def backward(self, synthetic: Mapping[str, Tensor], plain: bool = False, block: slice | None = None) -> Tensor:
         """Adds the gradient of the weighted loss to the leaves `synthetic` (modality -> (Q, C, s, D)).
 
         `plain`: they are embeddings of the items as they are, whatever the step's view.
+        `block`: they are those of some classes only. Terms are means over classes, so that these classes' part of each is
+        computed: losses and gradients of blocks add up to those of all classes. Not in a step that sets normalisers.
         Returns (Q, 4), detached: uni, cross, joint as they are, and the normalised weighted total.
         """
         frequencies, phi_real = {}, {}
@@ -91,7 +93,12 @@ class Group:
                 else:
                     own = [known[:, i, view].index_select(2, chosen[i]) for i, view in enumerate(views)]
                     phi_real[m] = torch.stack(own, 1)
-        terms = objective.terms(synthetic, frequencies, phi_real)
+        part = 1.0
+        if block is not None:
+            part = (block.stop - block.start) / self.replicas[0].task.dataset.num_classes
+            objective = replace(objective, real=objective.real.of_classes(block))
+            phi_real = {m: phi[:, :, block] for m, phi in phi_real.items()}
+        terms = part * objective.terms(synthetic, frequencies, phi_real)
         if self.replicas[0].step == 0:
             self._set_normalizer(terms, list(synthetic.values()))
         total = (self.weights * terms / self.normalizer).sum(1)

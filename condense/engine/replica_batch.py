@@ -108,9 +108,11 @@ class ReplicaBatch:
     def gradients(self, at_once: int | None = None) -> Pass:
         """Losses of every replica and their gradients; changes nothing that the same step, asked again, does not change as well.
 
-        `at_once`: stored items that may go through the encoder with their activations kept. Where a pack has more, all are
-        embedded without activations first, and the gradient comes from a second pass, part by part: the encoder runs
-        forward twice, and the result is the same. With a bank losses and gradients are means over its encoders.
+        `at_once`: stored items of each modality that may go through the encoder with their activations kept. A single replica
+        that has more goes through in blocks of classes, each forward and backward once: its loss is a mean over classes. In
+        its first step, which measures what the terms are divided by, and where not even a class fits, all are embedded
+        without activations first, and the gradient comes from a second pass, part by part: the encoder runs forward twice.
+        The result is the same. With a bank losses and gradients are means over its encoders.
         """
         if self.members:
             return self._mean([member.gradients(at_once) for member in self.members])
@@ -133,31 +135,59 @@ class ReplicaBatch:
         return Pass(gradients, losses, {})
 
     def _gradients(self, at_once: int | None) -> Pass:
-        leaves: dict[str, Tensor] = {}
-        embedded: dict[str, Tensor] = {}
         if at_once is None or all(len(x) <= at_once for x in self.inputs.values()):
-            leaves = {m: x.detach().requires_grad_() for m, x in self.inputs.items()}
-            embedded = {m: self._embed(m, x, range(len(x))) for m, x in leaves.items()}
-            cut = {m: x.detach().requires_grad_() for m, x in embedded.items()}
-        else:
-            with torch.no_grad():
-                cut = {
-                    m: torch.cat(
-                        [self._embed(m, x[items.start : items.stop], items) for items in ranges(len(x), at_once)]
-                    )
-                    for m, x in self.inputs.items()
-                }
-            cut = {m: x.requires_grad_() for m, x in cut.items()}
+            return self._through()
+        replica = self.replicas[0]
+        if len(self.replicas) == 1 and replica.step and at_once >= replica.dpc:
+            return self._by_blocks(at_once // replica.dpc)
+        return self._twice(at_once)
+
+    def _through(self, block: slice | None = None) -> Pass:
+        """Forward and backward, of all items or of those of a block of the only replica's classes."""
+        items = {m: range(len(x)) for m, x in self.inputs.items()}
+        if block is not None:
+            dpc = self.replicas[0].dpc
+            items = dict.fromkeys(items, range(block.start * dpc, block.stop * dpc))
+        leaves = {m: self._leaf(m, own) for m, own in items.items()}
+        embedded = {m: self._embed(m, leaves[m], own) for m, own in items.items()}
+        cut = {m: x.detach().requires_grad_() for m, x in embedded.items()}
+        losses = self._losses(cut, block)
+        outward = {m: _gradient(x) for m, x in cut.items()}
+        pulled = torch.autograd.grad(list(embedded.values()), list(leaves.values()), list(outward.values()))
+        pulls = self._pulls(cut, outward) if block is None else {m: [] for m in items}
+        return Pass(dict(zip(leaves, pulled, strict=True)), losses, pulls)
+
+    def _by_blocks(self, size: int) -> Pass:
+        """As `_through`, `size` classes at a time at most, in blocks that differ by one class at most."""
+        (replica,), classes = self.replicas, self.replicas[0].task.dataset.num_classes
+        count = -(-classes // size)
+        edges = [classes * i // count for i in range(count + 1)]
+        gradients = {m: torch.empty_like(x) for m, x in self.inputs.items()}
+        losses: list[Tensor] = []
+        for start, stop in itertools.pairwise(edges):
+            done = self._through(slice(start, stop))
+            for m, gradient in done.gradients.items():
+                gradients[m][start * replica.dpc : stop * replica.dpc] = gradient
+            losses += [own for _, own in done.losses]
+        return Pass(gradients, [([replica], torch.stack(losses).sum(0))], {m: [] for m in gradients})
+
+    def _twice(self, at_once: int) -> Pass:
+        """As `_through`, `at_once` items of a modality at a time, which are embedded twice."""
+        with torch.no_grad():
+            embedded = {
+                m: torch.cat([self._embed(m, x[items.start : items.stop], items) for items in ranges(len(x), at_once)])
+                for m, x in self.inputs.items()
+            }
+        cut = {m: x.requires_grad_() for m, x in embedded.items()}
         losses = self._losses(cut)
         outward = {m: _gradient(x) for m, x in cut.items()}
-        if embedded:
-            pulled = torch.autograd.grad(list(embedded.values()), list(leaves.values()), list(outward.values()))
-            return Pass(dict(zip(leaves, pulled, strict=True)), losses, self._pulls(cut, outward))
-        assert at_once is not None
         gradients = {}
         for m, x in self.inputs.items():
             gradients[m] = torch.cat([self._pull(m, items, outward[m]) for items in ranges(len(x), at_once)])
         return Pass(gradients, losses, self._pulls(cut, outward))
+
+    def _leaf(self, m: str, items: range) -> Tensor:
+        return self.inputs[m][items.start : items.stop].detach().requires_grad_()
 
     def _within(self, m: str, items: range) -> Iterator[tuple[Condensation, slice, slice]]:
         """The replicas of some stored items: their places among these, and those of their embeddings in all of the pack's."""
@@ -188,7 +218,7 @@ class ReplicaBatch:
 
     def _pull(self, m: str, items: range, outward: Tensor) -> Tensor:
         """The gradient of all embeddings (N, D), carried to the inputs of some items."""
-        leaf = self.inputs[m][items.start : items.stop].detach().requires_grad_()
+        leaf = self._leaf(m, items)
         outer = torch.cat([outward[there] for _, _, there in self._within(m, items)])
         (gradient,) = torch.autograd.grad(self._embed(m, leaf, items), leaf, outer)
         return gradient
@@ -213,21 +243,23 @@ class ReplicaBatch:
             unit = items.std(correction=0) / gain
             replica.rate_unit[m] = torch.where(unit.isfinite() & (unit > 0), unit, torch.ones_like(unit))
 
-    def _losses(self, cut: dict[str, Tensor]) -> list[tuple[list[Condensation], Tensor]]:
-        """Per group its replicas and their losses, (Q, 4); adds the gradients to the leaves `cut`."""
+    def _losses(self, cut: dict[str, Tensor], block: slice | None = None) -> list[tuple[list[Condensation], Tensor]]:
+        """Per group its replicas and their losses, (Q, 4); adds the gradients to the leaves `cut`. `block`: the classes of the
+        only replica that these are of; the losses are then these classes' part."""
         losses = []
         offset = dict.fromkeys(cut, 0)
         for group in self.groups:
             first = group.replicas[0]
             q, s = len(group.replicas), first.items_per_class
+            classes = first.task.dataset.num_classes if block is None else block.stop - block.start
             synthetic = {}
             for m in first.inputs:
                 each = parts_of(first.task.dataset.specs[m], first.hyperparameters.formation)
-                count = each * sum(len(r.inputs[m]) for r in group.replicas)
+                count = each * q * classes * first.dpc
                 part = in_turn(cut[m][offset[m] : offset[m] + count], each, first.items_in_each)
-                synthetic[m] = part.view(q, -1, s, part.shape[1])
+                synthetic[m] = part.view(q, classes, s, part.shape[1])
                 offset[m] += count
-            losses.append((group.replicas, group.backward(synthetic)))
+            losses.append((group.replicas, group.backward(synthetic, block=block)))
         return losses
 
     def update(self, done: Pass) -> None:

@@ -232,12 +232,12 @@ def test_who_tries_again_has_the_memory_of_what_failed(small_task, monkeypatch, 
     alive: list[int] = []
     losses = ReplicaBatch._losses
 
-    def fail_together(self: ReplicaBatch, cut: dict[str, Tensor]) -> Any:
+    def fail_together(self: ReplicaBatch, cut: dict[str, Tensor], block: slice | None = None) -> Any:
         alive.append(sum(x() is not None or pack() is not None for x, pack in passes))
         passes.append((weakref.ref(next(iter(cut.values()))), weakref.ref(self)))
         if len(self.replicas) > 1:
             raise error.with_traceback(None)
-        return losses(self, cut)
+        return losses(self, cut, block)
 
     cast, engine = cast_of(small_task(), 4), Engine(workers=1)
     engine._needs[_shape(cast[0])] = Need(0, 1)
