@@ -37,7 +37,7 @@ from search.preflight import (
 )
 from search.request import Request as Request
 from search.space.model import replica_seeds
-from search.space.plan import Plan, cost_of_folds, sampler_notes
+from search.space.plan import Keeping, Plan, cost_of_folds, sampler_notes
 from search.space.recorded import completed
 from search.space.validation import folds_of, told
 from search.tracking.store import check_tracking
@@ -91,6 +91,10 @@ class Search:
         check_output(request.output, space, request.resume, request.ablate)
         check_experiment(request.output, request.experiment, request.resume)
         check_writable(default_folder())
+        if space.storage is not None:
+            from search.engine.state_files import check_storage
+
+            check_storage(space.storage)
         if request.address is not None:
             check_address(request.address)
         self.recorded = recorded_search(request.output)
@@ -211,6 +215,7 @@ class Search:
             space.racing,
             tuple(space.objectives[1:]),
             folds,
+            Keeping(ledger.search_id, space.storage, space.checkpoint_every),
         )
         tracker = MlflowTracker(
             self.request.tracking_uri,

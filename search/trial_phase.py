@@ -104,6 +104,7 @@ def run_trials(
         spent = ", ".join(f"{kind} {amount:.1f} s" for kind, amount in seconds.items())
         log.info("engine on node %s%s: %s", node[:8], f", GPU {gpu}" if gpu else "", spent)
     if left(ledger, space) <= 0:
+        ray.get(actors["pool"].discard.remote(plan.keeping))
         return ALL
     if ending.ended is not None and ending.stops:
         kept = [record.number for record in ledger.trials() if record.status == "unfinished"]

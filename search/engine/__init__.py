@@ -12,6 +12,8 @@ __all__ = [
     "preparation",
     "previews",
     "split_items",
+    "state_files",
+    "tenant",
     "tenant_lost",
     "tenants",
 ]

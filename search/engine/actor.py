@@ -21,6 +21,8 @@ import ray
 
 from condense.system.errors import UserError
 from condense.system.process import cores, prepare_process
+from search.engine.state_files import discard
+from search.space.plan import Keeping
 
 LEASE = 120.0  # seconds that a trial may be silent between two reports
 LEASE_CHECK = 5.0  # seconds between two checks for silent tenants
@@ -78,6 +80,7 @@ class EngineActor:
         cpus: float | None = None,
         secondary: Sequence[str] = (),
         resumable: bool = True,
+        keeping: Keeping | None = None,
     ) -> int:
         """Adds replicas (tasks x seeds), at `checkpoint` if given; returns the step they are at. Joining twice starts anew.
 
@@ -85,10 +88,17 @@ class EngineActor:
         on a CPU uses the sum over its tenants, or all cores if one of them gives none.
         `secondary`: further scores in its reports (`condense.evaluation.secondary_scores`). A tenant that is not
         `resumable` gets reports without a checkpoint, which can be large, but with `hits`: the values of the validation items
-        of each replica (`search.engine.hits`), or None.
+        of each replica (`search.engine.hits`), or None. `keeping`: a state that is too large for reports is written to files;
+        a report without one then has no checkpoint, and that after the last step an empty one.
+
+        Raises StateLost if the file that `checkpoint` names is not to be had.
         """
         arguments = tenant, tasks, hyperparameters, seeds, total_steps, checkpoint, lease, cpus, secondary, resumable
-        return self._do(lambda: self.tenants.join(*arguments))
+        return self._do(lambda: self.tenants.join(*arguments, keeping))
+
+    def discard(self, keeping: Keeping) -> None:
+        """Deletes all states of a search in files that can be seen from this node."""
+        discard(keeping)
 
     def room(self, tasks: Sequence[dict[str, Any]]) -> int:
         """How many seeds (replicas of all `tasks`) fit into memory at a time now, at least 1. Loads the tasks."""

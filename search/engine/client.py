@@ -11,6 +11,7 @@ import ray
 from search.engine.actor import LEASE
 from search.engine.left_out import NoDeviceLeft
 from search.engine.tenant_lost import TenantLost
+from search.space.plan import Keeping
 
 SECONDS_TO_LEAVE = 2.0
 ATTEMPTS = 5  # a tenant gives up after so many engines died in a row
@@ -30,7 +31,8 @@ class Client:
         self.pending: Any = None  # what `report` waits for
         self.leaving: Any = None  # what `forget` waits for
         self._resumable = True
-        self.step = self._target = 0
+        self._keeping: Keeping | None = None
+        self.step = self._target = self._told = 0
         self._deaths = 0
         self.renew_if_unfit()
 
@@ -51,14 +53,16 @@ class Client:
         secondary: Sequence[str] = (),
         lease: float = LEASE,
         resumable: bool = True,
+        keeping: Keeping | None = None,
     ) -> None:
         """See `EngineActor.join`. If the engine dies meanwhile, the next one is joined."""
+        self._keeping = keeping
         self._lease, self._resumable = lease, resumable
         self._arguments, self._checkpoint = (list(tasks), hyperparameters, list(seeds), total_steps), checkpoint
         self._cpus, self._secondary = cpus, list(secondary)
         for more in reversed(range(ATTEMPTS)):
             try:
-                self.step = self._join()
+                self.step = self._told = self._join()
                 return
             except ray.exceptions.RayActorError as error:
                 if not more:
@@ -74,7 +78,7 @@ class Client:
     def report(self) -> dict[str, Any]:
         """The report at the step that was asked for; see `EngineActor.advance`.
 
-        If the engine dies or has dropped this tenant, it joins again at its last report.
+        If the engine dies or has dropped this tenant, it joins again at its last checkpoint.
         """
         while (report := self.report_or_join_again()) is None:
             pass
@@ -92,7 +96,13 @@ class Client:
                 self.renew()  # otherwise only the connection broke: the engine lives
             self._again()
             return None
-        self.step, self._checkpoint, self._deaths = report["step"], report["checkpoint"], 0
+        self.step, self._deaths = report["step"], 0
+        if report["checkpoint"] is not None:  # else one joins again at that of an earlier report
+            self._checkpoint = report["checkpoint"]
+        again = sum(step <= self._told for step in report["curve"]["step"])
+        if again:  # steps that an earlier report told of
+            report["curve"] = {name: values[again:] for name, values in report["curve"].items()}
+        self._told = self.step
         return report
 
     def _again(self) -> None:
@@ -104,7 +114,7 @@ class Client:
             self.start(self._target)
 
     def _join(self) -> int:
-        more = self._checkpoint, self._lease, self._cpus, self._secondary, self._resumable
+        more = self._checkpoint, self._lease, self._cpus, self._secondary, self._resumable, self._keeping
         joined = self.engine.join.remote(self.tenant, *self._arguments, *more)
         return int(ray.get(joined))
 

@@ -18,6 +18,7 @@ from condense.storage.cache_folder import default_folder, read_entry, verify_var
 from condense.system.process import environment
 from search.engine.actor import EngineActor
 from search.engine.left_out import NoDeviceLeft
+from search.space.plan import Keeping
 
 IDLE = 300.0  # an engine without tenants ends after these seconds, so that its node can be released
 IDLE_CHECK = 20.0
@@ -141,13 +142,17 @@ class EnginePool:
         if calls:
             ray.wait(calls, num_returns=len(calls), timeout=SECONDS_TO_FORGET)
 
-    def _ask(self, method: str) -> dict[Device, Any]:
+    def discard(self, keeping: Keeping) -> None:
+        """Deletes the states of a search that are in files: there is nothing to continue any more."""
+        self._ask("discard", keeping)
+
+    def _ask(self, method: str, *arguments: Any) -> dict[Device, Any]:
         with self.lock:
             engines = dict(self.engines)
         answers = {}
         for device, (_, handle) in engines.items():
             try:
-                answers[device] = ray.get(getattr(handle, method).remote(), timeout=5)
+                answers[device] = ray.get(getattr(handle, method).remote(*arguments), timeout=5)
             except (ray.exceptions.RayError, ray.exceptions.GetTimeoutError):
                 continue
         return answers

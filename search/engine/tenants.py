@@ -11,8 +11,8 @@ import io
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,42 +49,16 @@ from search.engine.description import description, identity
 from search.engine.hits import pack_judged
 from search.engine.previews import cards
 from search.engine.split_items import describe_items
+from search.engine.state_files import LARGE, StateFiles
+from search.engine.tenant import Answer, Tenant
 from search.engine.tenant_lost import TenantLost
+from search.space.plan import Keeping
 
 PATIENCE = 0.25  # seconds that a call may wait for running steps
 # Copies of a replica's items: inputs, velocity, square and gradient; while a batch is laid out, inputs and velocity twice.
 COPIES = 6
+WRITERS = 2  # threads that write large states
 ROOM = 0.5  # share of the free memory; the rest is for the activations of a pass
-Answer = Callable[[dict[str, Any] | None, Exception | None], None]  # a report, or why there is none
-
-
-@dataclass
-class Tenant:
-    """The replicas of one trial (or of one confirmed setting): tasks x seeds."""
-
-    replicas: list[Condensation]
-    lease: float | None  # seconds that it may be silent; None: forever
-    heard: float  # time of its last call or answer
-    cpus: float | None = None  # granted cores; None: unknown
-    secondary: Sequence[str] = ()  # further scores in its reports
-    resumable: bool = True  # whether its reports hold a checkpoint; else the items that were right
-    target: int = 0  # the step to go to
-    answer: Answer | None = None  # called when the target is reached
-
-    @property
-    def step(self) -> int:
-        return self.replicas[0].step
-
-    @property
-    def diverged(self) -> bool:
-        return any(r.divergence is not None for r in self.replicas)
-
-    def tell(self, report: dict[str, Any] | None, error: Exception | None = None) -> None:
-        """Answers the waiting call."""
-        if self.answer is not None:
-            answer, self.answer = self.answer, None
-            self.heard = time.monotonic()
-            answer(report, error)
 
 
 class Tenants:
@@ -106,6 +80,7 @@ class Tenants:
         self._tests: dict[str, Embedded] = {}
         self._encoders: dict[str, Encoder] = {}  # by fingerprint
         self._diagnostics = Diagnostics()
+        self._writers = ThreadPoolExecutor(WRITERS, "state-writer")
         self.encoding: Pass | None = None  # the pass over a split that goes on now; other threads may look at it
 
     # Steps ---------------------------------------------------------------------------------------------------------
@@ -136,7 +111,25 @@ class Tenants:
             with self._clock("validation"):
                 reports = self._reports(due)
             for tenant, report in zip(due, reports, strict=True):
-                tenant.tell(report)
+                self._send(tenant, report)
+
+    def _send(self, tenant: Tenant, report: dict[str, Any]) -> None:
+        """Answers with a report: at once, or when the tenant's large state is in a file, which another thread writes."""
+        files, answer = tenant.files, tenant.answer
+        skipped = report["checkpoint"] is not None or report["divergence"] is not None
+        if files is None or answer is None or skipped or not files.is_due:
+            tenant.tell(report)
+            return
+        began = time.monotonic()
+        states = [r.state_dict() for r in tenant.replicas]
+        tenant.answer, tenant.writing = None, True
+
+        def write() -> None:
+            report["checkpoint"] = files.write(report["step"], states, began)
+            tenant.heard, tenant.writing = time.monotonic(), False
+            answer(report, None)
+
+        self._writers.submit(write)
 
     def cores(self, most: int) -> int:
         """Cores granted to all tenants together; `most` if one of them gave none."""
@@ -148,7 +141,8 @@ class Tenants:
         """Drops tenants whose lease is over: a killed process cannot leave."""
         now = time.monotonic()
         for tenant in list(self.tenants.values()):
-            if tenant.lease is not None and tenant.answer is None and now - tenant.heard > tenant.lease:
+            waits = tenant.answer is not None or tenant.writing
+            if tenant.lease is not None and not waits and now - tenant.heard > tenant.lease:
                 self.drop(tenant, TenantLost("it was silent for longer than its lease"))
 
     def drop(self, tenant: Tenant, error: Exception) -> None:
@@ -181,6 +175,7 @@ class Tenants:
         cpus: float | None = None,
         secondary: Sequence[str] = (),
         resumable: bool = True,
+        keeping: Keeping | None = None,
     ) -> int:
         """See `EngineActor.join`."""
         self.leave(name)
@@ -197,8 +192,11 @@ class Tenants:
             if checkpoint is not None:
                 for replica, own in zip(replicas, unpack_checkpoint(checkpoint), strict=True):
                     replica.load_state_dict(own)
-        self.tenants[name] = Tenant(replicas, lease, time.monotonic(), cpus, secondary, resumable)
-        return replicas[0].step
+        tenant = Tenant(replicas, lease, time.monotonic(), cpus, secondary, resumable)
+        if keeping is not None and tenant.size >= LARGE:
+            tenant.files = StateFiles(keeping, name, tenant.size)
+        self.tenants[name] = tenant
+        return tenant.step
 
     def room(self, tasks: Sequence[dict[str, Any]]) -> int:
         """See `EngineActor.room`."""
@@ -328,9 +326,7 @@ class Tenants:
                     "divergence": None
                     if first is None or first.divergence is None
                     else {"step": first.divergence.step, "term": first.divergence.term, "seed": first.seed},
-                    "checkpoint": pack_checkpoint([r.state_dict() for r in tenant.replicas])
-                    if tenant.resumable
-                    else None,
+                    "checkpoint": checkpoint_of(tenant),
                 }
             )
         return reports
@@ -391,3 +387,12 @@ class Tenants:
     def _items(self, name: str, position: int) -> tuple[Condensation, dict[str, torch.Tensor]]:
         replica = self.tenants[name].replicas[position]
         return replica, {m: x.detach().cpu() for m, x in replica.inputs.items()}
+
+
+def checkpoint_of(tenant: Tenant) -> bytes | None:
+    """What a report carries to continue from: the state, if that is not kept in files; nothing (b"") after the last step."""
+    if not tenant.resumable:
+        return None
+    if tenant.files is not None:
+        return b"" if tenant.has_arrived else None
+    return pack_checkpoint([r.state_dict() for r in tenant.replicas])

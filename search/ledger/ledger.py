@@ -4,7 +4,7 @@
     sessions.txt                 start time (unix) of each process that worked on it, a line each
     trials/00012/trial.json      number, name, params, config, seeds, created: written before the trial starts
     trials/00012/progress.jsonl  a line per report: step, time, seconds, metrics, curve
-    trials/00012/checkpoint.bin  the engine's checkpoint and its report; deleted when the trial ends
+    trials/00012/checkpoint.bin  the engine's last checkpoint, or where it is, and its report; deleted when the trial ends
     trials/00012/fault.txt       the exception that the last attempt raised; absent if its process died
     trials/00012/fault.json      that of the last attempt that raised one, with its traceback (`search/ledger/faults.py`)
     trials/00012/result.json     status, steps, score, error, finished: written once, when the trial ends
@@ -135,21 +135,23 @@ class Ledger:
         step: int,
         metrics: Mapping[str, float],
         curve: Mapping[str, Sequence[float]] | None,
-        checkpoint: bytes,
+        checkpoint: bytes | None,
         node: str = "",
     ) -> None:
-        """Records a report after `step` steps and the checkpoint to continue from. A later report of an earlier step (of a
-        trial that started again) replaces everything from that step on. Reports of an ended trial are ignored."""
+        """Records a report after `step` steps and the checkpoint to continue from. None: that of an earlier report stays; if
+        the trial starts again there, this report goes. A later report of an earlier step (of a trial that started again)
+        replaces everything from that step on. Reports of an ended trial are ignored."""
         if self._has_ended(number):
             return
         before = [report for report in self._progress(number) if report.step < step]
         now = max([time.time(), *(report.time for report in before[-1:])])
         points = None if curve is None else {key: [float(v) for v in values] for key, values in curve.items()}
         values = {key: float(value) for key, value in metrics.items()}
-        report = Report(step, now, values.get("seconds", 0.0), values, points, node)
+        report = Report(step, now, values.get("seconds", 0.0), values, points, node, checkpoint is not None)
         # The order matters: the checkpoint's report can be added to the progress later, but not the reverse.
-        header = json.dumps({"index": len(before), "report": report.__dict__}).encode() + b"\n"
-        write(self.folder(number) / "checkpoint.bin", _checksum(header + checkpoint) + header + checkpoint)
+        if checkpoint is not None:
+            header = json.dumps({"index": len(before), "report": report.__dict__}).encode() + b"\n"
+            write(self.folder(number) / "checkpoint.bin", _checksum(header + checkpoint) + header + checkpoint)
         self._append(number, report)
 
     def load(self, number: int) -> tuple[int, list[Report], bytes] | None:
@@ -167,6 +169,11 @@ class Ledger:
             write(file, lines)
         checkpoint = _read_checkpoint(self.folder(number) / "checkpoint.bin") if reports else None
         return None if checkpoint is None else (reports[-1].step, list(reports), checkpoint[2])
+
+    def restart(self, number: int) -> None:
+        """The trial's checkpoint is of no use: it starts again from step 0."""
+        (self.folder(number) / "checkpoint.bin").unlink(missing_ok=True)
+        write(self.folder(number) / "progress.jsonl", b"")
 
     def set_fault(self, number: int, text: str, trace: str = "") -> int:
         """Records the exception that ends an attempt at a trial; the next `load` deletes `fault.txt`. Returns how many attempts
@@ -187,9 +194,10 @@ class Ledger:
         deleted."""
         if self._has_ended(number):
             return False
-        reports, missing = self._consistent(number)
+        missing = self._consistent(number)[1]
         if missing is not None:
             self._append(number, missing)
+        reports = self._told(number)
         if steps is None:
             steps = reports[-1].step if reports else 0
         score = None if score is None or not math.isfinite(score) else float(score)
@@ -209,7 +217,7 @@ class Ledger:
         record = TrialRecord(**{key: entry[key] for key in ("number", "name", "params", "config", "seeds", "created")})
         result = read_json(folder / "result.json")
         if result is None:
-            reports = self._consistent(number)[0]
+            reports = self._told(number)
             known: dict[str, Any] = (
                 {"steps": reports[-1].step, "score": reports[-1].metrics.get("score")} if reports else {}
             )
@@ -221,6 +229,10 @@ class Ledger:
     def reported(self, number: int, after: int, step: int) -> list[Report]:
         """The reports of steps in (after, step], as saved. Cheap: used to follow a running search."""
         return [report for report in self._progress(number) if after < report.step <= step]
+
+    def over(self, numbers: Sequence[int]) -> list[int]:
+        """Those of these trials that have ended."""
+        return [number for number in numbers if self._has_ended(number)]
 
     def numbers(self) -> list[int]:
         """Of the trials that have a folder, in order."""
@@ -295,6 +307,14 @@ class Ledger:
             return (), None
         there = any((report.step, report.time) == (last.step, last.time) for report in lines)
         return (*reports, last), None if there else last
+
+    def _told(self, number: int) -> tuple[Report, ...]:
+        """All sound reports of a trial, also those after its checkpoint, that it would make again."""
+        sound, lines = self._consistent(number)[0], self._progress(number)
+        if not sound and any(report.kept for report in lines):  # they had a checkpoint, which is damaged
+            return ()
+        after = sound[-1].step if sound else 0
+        return (*sound, *(report for report in lines if report.step > after and not report.kept))
 
     def _head(self, number: int) -> tuple[int, Report] | None:
         """The number of reports before a checkpoint, and its own report; None if it is absent or damaged. Each file is read

@@ -19,6 +19,7 @@ class Report:
     metrics: dict[str, float]
     curve: dict[str, list[float]] | None = None  # finer than the reports: {"step": [...], "loss": [...], ...}
     node: str = ""  # host name of the node that took these steps
+    kept: bool = True  # with a checkpoint; else a trial that starts again makes it once more
 
 
 @dataclass(frozen=True)

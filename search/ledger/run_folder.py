@@ -18,7 +18,7 @@ from search.ledger.data_identity import known_tasks
 
 LOOKS = 4  # at a lock, before it counts as another driver's
 # Keys that a resumed search may change: they alter how much is run, and what is proposed next, not what a trial is.
-AMOUNTS = ("trials", "budget", "max_concurrent", "confirmation", "resources")
+AMOUNTS = ("trials", "budget", "max_concurrent", "confirmation", "resources", "checkpoint_every", "storage")
 PROPOSALS = ("search", "constraints", "sampler", "scheduler", "objectives", "warm_start")
 CHANGEABLE = (*AMOUNTS, *PROPOSALS)
 

@@ -190,6 +190,14 @@ class Space(Strict):
     max_concurrent: int = Field(4, ge=1, description="trials at a time; with 1, a search is exactly repeatable")
     confirmation: Confirmation = Field(default=Confirmation(), description="the re-run on fresh seeds")
     resources: Resources = Field(default=Resources(), description="what a trial reserves")
+    checkpoint_every: float | None = Field(
+        None,
+        ge=0,
+        description="minutes between checkpoints of a trial whose state has 32 MiB or more; default: 1 % of the time",
+    )
+    storage: str | None = Field(
+        None, description="where those are: an absolute folder, s3://, gs:// ...; default: each node's disk"
+    )
 
     @field_validator("name")
     @classmethod

@@ -11,6 +11,15 @@ from search.space.model import Racing, Robust, Space
 
 
 @dataclass(frozen=True)
+class Keeping:
+    """How the states of trials are kept that are too large for the ledger (`search.engine.state_files`)."""
+
+    search: str  # its id
+    storage: str | None = None  # a folder, or an address that fsspec knows; None: the disk of each node
+    every: float | None = None  # minutes; None: by what it costs
+
+
+@dataclass(frozen=True)
 class Plan:
     """Settings that all trials of a search share."""
 
@@ -22,6 +31,7 @@ class Plan:
     racing: Racing | None = None
     secondary: tuple[str, ...] = ()  # objectives besides the score
     folds: int = 1  # of each of the user's tasks
+    keeping: Keeping | None = None  # None: all states go through the ledger
 
     @property
     def steps(self) -> int:

@@ -10,6 +10,7 @@ last report; the reports between go to the ledger and MLflow only.
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import socket
 import time
@@ -23,13 +24,15 @@ from ray.exceptions import RayActorError
 from search.analysis.metrics import summarize
 from search.engine.client import Client
 from search.engine.left_out import NoDeviceLeft
+from search.engine.state_files import StateLost, discard_ended
 from search.engine.tenant_lost import TenantLost
 from search.interruption import caused_by_full_disk
 from search.ledger.faults import described
-from search.ledger.ledger import NOT_FINITE
+from search.ledger.ledger import NOT_FINITE, Report
 from search.space.plan import Plan
 from search.tuning.racing import stages
 
+log = logging.getLogger(__name__)
 SAME_FAULTS = 2  # attempts that end with the same exception, before a trial has failed
 
 
@@ -50,7 +53,17 @@ class _Running:
         self.has_failed = False
 
     def run(self) -> None:
-        known = ray.get(self.ledger.load.remote(self.number))
+        if self.plan.keeping is not None:
+            discard_ended(self.plan.keeping, lambda numbers: ray.get(self.ledger.over.remote(numbers)))
+        try:
+            self.go_on(ray.get(self.ledger.load.remote(self.number)))
+        except StateLost as lost:
+            log.warning("trial %d starts again: %s", self.number, lost)
+            ray.get(self.ledger.restart.remote(self.number))
+            self.go_on(None)
+
+    def go_on(self, known: tuple[int, list[Report], bytes] | None) -> None:
+        """From what the ledger has. Raises StateLost if the state is not to be had from here."""
         step, reports, checkpoint = (0, [], None) if known is None else known
         # Continue: earlier reports are replayed to the scheduler without compute. The latest one is judged, since it may not
         # have been judged before the interruption.
@@ -110,8 +123,11 @@ class _Running:
         client = Client.here(self.pool, tenant)
         seeds = [plan.seeds[i] for i in self.stages[stage]]
         try:
-            client.join(plan.tasks, self.hyperparameters, seeds, plan.steps, checkpoint, plan.cpus, plan.secondary)
+            own = plan.tasks, self.hyperparameters, seeds, plan.steps, checkpoint, plan.cpus, plan.secondary
+            client.join(*own, keeping=plan.keeping)
             yield client
+        except StateLost:  # nobody's fault
+            raise
         except Exception as error:
             text, trace = described(error)
             times = ray.get(self.ledger.set_fault.remote(self.number, text, trace))

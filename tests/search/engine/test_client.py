@@ -55,3 +55,42 @@ def test_it_gives_up_after_several() -> None:
     with pytest.raises(ray.exceptions.ActorDiedError):
         Client(pool, "trial 0", "node", "").join([], {}, [0], 10)
     assert pool.given == ATTEMPTS
+
+
+def test_it_goes_on_from_an_earlier_checkpoint_and_tells_no_step_twice() -> None:
+    """Its engine dies after a report without a checkpoint: the steps since the last one are taken again."""
+    joined: list[Any] = []
+    at = 0
+
+    def join(tenant: str, tasks: Any, hyperparameters: Any, seeds: Any, steps: int, checkpoint: Any, *_: Any) -> Any:
+        joined.append(checkpoint)
+        return lambda: restart(0 if checkpoint is None else int(checkpoint))
+
+    def restart(step: int) -> int:
+        nonlocal at
+        at = step
+        return step
+
+    def advance(tenant: str, steps: int) -> Any:
+        def answer() -> dict[str, Any]:
+            nonlocal at
+            if at == 4 and len(joined) == 1:
+                raise ray.exceptions.ActorDiedError
+            told = list(range(at + 1, at + steps + 1))
+            at += steps
+            return {"step": at, "checkpoint": b"2" if at == 2 else None, "curve": {"step": told, "loss": told}}
+
+        return answer
+
+    calls = {"join": join, "advance": advance, "why_unfit": lambda: lambda: ""}
+    engine = SimpleNamespace(**{name: SimpleNamespace(remote=call) for name, call in calls.items()})
+    pool = Pool(0)
+    pool._next = lambda: (1, engine)  # type: ignore[method-assign]
+    client = Client(pool, "trial 0", "node", "")
+    client.join([], {}, [0], 8)
+    curve: list[int] = []
+    for target in (2, 4, 6, 8):
+        client.start(target)
+        curve += client.report()["curve"]["loss"]
+    assert joined == [None, b"2"]
+    assert curve == list(range(1, 9))

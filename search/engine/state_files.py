@@ -1,0 +1,172 @@
+"""States of trials that are too large for the ledger: files that the engine writes by itself, on its node's disk or in `storage`.
+
+A report then has the file's address and checksum for a checkpoint, where there is one. Only engines import torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fsspec import AbstractFileSystem
+from fsspec.core import url_to_fs
+
+from condense.storage.cache_folder import default_folder
+from condense.system.errors import UserError
+from search.space.plan import Keeping
+
+log = logging.getLogger(__name__)
+
+LARGE = 2**25  # bytes of a trial's state: from here on the engine writes it
+SHARE = 0.01  # of the time that may go into writing, where the user says nothing
+FIRST_RATE = 5e8  # bytes a second that are assumed before a file was written
+KEPT = 3  # files of a tenant: the ledger may be two reports behind the engine
+CHUNK = 2**24
+TRIAL = re.compile(r"trial-(\d+)\b")
+
+
+class StateLost(Exception):
+    """A file that a checkpoint names is not to be had from here, or is damaged: the trial must start again."""
+
+
+def folder_of(keeping: Keeping) -> str:
+    """Where a search's files are, seen from this node."""
+    root = str(default_folder() / "checkpoints") if keeping.storage is None else keeping.storage.rstrip("/")
+    return f"{root}/{keeping.search}"
+
+
+class StateFiles:
+    """The files of one tenant."""
+
+    def __init__(self, keeping: Keeping, tenant: str, size: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """`size`: bytes of its state."""
+        self.folder = f"{folder_of(keeping)}/{tenant.replace(' ', '-')}"
+        self.every = None if keeping.every is None else 60 * keeping.every
+        self.cost = size / FIRST_RATE  # seconds that a file takes
+        self.clock = clock
+        self._since = clock()  # of the last file, or of the tenant's start
+        self._written: list[str] = []
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time for a file: never while doing the steps again would take no longer than writing it."""
+        passed = self.clock() - self._since
+        return passed > self.cost and passed >= (self.cost / SHARE if self.every is None else self.every)
+
+    def write(self, step: int, states: Sequence[dict[str, Any]], began: float) -> bytes | None:
+        """Writes `states` at `step`, and deletes what is no longer needed. `began`: when the device was kept from its work.
+
+        Returns the checkpoint that names the file; None if it cannot be written: one that is missing costs steps, not the trial.
+        """
+        path = f"{self.folder}/{step}.pt"
+        try:
+            checkpoint = write_states(path, states)
+            self._written.append(path)
+            while len(self._written) > KEPT:
+                system, old = url_to_fs(self._written.pop(0))
+                system.rm(old)
+        except Exception as error:
+            log.warning("%s: a checkpoint could not be written: %s", path, error)
+            checkpoint = None
+        self._since = self.clock()
+        self.cost = self._since - began
+        return checkpoint
+
+
+class _Hashed:
+    """A file that is written to, and the checksum of what was."""
+
+    def __init__(self, file: Any) -> None:
+        self.file, self.hash = file, hashlib.sha256()
+
+    def write(self, content: Any) -> int:
+        self.hash.update(content)
+        return int(self.file.write(content))
+
+    def flush(self) -> None:
+        """The file does so when it is closed."""
+
+
+def write_states(url: str, states: Sequence[dict[str, Any]]) -> bytes:
+    """The checkpoint that names the new file."""
+    import torch
+
+    system, path = url_to_fs(url)
+    system.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+    with system.open(path, "wb") as file:
+        hashed = _Hashed(file)
+        torch.save(list(states), hashed)  # type: ignore[arg-type]  # asks for no more than `write`
+    return json.dumps({"url": url, "sha256": hashed.hash.hexdigest()}).encode()
+
+
+def names_a_file(checkpoint: bytes) -> bool:
+    return checkpoint.startswith(b"{")
+
+
+def read_states(checkpoint: bytes) -> list[dict[str, Any]]:
+    """The states in the file that `checkpoint` names. Raises StateLost."""
+    import torch
+
+    named = json.loads(checkpoint)
+    try:
+        system, path = url_to_fs(named["url"])
+        with system.open(path, "rb") as file:
+            found = hashlib.sha256()
+            while chunk := file.read(CHUNK):
+                found.update(chunk)
+            if found.hexdigest() != named["sha256"]:
+                raise StateLost(f"{named['url']}: is damaged")
+            file.seek(0)
+            states: list[dict[str, Any]] = torch.load(file, weights_only=True)
+    except (OSError, ImportError) as error:
+        raise StateLost(f"{named['url']}: {error}") from None
+    return states
+
+
+def discard_ended(keeping: Keeping, ended: Callable[[list[int]], Sequence[int]]) -> None:
+    """Deletes the files of trials that have ended; `ended`: of these trials, those that have. Called where a trial starts."""
+    with contextlib.suppress(OSError):
+        system, folder = url_to_fs(folder_of(keeping))
+        found: dict[int, list[str]] = {}
+        for path in system.ls(folder, detail=False):
+            if (trial := TRIAL.fullmatch(Path(path).name.split("-stage")[0])) is not None:
+                found.setdefault(int(trial[1]), []).append(path)
+        for number in ended(sorted(found)) if found else ():
+            for path in found[number]:
+                system.rm(path, recursive=True)
+
+
+def discard(keeping: Keeping) -> None:
+    """Deletes all files of a search that can be seen from this node."""
+    with contextlib.suppress(OSError):
+        system, folder = url_to_fs(folder_of(keeping))
+        system.rm(folder, recursive=True)
+
+
+def check_storage(storage: str | None) -> None:
+    """Raises UserError if this machine cannot write to `storage`."""
+    if storage is None:
+        return
+    if "://" not in storage and not storage.startswith("/"):
+        raise UserError(f"storage {storage}: must be an absolute path, or an address such as s3://BUCKET/FOLDER")
+    try:
+        system, folder = url_to_fs(storage)
+        system.makedirs(folder, exist_ok=True)
+        _try_out(system, f"{folder.rstrip('/')}/.writable")
+    except ImportError as error:  # it says which package an address needs
+        raise UserError(f"storage {storage}: {error}") from None
+    except Exception as error:  # each cloud has errors of its own
+        told = " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
+        raise UserError(f"storage {storage}: cannot be written to: {told}") from None
+
+
+def _try_out(system: AbstractFileSystem, path: str) -> None:
+    system.pipe_file(path, b"")
+    system.rm_file(path)
