@@ -101,6 +101,7 @@ def weak_scaling(engines: tuple[int, ...] = (2, 4, 8), trials: int = TRIALS, ste
             busy[count] = busy_share(Path(folder) / "log")
     return {
         "weak_scaling": {str(count): busy[count] / busy[1] for count in engines},
+        "weak_scaling_of": "trials; the confirmation is left out",
         "engine_busy_share": {str(count): share for count, share in busy.items()},
     }
 

@@ -6,6 +6,7 @@ __all__ = [
     "elimination",
     "held_out",
     "perturbation",
+    "portions",
     "reporting",
     "reruns",
     "selection",

@@ -20,6 +20,7 @@ from typing import Any
 import ray
 
 from search.analysis.scores import per_task
+from search.confirmation.portions import Portions
 from search.engine.client import SECONDS_TO_LEAVE, Client, forget
 from search.engine.pool import Device
 from search.ledger.atomic_files import read_json, write_json
@@ -60,6 +61,7 @@ class Reruns:
     ) -> None:
         """`folder`: where results are kept; created if missing. `say` hears how far a stage is, if it takes long."""
         self.folder, self.pool, self.plan, self.devices, self.say = folder, pool, plan, list(devices), say
+        self.portions = Portions(self.devices)
         self.room: dict[Device, int] = {}  # number of runs that fit into a device's memory
         self.done, self.seconds = 0, 0.0  # runs of this process, and what they took
         self.asked: set[Run] = set()  # by this process, whether they were kept or not: what a budget counts
@@ -103,7 +105,8 @@ class Reruns:
         return sum(map(len, runs)) * self.plan.steps * len(self.plan.tasks)
 
     def _run(self, waiting: deque[Run], known: dict[str, dict[str, Any]], stage: str, test: bool) -> None:
-        share, total, started = math.ceil(len(waiting) / len(self.devices)), len(waiting), time.monotonic()
+        total, started = len(waiting), time.monotonic()
+        self.portions.begin_stage(total)
         idle, running = deque(self.devices), list[Running]()
 
         def tell() -> None:
@@ -115,7 +118,7 @@ class Reruns:
         try:
             while waiting or running:
                 while waiting and idle:
-                    running += self._start(idle[0], waiting, share, known)
+                    running += self._start(idle[0], waiting, known)
                     if any(some.device == idle[0] for some in running):
                         idle.popleft()
                 done = first_ready(running, tell)
@@ -123,21 +126,21 @@ class Reruns:
                     continue
                 running.remove(done)
                 if not any(some.device == done.device for some in running):
+                    self.portions.ended(done.device)
                     idle.append(done.device)
         finally:
             give_up(running, SECONDS_TO_LEAVE)
             self.done += total - len(waiting)
             self.seconds += time.monotonic() - started
 
-    def _start(
-        self, device: Device, waiting: deque[Run], share: int, known: Mapping[str, dict[str, Any]]
-    ) -> list[Running]:
-        """Starts a device's share of the waiting runs, or as many as fit into its memory. If even that is too much, starts none:
+    def _start(self, device: Device, waiting: deque[Run], known: Mapping[str, dict[str, Any]]) -> list[Running]:
+        """Starts a device's portion of the waiting runs, or as many as fit into its memory. If that is too much, starts none:
         they wait again, and the next attempt takes half."""
         if device not in self.room:
             engine = Client(self.pool, "reruns", *device).engine
             self.room[device] = ray.get(engine.room.remote(self.plan.tasks))
-        wave = [waiting.popleft() for _ in range(min(share, self.room[device], len(waiting)))]
+        most = min(self.portions.of(device, len(waiting)), self.room[device])
+        wave = [waiting.popleft() for _ in range(most)]
         started: list[Running] = []
         try:
             for key, runs in itertools.groupby(wave, key=lambda run: run[0]):
@@ -153,6 +156,7 @@ class Reruns:
             return []
         for some in started:
             some.client.start(self.plan.steps)
+        self.portions.took(device, len(wave))
         return started
 
     def _collect(self, done: Running, waiting: deque[Run], known: dict[str, Any], stage: str, test: bool) -> bool:
