@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -143,6 +144,7 @@ class Search:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+        from search.cluster.turns import pool_when_free
         from search.engine.client import Client
         from search.engine.devices import find_devices
         from search.engine.left_out import NoDeviceLeft, no_device_left
@@ -153,7 +155,9 @@ class Search:
         space = self.space
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         carried = {"env_vars": verify_variables()}
-        pool: Any = ray.remote(EnginePool).options(num_cpus=0, scheduling_strategy=here, runtime_env=carried).remote()
+        own_name = f"{space.name}, into {ledger.output} on {socket.gethostname()}"
+        options = {"num_cpus": 0, "scheduling_strategy": here, "runtime_env": carried}
+        pool: Any = pool_when_free(EnginePool, own_name, self.say, **options)
         ledger_actor = ray.remote(Referee).options(num_cpus=0, scheduling_strategy=here).remote(ledger.output)
         if session.joined:  # Ray goes on
             at_end.callback(end_actors, [ledger_actor, pool])  # the pool's engines end with it

@@ -3,4 +3,5 @@
 __all__ = [
     "nodes",
     "ray_session",
+    "turns",
 ]

@@ -33,9 +33,10 @@ Device = tuple[str, str]  # node id; GPU id, or ""
 class EnginePool:
     """Runs as its own actor, one call at a time."""
 
-    def __init__(self, threads: int | None = None, idle: float = IDLE) -> None:
-        """`threads`: per engine (default: the cores that it may use). `idle`: seconds before an idle engine ends."""
-        self.threads, self.idle = threads, idle
+    def __init__(self, threads: int | None = None, idle: float = IDLE, search: str = "") -> None:
+        """`threads`: per engine (default: the cores that it may use). `idle`: seconds before an idle engine ends. `search`: whose
+        engines these are, in words."""
+        self.threads, self.idle, self.search = threads, idle, search
         context = ray.get_runtime_context()
         self.node, self.handle = context.get_node_id(), context.current_actor
         self.engines: dict[Device, tuple[int, Any]] = {}
@@ -125,6 +126,10 @@ class EnginePool:
             )
             .remote(self.threads, None if node == self.node else self.handle, gpu)
         )
+
+    def owner(self) -> str:
+        """Whose engines these are, in words."""
+        return self.search
 
     def entry(self, kind: str, name: str) -> bytes | None:
         """A file of this node's cache, for engines on other nodes: expensive entries are made once per cluster."""
