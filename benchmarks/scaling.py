@@ -5,7 +5,8 @@ python benchmarks/scaling.py --json scaling.json
 - step_time_ratio: seconds per step with 200,000 real items over 2,000, the two in turn (same encoder, same replicas).
 - memory_per_extra_trial_mb: growth of the process per further replica at 10 items per class, beside what a replica itself
   needs (items, momentum, frequencies and the real CF at them).
-- first_step_s: a new process until its first step, with 200,000 items whose embeddings are in the cache.
+- first_step_s: a new process until its first step, with 200,000 items whose embeddings are in the cache; first_step_cpu_s: its
+  processor time.
 - evaluate_mb: memory above the embeddings while sets are evaluated by probe and retrieval, with 20,000 items on either side.
 - oversized_fill: items per pass over what there is room for, for a replica that does not fit the budget; the least over some
   budgets. One that almost fits takes two passes, so that it cannot be much more than half.

@@ -12,8 +12,6 @@ from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from condense.data.dataset import stratified_holdout
 from condense.data.groups import grouped_holdout
@@ -22,6 +20,9 @@ from condense.system.errors import UserError
 
 def components(keys: Sequence[Sequence[Hashable]], names: Sequence[str]) -> list[str]:
     """The component of each item: the smallest of its items' `names`. `keys`: what each item may share with others."""
+    from scipy.sparse import coo_array  # only for those who need them: they take half a second
+    from scipy.sparse.csgraph import connected_components
+
     number: dict[Hashable, int] = {}
     edges = [(item, number.setdefault(key, len(number))) for item, own in enumerate(keys) for key in own]
     items, ends = np.asarray(edges, dtype=np.int64).reshape(-1, 2).T
