@@ -17,6 +17,7 @@ import yaml
 from condense.system.errors import UserError
 from search.analysis.ranking import can_conclude
 from search.driver import Search
+from search.ledger.imports import imported_trials
 from search.ledger.ledger import Ledger
 from search.ledger.requests import CONCLUDE, ask
 from search.ledger.requests import stop_trial as ask_trial_to_stop
@@ -176,8 +177,10 @@ def _recorded(
 ) -> Request:
     path = Path(folder).absolute()
     check_search(path)
+    space = completed(Ledger(path).search["space"])
+    space["trials"] -= imported_trials(path)  # which the request adds
     return Request.of(
-        completed(Ledger(path).search["space"]),
+        space,
         overrides=[*_lines(overrides), *limits],
         output=path,
         resume=not ablate,

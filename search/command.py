@@ -51,7 +51,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a key of the space"
     )
     parser.add_argument(
-        "--warm-start", type=folder, metavar="OTHER", help="start from the best settings of the search in this folder"
+        "--warm-start",
+        type=folder,
+        metavar="OTHER",
+        help="start from the trials of the search in this folder, or from its best settings",
     )
     parser.add_argument(
         "--ablate",

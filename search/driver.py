@@ -23,6 +23,7 @@ from search.interruption import GO_ON, Stopped, announce_if_killed, caused_by_fu
 from search.ledger.data_identity import check_data as check_data_identity
 from search.ledger.data_identity import check_encoders, put_back_if_refused, record_data, recorded_search
 from search.ledger.experiment import check_experiment, record_experiment, recorded_experiment
+from search.ledger.imports import import_trials
 from search.ledger.ledger import Ledger
 from search.ledger.requests import CONCLUDE, ask, take
 from search.ledger.run_folder import changed_proposals
@@ -58,7 +59,7 @@ def describe(request: Request) -> str:
     text = yaml.safe_dump(request.space.model_dump(mode="json"), sort_keys=False)
     folds = folds_of(request.space.validation)
     lines = [cost_of_folds(request.space, folds)] if folds > 1 else []
-    lines += sampler_notes(request.space)
+    lines += sampler_notes(request.space) + ([] if request.note is None else [request.note])
     missing = [f"missing: {what}" for what in missing_parts(request.space)]
     lines += missing or [f"warning: {what}" for what in data_warnings(request.space)]
     return "\n".join([text, f"# valid; would write to {request.output}", *(f"# {line}" for line in lines)])
@@ -110,6 +111,10 @@ class Search:
         with announce_if_killed(), contextlib.closing(ledger), ThreadPoolExecutor(1) as executor:
             take(ledger.output)  # what an earlier process was asked for
             self._tell_changes(ledger)
+            if request.note is not None:
+                self.say(request.note)
+            if request.imports is not None:
+                import_trials(ledger, request.imports)
             if request.conclude:
                 ask(ledger.output, CONCLUDE)
             experiment = record_experiment(ledger, request.experiment, request.resume)

@@ -11,11 +11,12 @@ from typing import Any
 
 from condense.system.errors import UserError
 from search.ledger.experiment import check_name
+from search.ledger.imports import Imports, imported_trials
 from search.ledger.run_folder import absolute_folder
 from search.space.files import load_space, space_of
 from search.space.model import Space
 from search.tracking.store import absolute_uri, default_tracking_uri
-from search.tuning.warm_start import earlier_settings, recorded, still_possible, with_first_settings
+from search.tuning.warm_start import earlier_settings, importable, recorded, still_possible, with_first_settings
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,8 @@ class Request:
     ablate: bool = False  # only this, of a search that is complete
     experiment: str | None = None  # MLflow's; None: what is recorded, or the default
     conclude: bool = False  # without further trials
+    imports: Imports | None = None  # trials of another search that it takes over when it begins
+    note: str | None = None  # what becomes of --warm-start
 
     @staticmethod
     def of(
@@ -61,16 +64,27 @@ class Request:
             loaded = space_of(keys, overrides, str(keys.get("name", "space")))
         folder = absolute_folder(output or Path("results") / loaded.name)
         known = recorded(folder) if resume or ablate else None
-        source = loaded.name
+        source, imports, note = loaded.name, None, None
         if warm_start is not None and (resume or ablate):
             log.warning("--warm-start is left out: a search that has begun keeps to what it began with")
         elif warm_start is not None:
             if loaded.warm_start:
                 raise UserError(f"{loaded.name}: the space has a `warm_start`: give that or --warm-start, not both")
             known, source = earlier_settings(warm_start, loaded), f"--warm-start {warm_start}"
+            found = importable(warm_start.absolute(), loaded)
+            if isinstance(found, Imports):
+                known, imports = None, found
+                note = (
+                    f"{found.added} trials of {warm_start} are observations: their tasks, steps and seeds are the same"
+                )
+            else:
+                note = f"{warm_start} {found}, so its {len(known)} best settings are run again"
         if resume or ablate:
             known = still_possible(known or [], loaded)
         if known:
             loaded = with_first_settings(loaded, known, source)
+        # `trials` are those that it runs: what it has taken over comes in addition.
+        added = imported_trials(folder) if resume or ablate else 0 if imports is None else imports.added
+        loaded = loaded.model_copy(update={"trials": loaded.trials + added})
         uri = absolute_uri(tracking_uri) if tracking_uri else default_tracking_uri(folder)
-        return Request(loaded, folder, resume or ablate, address, uri, ablate, experiment, conclude)
+        return Request(loaded, folder, resume or ablate, address, uri, ablate, experiment, conclude, imports, note)

@@ -5,6 +5,7 @@ __all__ = [
     "data_identity",
     "experiment",
     "faults",
+    "imports",
     "ledger",
     "records",
     "requests",

@@ -1,4 +1,5 @@
-"""Warm start: a search begins with the best settings of an earlier one."""
+"""Warm start: a search begins with what an earlier one has found: all of its trials where they are of the same tasks, steps and
+seeds, else its best settings, which are run again."""
 
 from __future__ import annotations
 
@@ -13,11 +14,50 @@ from pydantic import ValidationError
 from condense.config.models import Hyperparameters
 from condense.system.errors import UserError
 from search.analysis.ranking import best_trials
+from search.ledger.data_identity import FILE as DATA
+from search.ledger.imports import Imported, Imports
 from search.ledger.ledger import Ledger
+from search.ledger.run_folder import tasks_without_places
 from search.space.files import explain_space
 from search.space.model import Space
+from search.space.recorded import completed
 
+# What must be the same for scores to compare; the data are compared once they are read.
+SAME = ("tasks", "steps", "report_every", "seeds", "seed", "robust", "validation", "racing")
 MOST = 5  # settings taken from it, at most
+
+
+def importable(folder: Path, space: Space) -> Imports | str:
+    """The ended trials of the search in `folder` that are trials of `space`, too; or why there are none, as a clause: the first
+    key that differs, so that scores do not compare."""
+    known = Ledger(folder).search.get("space")
+    if not isinstance(known, dict) or not (folder / DATA).is_file():
+        return "does not say what its data held"
+    there, here = (tasks_without_places(own) for own in (completed(known), space.model_dump(mode="json")))
+    for key in SAME:
+        if there.get(key) != here[key]:
+            return f"has other `{key}`"
+    if not set(space.objectives) <= set(there.get("objectives", [])):
+        return "has other `objectives`"
+    first = {trial.name: trial.hyperparameters for trial in space.default_trials()}
+    taken: dict[str, Imported] = {}
+    others: list[Imported] = []
+    for record in Ledger(folder).trials():
+        if record.status not in ("completed", "pruned") and not record.diverged:
+            continue
+        try:
+            setting = Hyperparameters.model_validate(record.config)
+        except ValidationError:  # written by a version with other hyperparameters
+            continue
+        params = space.params_of(setting)
+        name = next((name for name, own in first.items() if own == setting and name not in taken), None)
+        if name is not None and record.status == "completed":
+            taken[name] = Imported(record.number, list(first).index(name), name, params)
+        elif space.contains(setting):
+            others.append(Imported(record.number, len(first) + len(others), None, params))
+    if not others:
+        return "has no trial within the ranges"
+    return Imports(folder, [*taken.values(), *others], len(others))
 
 
 def earlier_settings(folder: Path, space: Space) -> list[dict[str, Any]]:

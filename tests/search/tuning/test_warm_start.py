@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from search_process import SearchProcess, report, table
+from search_process import SearchProcess, table
 from small_search import NO_CONFIRMATION
 
 from condense.system.errors import UserError
-from search.ledger.ledger import Ledger
+from search.api import _recorded
+from search.ledger.imports import import_trials, imported_trials
+from search.ledger.ledger import NOT_FINITE, Ledger
 from search.space.model import Space
 from search.tracking.store import connect
-from search.tuning.warm_start import earlier_settings, recorded, with_first_settings
+from search.tuning.journal import open_study
+from search.tuning.searcher import SpaceSearcher
+from search.tuning.warm_start import earlier_settings, importable, recorded, with_first_settings
 
 LAMBDA: dict[str, Any] = {"low": 0.01, "high": 100, "log": True}
 SPACE = Space.model_validate({"name": "new", "tasks": [{"dpc": 5}], "trials": 12, "search": {"lambda_cross": LAMBDA}})
@@ -78,39 +83,33 @@ def test_they_are_trials_after_the_defaults_and_leave_room_for_others() -> None:
 
 
 @pytest.mark.slow
-def test_a_search_begins_with_another(
+def test_a_search_goes_on_from_the_trials_of_another(
     whole_search: tuple[Path, SearchProcess],
     start: Callable[..., SearchProcess],
     write_space: Callable[..., Path],
     tmp_path: Path,
 ) -> None:
-
+    """Of the same tasks, steps and seeds: none of them is run again, and each is in the record, the model and MLflow."""
     other, _ = whole_search
-    space = write_space(tmp_path, trials=9, name="second", confirmation=NO_CONFIRMATION)
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    search = start("--space", space, "--output", tmp_path / "out", "--tracking-uri", uri, "--warm-start", other)
+    output, uri = tmp_path / "out", f"sqlite:///{tmp_path}/mlflow.db"
+    space = write_space(
+        tmp_path, name="second", confirmation=NO_CONFIRMATION, sampler={"name": "gp", "startup_trials": 3}
+    )
+    arguments = ("--space", space, "--output", output, "--tracking-uri", uri, "--warm-start", other)
+    search = start(*arguments, "--trials", 4)
     assert search.finish() == 0, search.said()
-    rows = table(tmp_path / "out")
-    assert [row["name"] for row in rows][:3] == ["paper_default", "default", "warm_start_0"]
-    first = report(other)["recommended"]
-    assert first
-    if report(other)["verdict"][
-        "keep_default"
-    ]:  # a published setting, which lies outside of the ranges or is run anyway
-        scored = [
-            row
-            for row in table(other)
-            if row["status"] == "completed" and row["name"] not in ("default", "paper_default")
-        ]
-        best = max(scored, key=lambda row: float(row["score"]))
-        first = {name: float(best[name]) for name in first}
-    assert {name: rows[2][name] for name in first} == pytest.approx(first)
-    known = recorded(tmp_path / "out")
-    assert known is not None and 1 <= len(known) <= 5
-    client = connect(f"sqlite:///{tmp_path}/mlflow.db")
+    before = {row["lambda_cross"]: row for row in table(other)}
+    rows = table(output)
+    taken = [row for row in rows[2:] if row["lambda_cross"] in before]
+    assert f"{len(taken)} trials of {other} are observations" in search.out.read_text()
+    assert len(taken) >= 4 and len(rows) == len(taken) + 4
+    assert [row["name"] for row in rows[:3]] == ["paper_default", "default", ""]
+    for row in taken:
+        assert {**row, "number": 0} == {**before[row["lambda_cross"]], "number": 0}
+    client = connect(uri)
     (experiment,) = (e for e in client.search_experiments() if e.name == "condensation")
-    flagged = [r for r in client.search_runs([experiment.experiment_id]) if "warm_start" in r.data.tags]
-    assert len(flagged) == len(known)
+    runs = client.search_runs([experiment.experiment_id], "tags.trial_number LIKE '%'")
+    assert len(runs) == len(rows)
 
 
 def test_a_resumed_search_keeps_to_what_it_began_with(
@@ -137,3 +136,99 @@ def test_two_beginnings_are_one_too_many(tmp_path: Path, write_space: Callable[.
     space = str(write_space(tmp_path, trials=9, warm_start=own))
     with pytest.raises(UserError, match="the space has a `warm_start`"):
         Request.of(space, overrides=[], warm_start=earlier(tmp_path / "old", [1.0]))
+
+
+def same_search(folder: Path, **changes: Any) -> tuple[Path, Space]:
+    """A search of 8 trials, of which one has diverged and one is unfinished; and a space of the same tasks, steps and seeds."""
+    keys = {
+        "name": "old",
+        "tasks": [{}],
+        "trials": 8,
+        "scheduler": "none",
+        "search": {"lambda_cross": LAMBDA, "alpha": {"low": 0, "high": 1}},
+    }
+    space = Space.model_validate(keys)
+    with closing(Ledger.open(folder, space.model_dump(mode="json"), resume=False)) as ledger:
+        searcher = SpaceSearcher(space, ledger)
+        for number in range(8):
+            config: Any = searcher.suggest(f"t{number}")
+            if number == 3:
+                ledger.finish(3, "failed", None, f"loss {NOT_FINITE}")
+            result = {"step": space.steps, "score": config["lambda_cross"] / 100, "score_mean": 0.1, "score_std": 0.0}
+            if number != 7:
+                ledger.save(number, space.steps, result, None, b"")
+                searcher.on_trial_complete(f"t{number}", result)
+        (folder / "data.json").write_text("{}")
+    return folder, Space.model_validate(
+        {**keys, "name": "new", "trials": 5, "sampler": {"startup_trials": 2}, **changes}
+    )
+
+
+def test_which_trials_are_taken_over(tmp_path: Path) -> None:
+    folder, space = same_search(tmp_path / "old")
+    found = importable(folder, space)
+    assert not isinstance(found, str), found
+    assert [(t.number, t.as_number, t.name) for t in found.trials] == [
+        (0, 0, "paper_default"), (1, 1, "default"), (2, 2, None), (3, 3, None), (4, 4, None), (5, 5, None), (6, 6, None),
+    ]  # fmt: skip
+    assert found.added == 5
+    space = space.model_copy(update={"trials": space.trials + found.added})
+    with closing(Ledger.open(tmp_path / "new", space.model_dump(mode="json"), resume=False)) as ledger:
+        import_trials(ledger, found)
+        before, after = Ledger(folder).trials()[:7], ledger.trials()
+        assert [(r.status, r.score, r.params, r.reports) for r in after] == [
+            (r.status, r.score, r.params, r.reports) for r in before
+        ]
+        searcher = SpaceSearcher(space, ledger)
+        states = [trial.state.name for trial in open_study(ledger.output).trials]
+        assert states == ["FAIL", "COMPLETE", "COMPLETE", "FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
+        config: Any = searcher.suggest("next")
+        assert config["number"] == 7
+        assert imported_trials(ledger.output) == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"steps": 90}, "has other `steps`"),
+        ({"tasks": [{"dpc": 2}]}, "has other `tasks`"),
+        ({"seed": 1}, "has other `seed`"),
+        ({"robust": {"rule": "mean"}}, "has other `robust`"),
+        ({"objectives": ["score", "worst_class"]}, "has other `objectives`"),
+        ({"fixed": {"alpha": 0.25}, "search": {"lambda_cross": LAMBDA}}, "has no trial within the ranges"),
+    ],
+)
+def test_why_they_are_not(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
+    assert importable(*same_search(tmp_path / "old", **changes)) == reason
+
+
+def test_other_ranges_are_no_hindrance(tmp_path: Path) -> None:
+    """Nor is another default: it is run, as a first trial of this search."""
+    folder, space = same_search(
+        tmp_path / "old", search={"lambda_cross": {**LAMBDA, "low": 0.02}, "alpha": {"low": 0, "high": 0.9}}
+    )
+    found = importable(folder, space)
+    assert not isinstance(found, str), found
+    records = {r.number: r for r in Ledger(folder).trials()}
+    for trial in found.trials[1:]:
+        assert trial.name == "default" or (space.admits(trial.params) and trial.params == records[trial.number].params)
+    (folder / "data.json").unlink()
+    assert importable(folder, space) == "does not say what its data held"
+
+
+def test_a_request_counts_its_own_trials(tmp_path: Path) -> None:
+    from search.request import Request
+
+    folder, space = same_search(tmp_path / "old")
+    keys, output = space.model_dump(mode="json"), tmp_path / "new"
+    request = Request.of(keys, output=output, warm_start=folder)
+    assert request.imports is not None and request.space.trials == 5 + 5 and request.space.warm_start == []
+    assert request.note == f"5 trials of {folder} are observations: their tasks, steps and seeds are the same"
+    with closing(Ledger.open(output, request.space.model_dump(mode="json"), resume=False)) as ledger:
+        import_trials(ledger, request.imports)
+    assert Request.of(keys, output=output, resume=True).space.trials == 10
+    assert Request.of(keys, overrides=["trials=7"], output=output, resume=True).space.trials == 12
+    assert _recorded(output, [], (), None, None).space.trials == 10
+    other = Request.of({**keys, "steps": 90}, overrides=["trials=12"], output=tmp_path / "third", warm_start=folder)
+    assert other.imports is None and 1 <= len(other.space.warm_start) <= 5 and other.space.trials == 12
+    assert other.note == f"{folder} has other `steps`, so its {len(other.space.warm_start)} best settings are run again"
