@@ -1,4 +1,5 @@
 # make search   a small real search on the embedded dataset, under 5 minutes on a CPU (ARGS=--resume to continue it)
+# make setup    only the virtual environment
 # make test     format, lint, types, all tests
 # make bench    the benchmarks, as tables
 # make suite    every method on the suite's real tasks (ARGS=--quick: ten minutes; else hours; interrupted, it goes on)
@@ -14,7 +15,9 @@ SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 READY := .venv/.ready
 BENCHMARKS := $(wildcard $(addprefix benchmarks/,quickstart.py throughput.py accuracy.py scaling.py encoding.py imagebind_gpu.py))
 
-.PHONY: search test test-faults test-cluster bench suite lint clean
+.PHONY: search setup test test-faults test-cluster bench suite lint clean
+
+setup: $(READY)
 
 search: $(READY)
 	$(BIN)/python search/run.py --space spaces/quickstart.yaml $(ARGS)
