@@ -65,7 +65,8 @@ class EnginePool:
         """
         device = node, gpu
         with self.lock:
-            self.known = list(dict.fromkeys([*self.known, device]))
+            if not stays and device not in self.known:  # what writes may be on a device that runs no trials
+                self.known.append(device)
             if bad:
                 self._count(bad, trouble, refuses)
             if device in self.out:
@@ -87,7 +88,7 @@ class EnginePool:
         """A line for each device that has been left out since this was asked; and if none is left, why."""
         with self.lock:
             out, some_left = dict(self.out), any(device not in self.out for device in self.known)
-        hosts = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes()}
+        hosts = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes()} if out else {}
         lines = []
         for (node, gpu), trouble in out.items():
             place = f"{hosts.get(node, 'a lost host')} (node {node[:8]}{f', GPU {gpu}' if gpu else ''})"
@@ -105,8 +106,9 @@ class EnginePool:
             del self.engines[device]
 
     def _stand_in(self, device: Device, stays: bool) -> Device:
-        """Of the devices that are left, on the same node if there is one, that with the fewest to stand in for."""
-        left = [other for other in self.known if other not in self.out]
+        """One of the devices that are left, on the same node if there is one; another one for each that is left out."""
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        left = [other for other in self.known if other not in self.out and other[0] in alive]
         same = [other for other in left if other[0] == device[0]]
         if not (same or left) or (stays and not same):
             raise NoDeviceLeft(self.out[device])

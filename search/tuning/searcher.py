@@ -185,9 +185,7 @@ class SpaceSearcher(OptunaSearch):
         for number in range(max([known, *(recorded + 1 for recorded in records)])):
             record = records.get(number)
             if number < known:
-                frozen = self._frozen(number)
-                if record is not None and not frozen.state.is_finished() and frozen.params != record.params:
-                    self._store(frozen, record.params)
+                self._complete(self._frozen(number), record)
             elif record is not None:  # the journal lost its end
                 self._add(record.name, Hyperparameters.model_validate(record.config))
             elif number < len(self._first):
@@ -198,6 +196,15 @@ class SpaceSearcher(OptunaSearch):
                 self._unfinished.append(number)
             else:
                 self._tell(record)
+
+    def _complete(self, frozen: FrozenTrial, record: TrialRecord | None) -> None:
+        """Gives a trial that goes on its values, of which a killed driver may have stored some."""
+        if record is None or frozen.state.is_finished():
+            return
+        setting = Hyperparameters.model_validate(record.config)
+        params = self._definition.params_of(setting)  # those of its record may be of other ranges
+        if frozen.params != params and self._definition.contains(setting):
+            self._store(frozen, params)
 
     def _add(self, name: str | None, hyperparameters: Hyperparameters) -> None:
         """Adds a known setting as the study's next trial; as a placeholder if it could not have been proposed."""

@@ -86,6 +86,21 @@ def test_a_hyperparameter_more_or_less(ended: Path) -> None:
     assert set(known) <= {1, 15} and 15 in known  # all others have another learning rate
 
 
+def test_an_unfinished_trial_keeps_its_setting(ended: Path) -> None:
+    """Whatever is searched by now, and however often the search is opened before it goes on."""
+    with closing(Ledger.open(ended, make(trials=15).model_dump(mode="json"), resume=True)) as ledger:
+        config: Any = SpaceSearcher(make(trials=15), ledger).suggest("t")
+        assert config["number"] == 14
+    for changes in (["search={lambda_cross: {low: 0.01, high: 10, log: true}}"], ["search.alpha={low: 0.4, high: 1}"]):
+        own = make(*changes, trials=15)
+        for _ in range(3):
+            with closing(Ledger.open(ended, own.model_dump(mode="json"), resume=True)) as ledger:
+                searcher = SpaceSearcher(own, ledger)
+                again: Any = searcher.suggest("t")
+                assert {**again, "number": 14} == config
+    assert open_study(ended).trials[14].params.keys() == {"lambda_cross", "learning_rate", "alpha"}
+
+
 def test_other_objectives(ended: Path) -> None:
     """Trials that were not judged by the new one cannot be observations; back to one, all are."""
     run(make("objectives=[score, worst_class]", "sampler.name=nsga2", trials=16), ended)
