@@ -152,7 +152,7 @@ class Search:
         from search.cluster.turns import pool_when_free
         from search.engine.client import Client
         from search.engine.devices import find_devices
-        from search.engine.left_out import NoDeviceLeft, no_device_left
+        from search.engine.left_out import NoDeviceLeft, no_device_left, tell_left_out
         from search.engine.pool import EnginePool
         from search.engine.preparation import Preparation
         from search.tuning.referee import Referee
@@ -246,6 +246,7 @@ class Search:
             ended = ALL if self.request.ablate else run_trials(space, ledger, *known)
             if ended is not None:
                 self._close(ledger, pool, plan, tasks, judged, tracker, ended)
+                tell_left_out(pool, self.say)
             status = "interrupted" if ended is None else "completed"
         except KeyboardInterrupt:
             status = "interrupted"
@@ -278,14 +279,13 @@ class Search:
         import ray
 
         from search.conclusion import Conclusion
-        from search.engine.left_out import NoDeviceLeft, no_device_left, tell_left_out
+        from search.engine.left_out import NoDeviceLeft, no_device_left
 
         for more in reversed(range(ENGINE_DEATHS + 1)):
             try:
                 known = self.space, ledger, pool, plan, tasks, judged, tracker, self.say, self.started
                 conclusion = Conclusion(*known, ended=ended, deadline=self.deadline, preparation=self.prepared)
                 conclusion.ablate() if self.request.ablate else conclusion.write()
-                tell_left_out(pool, self.say)
                 return
             except NoDeviceLeft as error:
                 raise no_device_left(error) from None

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 import ray
+import torch
 from search_process import SearchProcess, report
 from small_search import NO_CONFIRMATION, two_nodes_in
 
+from search.engine.actor import prove
 from search.engine.left_out import tell_left_out
 from search.interruption import Stopped
 
@@ -72,3 +74,12 @@ def test_the_search_ends_where_no_device_works(
     last = search.err.read_text().strip().splitlines()[-1]
     assert last.startswith("error: no device is left to go on with: this host prepares the data"), search.said()
     assert f"ImportError: {TROUBLE}" in last and "Traceback" not in search.said()
+
+
+def test_a_device_must_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is there, but broken, is found out when its engine starts."""
+    device = torch.device("cpu")
+    prove(device)
+    monkeypatch.setattr(torch, "ones", lambda *size, device: torch.full(size, 0.5, device=device))
+    with pytest.raises(RuntimeError, match=r"^cpu adds 262144 ones up to 65536\.0$"):
+        prove(device)
