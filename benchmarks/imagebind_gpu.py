@@ -23,8 +23,7 @@ prepare_process()
 import argparse
 import json
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -32,9 +31,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from noise import Noise
+from peak import flops_per_replica_step, matrix_rate, timed
 from provenance import provenance
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from condense.config.models import Hyperparameters, ImageBindEncoder
 from condense.data.dataset import Dataset
@@ -65,24 +64,6 @@ def make_task(options: argparse.Namespace, precision: str, device: torch.device)
     real = {m: F.normalize(torch.randn(len(labels), encoder.dim, generator=generator), dim=1) for m in specs}
     embedded = Embedded(real, labels).to(device)
     return Task(dataset, encoder, embedded, embedded, device)
-
-
-def timed(step: Callable[[], None], device: torch.device, seconds: float) -> float:
-    """Seconds per call, after two that are not counted."""
-
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
-    for _ in range(2):
-        step()
-    wait()
-    started, calls = time.perf_counter(), 0
-    while calls < 3 or time.perf_counter() - started < seconds:
-        step()
-        wait()
-        calls += 1
-    return (time.perf_counter() - started) / calls
 
 
 def packed(task: Task, options: argparse.Namespace) -> float:
@@ -133,28 +114,6 @@ def naive(task: Task, options: argparse.Namespace) -> float:
     return 1 / timed(step, device, options.seconds)
 
 
-def flops_per_replica_step(task: Task, dpc: int) -> float:
-    """Operations of the encoder on one replica's items, forward and backward to the inputs."""
-    total = 0
-    for m, x in task.dataset.condense.load([0]).items():
-        leaf = x.to(task.device).requires_grad_()
-        with FlopCounterMode(display=False) as counter:
-            task.encoder.embed(m, leaf).sum().backward()
-        total += counter.get_total_flops()
-    return float(total * CLASSES * dpc)
-
-
-def matrix_rate(device: torch.device, seconds: float, size: int) -> float:
-    """Operations per second of matrix products in bfloat16; the best of five."""
-    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
-    out = torch.empty_like(a)
-
-    def multiply() -> None:
-        torch.mm(a, b, out=out)
-
-    return 2 * size**3 / min(timed(multiply, device, seconds / 5) for _ in range(5))
-
-
 def allocated(device: torch.device, peak: bool = False, fresh: bool = False) -> int:
     """Bytes of tensors on a GPU, now or the most since the last `fresh` call; 0 on a CPU."""
     if device.type != "cuda":
@@ -193,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rates["naive_float32"].append(naive(full, options))
     rate = {name: median(values) for name, values in rates.items()}
     flops = flops_per_replica_step(full, options.dpc)
-    card = matrix_rate(device, options.seconds, 8192 if device.type == "cuda" else 512)
+    card = matrix_rate(device, options.seconds, 8192 if device.type == "cuda" else 512, torch.bfloat16)
     figures: dict[str, Any] = {
         **provenance(),
         "size": options.size,

@@ -3,7 +3,7 @@
 The encoder is frozen and in evaluation mode; at every step a fresh real batch of 128 items per class is encoded under
 no_grad, losses of all classes are computed at once, and one SGD step is made. One thread per process.
 
-python benchmarks/naive.py TASK.json FOLDER SEED: says when it is ready (FOLDER/SEED.ready), begins when FOLDER/go
+python benchmarks/naive.py TASK.json FOLDER SEED SECONDS: says when it is ready (FOLDER/SEED.ready), begins when FOLDER/go
 exists, writes its number of steps and seconds to FOLDER/SEED.json.
 """
 
@@ -24,7 +24,6 @@ from condense.method.condensation import initial_inputs
 from condense.storage.store import Store
 
 REAL_PER_CLASS = 128
-SECONDS = 8.0  # of steps that are counted
 WARM_UP = 2  # steps before
 
 
@@ -36,7 +35,7 @@ def characteristic_function(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
 
 def main() -> None:
     config = CondensationConfig.model_validate_json(Path(sys.argv[1]).read_text())
-    folder, seed = Path(sys.argv[2]), int(sys.argv[3])
+    folder, seed, counted = Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
     torch.set_num_threads(1)
     h = config.hyperparameters
     generator = torch.Generator().manual_seed(seed)
@@ -75,7 +74,7 @@ def main() -> None:
     while not (folder / "go").exists():
         time.sleep(0.01)
     started, steps = time.perf_counter(), 0
-    while time.perf_counter() - started < SECONDS:
+    while time.perf_counter() - started < counted:
         step()
         steps += 1
     seconds = time.perf_counter() - started

@@ -5,6 +5,8 @@ python benchmarks/throughput.py --json throughput.json
 
 - speedup_over_naive: replica-steps per second of 8 concurrent trials in one engine, over 8 concurrent processes that
   each load the encoder and re-encode a real batch of 128 items per class at every step (`naive.py`).
+- share_of_peak: operations per second of that engine's encoder passes, forward and backward to the inputs only, over the
+  machine's measured rate of matrix products in float32, on all cores.
 - packing_speedup: 8 trials in one pack over the same 8 one after the other in the same engine.
 - search_overhead: seconds of a whole search (Ray Tune, Optuna, MLflow; from the first line of `search/run.py` to the last
   trial's end) over the bare engine doing the same steps and validations (from the first line of its process). With
@@ -31,6 +33,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from peak import flops_per_replica_step, matrix_rate
 from provenance import provenance
 
 from condense.config.models import CondensationConfig, Hyperparameters
@@ -44,16 +47,18 @@ from condense.method.condensation import Condensation
 from condense.storage.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
-TRIALS = 8  # at a time
+TRIALS = 8  # at a time, unless --concurrent says otherwise
+NAIVE_SECONDS = 8.0  # of each measurement of the naive processes
+MATRIX = 2048  # rows and columns of the products that show what the machine can do
 # quickstart in the size of a search in earnest, with early stopping at half of the steps as there
 SEARCH = {"dpc": 10, "steps": 200, "report_every": 50, "concurrent": 4}
 CORES = cores()
 SETTING = Hyperparameters(lambda_cross=0.3, lambda_joint=0.3, frequency_scale=0.5, learning_rate=10.0)
 
 
-def engine_rate(task: Task, dpc: int, packed: bool, seconds: float) -> float:
-    """Replica-steps per second of TRIALS replicas: all in one pack, or one after the other."""
-    replicas = [Condensation(task, dpc, "herding", SETTING, seed, 100_000) for seed in range(TRIALS)]
+def engine_rate(task: Task, dpc: int, packed: bool, trials: int, seconds: float) -> float:
+    """Replica-steps per second of so many replicas: all in one pack, or one after the other."""
+    replicas = [Condensation(task, dpc, "herding", SETTING, seed, 100_000) for seed in range(trials)]
     engine, steps = Engine(), 0
     groups = [replicas] if packed else [[replica] for replica in replicas]
     for group in groups:
@@ -69,38 +74,52 @@ def engine_rate(task: Task, dpc: int, packed: bool, seconds: float) -> float:
     return steps / elapsed
 
 
-def naive_rate(config: CondensationConfig) -> float:
-    """Replica-steps per second of TRIALS processes of `naive.py` at the same time."""
+def naive_rate(config: CondensationConfig, trials: int, seconds: float) -> float:
+    """Replica-steps per second of so many processes of `naive.py` at the same time."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "task.json").write_text(config.model_dump_json())
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         command = [sys.executable, str(ROOT / "benchmarks" / "naive.py"), str(folder / "task.json"), str(folder)]
-        processes = [subprocess.Popen([*command, str(seed)], env=environment, cwd=ROOT) for seed in range(TRIALS)]
-        while len(list(folder.glob("*.ready"))) < TRIALS:
+        processes = [
+            subprocess.Popen([*command, str(seed), str(seconds)], env=environment, cwd=ROOT) for seed in range(trials)
+        ]
+        while len(list(folder.glob("*.ready"))) < trials:
             if any(process.poll() for process in processes):
                 raise RuntimeError("a naive process failed")
             time.sleep(0.05)
         (folder / "go").touch()
         if any(process.wait() for process in processes):
             raise RuntimeError("a naive process failed")
-        done = [json.loads((folder / f"{seed}.json").read_text()) for seed in range(TRIALS)]
+        done = [json.loads((folder / f"{seed}.json").read_text()) for seed in range(trials)]
         return sum(entry["steps"] / entry["seconds"] for entry in done)
 
 
-def compare_rates(store: Store, seconds: float, rounds: int) -> dict[str, Any]:
-    """Replica-steps per second of the three ways, at 1 and 10 items per class."""
+def compare_rates(store: Store, trials: int, seconds: float, naive_seconds: float, rounds: int) -> dict[str, Any]:
+    """Replica-steps per second of the three ways, at 1 and 10 items per class; the engine's share of what the machine can do."""
     figures: dict[str, Any] = {}
+    peaks: list[float] = []
+    flops: dict[str, float] = {}
     for dpc in (1, 10):
         config = CondensationConfig(dpc=dpc, hyperparameters=SETTING)
         task = load_task(config, store, torch.device("cpu"))
         rates: dict[str, list[float]] = {"naive": [], "one_by_one": [], "packed": []}
         for _ in range(rounds):
-            rates["naive"].append(naive_rate(config))
-            rates["one_by_one"].append(engine_rate(task, dpc, packed=False, seconds=seconds))
-            rates["packed"].append(engine_rate(task, dpc, packed=True, seconds=seconds))
+            rates["naive"].append(naive_rate(config, trials, naive_seconds))
+            rates["one_by_one"].append(engine_rate(task, dpc, False, trials, seconds))
+            rates["packed"].append(engine_rate(task, dpc, True, trials, seconds))
+            peaks.append(matrix_rate(task.device, seconds / 4, MATRIX, torch.float32))
+        flops[f"dpc_{dpc}"] = flops_per_replica_step(task, dpc)
         figures[f"dpc_{dpc}"] = {way: {"median": median(values), "values": values} for way, values in rates.items()}
-    return figures
+    share = {key: rates["packed"]["median"] * flops[key] / median(peaks) for key, rates in figures.items()}
+    return {
+        "replica_steps_per_second": figures,
+        "speedup_over_naive": {k: v["packed"]["median"] / v["naive"]["median"] for k, v in figures.items()},
+        "packing_speedup": {k: v["packed"]["median"] / v["one_by_one"]["median"] for k, v in figures.items()},
+        "share_of_peak": share,
+        "matrix_rate": median(peaks),
+        "flops_per_replica_step": flops,
+    }
 
 
 def search_seconds(folder: Path, trials: int) -> tuple[float, list[dict[str, Any]], float]:
@@ -195,6 +214,10 @@ def main() -> int:
     parser.add_argument(
         "--cores", type=int, default=CORES, help="that the engine may use, on both sides of search_overhead"
     )
+    parser.add_argument("--concurrent", type=int, default=TRIALS, help="trials at a time, where rates are measured")
+    parser.add_argument(
+        "--naive-seconds", type=float, default=NAIVE_SECONDS, help="of each measurement of the naive side"
+    )
     parser.add_argument("--seconds", type=float, default=6.0, help="of each measurement of the engine")
     parser.add_argument("--rounds", type=int, default=3, help="of each side, in turn; the median counts")
     parser.add_argument("--only", choices=["rates", "search"], help="one half of the benchmark")
@@ -208,19 +231,21 @@ def main() -> int:
     store = Store()
     load_task(CondensationConfig(), store, torch.device("cpu"))  # fills the cache: no side should pay for that
     if options.only != "search":
-        rates = compare_rates(store, options.seconds, options.rounds)
-        figures["replica_steps_per_second"] = rates
-        figures["speedup_over_naive"] = {k: v["packed"]["median"] / v["naive"]["median"] for k, v in rates.items()}
-        figures["packing_speedup"] = {k: v["packed"]["median"] / v["one_by_one"]["median"] for k, v in rates.items()}
-        print(f"| {TRIALS} trials, replica-steps per second | 1 per class | 10 per class |\n| --- | ---: | ---: |")
+        figures |= compare_rates(store, options.concurrent, options.seconds, options.naive_seconds, options.rounds)
+        rates = figures["replica_steps_per_second"]
+        print(
+            f"| {options.concurrent} trials, replica-steps per second | 1 per class | 10 per class |\n| --- | ---: | ---: |"
+        )
         for way, told in (
-            ("naive", f"{TRIALS} processes, real batch re-encoded"),
+            ("naive", f"{options.concurrent} processes, real batch re-encoded"),
             ("one_by_one", "engine, one after the other"),
             ("packed", "engine, packed"),
         ):
             print(f"| {told} | " + " | ".join(f"{rates[d][way]['median']:.1f}" for d in rates) + " |")
         for key, told in (("speedup_over_naive", "over naive"), ("packing_speedup", "by packing")):
             print(f"| **speed-up {told}** | " + " | ".join(f"**{x:.1f} x**" for x in figures[key].values()) + " |")
+        told = " | ".join(f"{share:.2f}" for share in figures["share_of_peak"].values())
+        print(f"| share_of_peak, of {figures['matrix_rate'] / 1e9:.0f} GFLOP/s in float32 | {told} |")
     if options.only != "rates":
         figures |= search_overhead(options.trials, options.rounds)
         whole, engine = median(figures["search_seconds"]), median(figures["bare_seconds"])
