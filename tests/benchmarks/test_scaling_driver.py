@@ -26,7 +26,8 @@ def test_a_simulated_search_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.
     before = journal.read_bytes()
     _, ledger, ready = scaling_driver.resumed(tmp_path / "search", 60)
     added = journal.read_bytes()[len(before) :].splitlines()
-    assert [json.loads(line)["op_code"] for line in added] == [0]  # the study is opened; it and the ledger agree
+    # The study is opened, and told its space, as one of an earlier version is; it and the ledger agree.
+    assert [json.loads(line)["op_code"] for line in added] == [0, 2]
     records = ledger.trials()
     assert Counter(r.status for r in records).keys() == {"completed", "pruned", "failed"}
     assert len(records) == 60 and {len(r.reports) for r in records if r.status == "completed"} == {10}
