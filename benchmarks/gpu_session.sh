@@ -6,7 +6,7 @@
 #
 # Beforehand, in the repository, on a machine with a network and the same Python and platform:
 #
-#   pip download -d FOLDER -c constraints.txt setuptools ".[test,imagebind]"
+#   pip download -d FOLDER -c constraints.txt setuptools wheel ".[test,imagebind]"
 #   pip download -d FOLDER -c constraints.txt --no-deps imagebind-packaged
 #
 # --wheels FOLDER   makes an environment from these files; without it, --python PYTHON has all that is needed (default: python3)
@@ -54,14 +54,21 @@ part() {
 
 set_up() {
     "$python" -m venv "$work/venv" || return
-    local pip=("$work/venv/bin/python" -m pip install --quiet --no-index --find-links "$wheels" --constraint constraints.txt)
-    "${pip[@]}" ".[test,imagebind]" && "${pip[@]}" --no-deps imagebind-packaged
+    "$work/venv/bin/python" - >"$work/needed.txt" <<'PYTHON' || return
+import tomllib
+project = tomllib.load(open("pyproject.toml", "rb"))["project"]
+extras = project["optional-dependencies"]
+print(*project["dependencies"], *extras["test"], *extras["imagebind"], sep="\n")
+PYTHON
+    local pip=("$work/venv/bin/python" -m pip install --quiet --no-compile --no-index --find-links "$wheels"
+        --constraint constraints.txt)
+    "${pip[@]}" --requirement "$work/needed.txt" && "${pip[@]}" --no-deps imagebind-packaged
 }
 
 if [ -n "$wheels" ]; then
     export -f set_up
     export wheels python work
-    part set_up 200 bash -c set_up
+    part set_up 240 bash -c set_up
     python=$work/venv/bin/python
 fi
 
@@ -75,7 +82,7 @@ if [ -n "$smoke" ]; then
 fi
 part tests 120 "$python" -m pytest -q -p no:cacheprovider --junit-xml "$work/tests.xml" "${tests[@]}"
 part imagebind 200 "$python" benchmarks/imagebind_gpu.py "${towers[@]}" --json "$work/imagebind.json"
-part throughput 180 "$python" benchmarks/throughput.py "${rates[@]}" --json "$work/throughput.json"
+part throughput 240 "$python" benchmarks/throughput.py "${rates[@]}" --json "$work/throughput.json"
 
 "$python" - "$work" "$json" "$SECONDS" "${smoke:-0}" <<'PYTHON' || exit 1
 import json

@@ -33,6 +33,8 @@ Device = tuple[str, str]  # node id; GPU id, or ""
 class EnginePool:
     """Runs as its own actor, one call at a time."""
 
+    engine: type[EngineActor] = EngineActor  # what it makes
+
     def __init__(self, threads: int | None = None, idle: float = IDLE, search: str = "") -> None:
         """`threads`: per engine (default: the cores that it may use). `idle`: seconds before an idle engine ends. `search`: whose
         engines these are, in words."""
@@ -118,7 +120,7 @@ class EnginePool:
         node, gpu = device
         variables = environment() | ON_ZERO_GPUS | verify_variables() | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
         return (
-            ray.remote(EngineActor)
+            ray.remote(self.engine)
             .options(
                 num_cpus=0,
                 num_gpus=0,
