@@ -140,9 +140,8 @@ def test_lost_processes(begun: Begun, whole_search: tuple[Path, SearchProcess]) 
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("actor", ["EnginePool", "Ledger"])
-def test_the_death_of_what_all_trials_need_is_no_failure_of_theirs(begun: Begun, actor: str) -> None:
-    name = {"EnginePool": "engine pool", "Ledger": "ledger"}[actor]
+@pytest.mark.parametrize(("actor", "name"), [("EnginePool", "pool"), ("Referee", "ledger")])
+def test_the_death_of_what_all_trials_need_is_no_failure_of_theirs(begun: Begun, actor: str, name: str) -> None:
     begun.until_trial(2)
     (process,) = begun.search.descendants(f"ray::{actor}")
     process.kill()
