@@ -150,10 +150,6 @@ class EngineActor:
         """A contact sheet of one replica's items, as PNG."""
         return self._do(lambda: self.tenants.overview(tenant, position))
 
-    def work_done(self) -> int:
-        """Replica-steps taken since the engine started."""
-        return self.tenants.replica_steps
-
     def account(self) -> dict[str, float]:
         """Seconds since the engine started (`alive`), and seconds spent on steps, validation and joins."""
         return {"alive": time.monotonic() - self.started, **self.tenants.seconds}
