@@ -36,7 +36,7 @@ def test_a_simulated_search_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.
     ledger.close()
 
 
-@pytest.mark.slow
+@pytest.mark.faults  # at its size in the benchmark
 def test_the_drivers_figures() -> None:
     import scaling_driver
 

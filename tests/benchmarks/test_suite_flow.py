@@ -43,7 +43,7 @@ def options(folder: Path) -> argparse.Namespace:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.faults  # as its repetitions
 def test_every_method_is_measured_and_a_second_run_does_nothing_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

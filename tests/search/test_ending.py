@@ -19,24 +19,20 @@ from search.space.files import load_space
 
 @pytest.mark.slow
 def test_in_time(tmp_path: Path, start: Callable[..., SearchProcess], write_space: Callable[..., Path]) -> None:
-    """Confirmed and reported within the time; what was not ended is gone on with, and more trials are added."""
+    """Confirmed and reported within the time."""
     arguments = ("--space", write_space(tmp_path), "--trials", 5000, "--output", tmp_path / "out")
     began = time.monotonic()
-    own = start(*arguments, "--time", 0.025)
+    own = start(*arguments, "--time", 0.0175)
     assert own.finish() == 0, own.said()
-    assert time.monotonic() - began < 90
+    assert time.monotonic() - began < 63
     said = own.out.read_text()
-    assert said.count("no more trials: the 90 s budget leaves ") == 1
+    assert said.count("no more trials: the 63 s budget leaves ") == 1
     found = report(tmp_path / "out")
     assert found["ended"]["why"] == "time" and found["ended"]["text"] in said
     done = sum(found["trials"].values())
     assert 1 <= done < 5000 and found["confirmation"]["recommended"]["n"] >= 2
     assert f"There were no more trials after {done} of at most 5,000" in (tmp_path / "out" / "report.html").read_text()
     assert search.status(tmp_path / "out").state == "complete"
-    again = start(*arguments[:2], "--output", tmp_path / "out", "--resume", "--trials", done + 2)
-    assert again.finish() == 0, again.said()
-    assert sum(report(tmp_path / "out")["trials"].values()) == done + 2
-    assert report(tmp_path / "out")["ended"]["why"] == "trials"
 
 
 @pytest.mark.faults
@@ -73,7 +69,7 @@ def test_conclude_a_running_one_and_then_give_it_more_trials(
     assert again.finish() == 0 and "the search is complete" in again.out.read_text(), again.said()
     more = start("--space", tmp_path / "small.yaml", "--output", output, "--resume", "--trials", done + 3)
     assert more.finish() == 0, more.said()
-    assert sum(report(output)["trials"].values()) == done + 3
+    assert sum(report(output)["trials"].values()) == done + 3 and report(output)["ended"]["why"] == "trials"
 
 
 @pytest.mark.faults

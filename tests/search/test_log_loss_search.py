@@ -13,7 +13,7 @@ import yaml
 from search_process import SearchProcess
 from small_search import NO_CONFIRMATION, SMALL, small_tensors
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.faults  # a variant
 
 
 def test_a_search_by_log_loss(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def write_space(folder: Path, search: dict[str, Any], fixed: dict[str, Any] | No
     return folder / "sensors.yaml"
 
 
-@pytest.mark.slow
+@pytest.mark.faults  # a variant
 def test_a_search_over_named_sensors(tmp_path: Path) -> None:
     write_space(tmp_path, {f"learning_rate_{m}": RATE for m in SENSORS})
     search = SearchProcess(tmp_path, "--space", "sensors.yaml", "--output", "out")

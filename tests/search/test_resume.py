@@ -62,6 +62,7 @@ def check_same_search(output: Path, whole: Path) -> None:
     check_mlflow(output)
 
 
+@pytest.mark.faults
 def test_killed_twice(begun: Begun, whole_search: tuple[Path, SearchProcess]) -> None:
     output = begun.output
     begun.until_trial(4)
@@ -152,6 +153,7 @@ def test_the_death_of_what_all_trials_need_is_no_failure_of_theirs(begun: Begun,
     assert {row["status"] for row in table(begun.output)} <= {"completed", "pruned"}
 
 
+@pytest.mark.faults
 def test_eight_trials_in_one_engine_lose_a_process_and_their_engine(
     tmp_path: Path, start: Callable[..., SearchProcess], write_space: Callable[..., Path]
 ) -> None:
