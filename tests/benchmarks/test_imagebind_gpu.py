@@ -24,7 +24,7 @@ def run(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_small_towers_give_every_figure(tmp_path: Path) -> None:
     done = run("--size", "small", *BRIEF, "--json", str(tmp_path / "figures.json"))
     assert done.returncode == 0, done.stderr

@@ -76,7 +76,7 @@ def test_what_does_not_go_together(changes: dict[str, Any], rule: str) -> None:
         space(**changes)
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_search_for_two(
     start: Callable[..., SearchProcess], write_space: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -333,7 +333,7 @@ def test_an_address_that_is_none(space: Path, start: Callable[..., SearchProcess
 @pytest.mark.parametrize(
     ("damage", "line"),
     [
-        ("missing", "missing: {path} (tasks.0.dataset.path)"),
+        pytest.param("missing", "missing: {path} (tasks.0.dataset.path)", marks=pytest.mark.faults),
         pytest.param("corrupt", "{path}: cannot be read as safetensors", marks=pytest.mark.faults),
         ("NaN", "{path}: train/vision: item 5 holds NaN or infinity"),
         pytest.param("too few", "class '0' has 32 items to condense, but dpc is 50", marks=pytest.mark.faults),

@@ -56,7 +56,7 @@ def test_terms_that_diverge_are_told_as_such() -> None:
     assert lines(rows) == told
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_the_command(
     whole_search: tuple[Path, SearchProcess], start: Callable[..., SearchProcess], tmp_path: Path
 ) -> None:

@@ -52,7 +52,7 @@ def test_only_nodes_of_the_kind_that_is_asked_for_take_part() -> None:
     assert devices(nodes, "head", wanted, numbered) == Devices(("head", ""), [("a", ""), ("c", "")])
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_search_on_one_kind_of_nodes(
     start: Callable[..., SearchProcess], write_space: Callable[..., Path], tmp_path: Path
 ) -> None:
