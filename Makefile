@@ -30,7 +30,7 @@ test: lint
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --durations=12 -m "slow and not faults"
 
 # A lost cluster, a full disk (as root), a wrong clock (libfaketime), Slurm with stand-ins for its programs, variants of
-# slow tests. Takes some minutes.
+# slow tests. Takes longer than `make test`.
 test-faults: export OMP_NUM_THREADS := 1
 test-faults: $(READY)
 	$(BIN)/python -m pytest -m faults

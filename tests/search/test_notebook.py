@@ -51,7 +51,7 @@ def text_of(cell: Any) -> str:
     return "\n".join(found)
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_notebook(write_space: Callable[..., Path], tmp_path: Path) -> None:
     write_space(tmp_path, confirmation=NO_CONFIRMATION, trials=4)
     cells = [nbformat.v4.new_code_cell(source) for source in CELLS]

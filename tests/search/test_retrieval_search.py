@@ -16,7 +16,7 @@ import yaml
 from search_process import SearchProcess
 from small_search import SMALL
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.faults  # a variant
 
 
 def write_data(path: Path) -> None:

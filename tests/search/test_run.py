@@ -358,7 +358,7 @@ def test_a_mistake_in_the_data(
     check_nothing_begun(space.parent / "out", space)
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_more_cores_than_there_are(space: Path, start: Callable[..., SearchProcess]) -> None:
     search = start("--space", space, "--output", space.parent / "out", "--set", "resources.cpus_per_trial=4096")
     assert search.finish() == 2, search.said()

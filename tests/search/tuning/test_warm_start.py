@@ -82,7 +82,7 @@ def test_they_are_trials_after_the_defaults_and_leave_room_for_others() -> None:
         with_first_settings(SPACE, [{"lambda_cross": 1e6}], "--warm-start old")
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_search_goes_on_from_the_trials_of_another(
     whole_search: tuple[Path, SearchProcess],
     start: Callable[..., SearchProcess],
