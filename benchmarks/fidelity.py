@@ -80,7 +80,7 @@ def compared(features: np.ndarray, inputs: np.ndarray) -> dict[str, Any]:
     of_features, of_inputs = features[drawn].mean(1), inputs[drawn].mean(1)
     rng = np.random.default_rng(0)
     picks = rng.integers(0, len(of_inputs), (RESAMPLES, len(of_inputs)))
-    values = [spearmanr(of_features[p], of_inputs[p]).statistic for p in picks]
+    values = [spearmanr(of_features[p], of_inputs[p]).statistic for p in picks if len(set(p)) > 1]
     chosen, compared_on = inputs[drawn, ::2].mean(1), inputs[:, 1::2].mean(1)
     best = compared_on[drawn].max()
     return {

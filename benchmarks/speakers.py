@@ -90,16 +90,19 @@ def widths(report: dict[str, Any]) -> list[float]:
 
 
 def claim(report: dict[str, Any], rival: str) -> dict[str, Any]:
-    """What validation says of the recommendation minus `rival`, and what test does. `true`: test does not contradict it."""
+    """What validation says of the recommendation minus `rival`, and what test does. `true`: test does not contradict it; None
+    where test has no interval for that."""
     said = report["confirmation"]["differences"][rival]
-    own = report["test"]["recommended"]["difference"].get("paper_default") if rival == "paper_default" else None
+    on_test = report["test"]["recommended"]
+    key = "best_baseline" if rival == on_test["baseline"] else rival
+    own = on_test["difference"].get(key)
     mean = report["test"]["recommended"]["mean"] - report["test"][rival]["mean"]
     low, high = said["ci95"]
     contradicted = own is not None and ((low > 0 and own["ci95"][1] < 0) or (high < 0 and own["ci95"][0] > 0))
     return {
         "validation": said,
         "test": {"mean": mean, "ci95": None if own is None else own["ci95"]},
-        "true": not contradicted,
+        "true": None if own is None else not contradicted,
     }
 
 
