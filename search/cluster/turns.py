@@ -31,7 +31,7 @@ def pool_when_free(pool: type[Any], search: str, say: Callable[[str], None], **o
             pass
         if time.monotonic() - said >= EVERY and (other := _owner()) is not None:
             said = time.monotonic()
-            say(f"waiting: a cluster runs one search at a time, now {other} (after {said - began:.0f} s)")
+            say(f"waiting for the search that runs on this cluster: {other} ({said - began:.0f} s so far)")
         time.sleep(LOOK)
 
 

@@ -57,7 +57,10 @@ def test_a_search_waits_for_the_one_that_runs(address: str, monkeypatch: pytest.
         finally:
             first.kill()
     assert len(said) >= 2
-    assert all("one search at a time, now first, into results/first (after " in line for line in said)
+    assert all(
+        line.startswith("waiting for the search that runs on this cluster: first, into results/first (")
+        for line in said
+    )
     ray.kill(second)  # as at the end of a search in a session that goes on
     third = pool_when_free(EnginePool, "third", said.append, num_cpus=0)
     assert ray.get(third.owner.remote()) == "third"
