@@ -11,6 +11,7 @@ python benchmarks/scaling.py --json scaling.json
 - oversized_fill: items per pass over what there is room for, for a replica that does not fit the budget; the least over some
   budgets. One that almost fits takes two passes, so that it cannot be much more than half.
 - oversized_step_ms: its step in blocks of classes, beside one that fits, and parts that are embedded twice.
+- devices_speedup: how many times as fast two devices, CPU cores here, are at one replica as one (`condense run --device A,B`).
 - weak_scaling: how busy 2, 4 and 8 engines are over one, where their work on the device is simulated (`scaling_engines.py`).
 - suggest_ms, surrogate_s, resume_s, report_mb, driver_mb: the driver after 5,000 finished trials (`scaling_driver.py`).
 """
@@ -29,7 +30,7 @@ from typing import Any
 
 from provenance import provenance
 from scaling_data import evaluate_mb, first_step_s, memory_per_extra_trial, step_time_ratio
-from scaling_engines import STEPS, TRIALS, oversized_fill, oversized_step, weak_scaling
+from scaling_engines import STEPS, TRIALS, oversized_fill, oversized_step, several_devices, weak_scaling
 
 
 def driver_figures(trials: int) -> dict[str, Any]:
@@ -64,6 +65,7 @@ def main() -> int:
         "first step": lambda: first_step_s(options.items, options.starts),
         "evaluation": lambda: evaluate_mb(options.evaluated),
         "oversized replica": lambda: oversized_fill() | oversized_step(options.rounds),
+        "several devices": lambda: several_devices(options.rounds),
         "engines": lambda: weak_scaling(tuple(options.engines), options.engine_trials, options.engine_steps),
         "driver": lambda: driver_figures(options.trials),
     }

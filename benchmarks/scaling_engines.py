@@ -25,6 +25,7 @@ from scaling_data import CLASSES, replicas_of, task_of, write_tensors
 
 from condense.engine.engine import Engine, _shape
 from condense.engine.replica_batch import Pass, ReplicaBatch
+from condense.engine.spread import Spread
 
 STEP = 0.25  # seconds that a simulated step takes
 STEPS, REPORT_EVERY = 160, 40  # of a trial: 40 s, a report every 10 s
@@ -64,8 +65,8 @@ def oversized_step(rounds: int = 15, dpc: int = 20, share: float = 0.5) -> dict[
     """
 
     class Twice(ReplicaBatch):
-        def _by_blocks(self, size: int) -> Pass:
-            return self._twice(size * dpc)
+        def _by_blocks(self, size: int, least: int, spread: Spread | None) -> Pass:
+            return self._twice(size * dpc, spread)
 
     sides: dict[str, tuple[ReplicaBatch, int | None]] = {}
     some = int(share * CLASSES) * dpc
@@ -86,6 +87,27 @@ def oversized_step(rounds: int = 15, dpc: int = 20, share: float = 0.5) -> dict[
                 seconds[name].append(time.perf_counter() - started)
     found = {name: 1e3 * median(own) for name, own in seconds.items()}
     return {"oversized_step_ms": found, "oversized_saved": 1 - found["blocks"] / found["twice"]}
+
+
+def several_devices(rounds: int = 15, dpc: int = 20) -> dict[str, Any]:
+    """Milliseconds of a step of one replica on one device, and shared by two. A device is a CPU core here. In turn, median over
+    rounds; and how many times as fast two are."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    devices = {count: [torch.device("cpu")] * count for count in (1, 2)}
+    sides = {
+        count: (Engine(workers=1, devices=own), replicas_of(task_of(500), dpc, 1)) for count, own in devices.items()
+    }
+    seconds: dict[int, list[float]] = {count: [] for count in sides}
+    for turn in range(rounds + 2):
+        for count, (engine, replicas) in sides.items():
+            started = time.perf_counter()
+            engine.run(replicas, 1)
+            if turn > 1:  # the first step measures what the terms are divided by, the second lays the replica out anew
+                seconds[count].append(time.perf_counter() - started)
+    torch.set_num_threads(threads)
+    found = {str(count): 1e3 * median(own) for count, own in seconds.items()}
+    return {"devices_step_ms": found, "devices_speedup": found["1"] / found["2"]}
 
 
 def weak_scaling(engines: tuple[int, ...] = (2, 4, 8), trials: int = TRIALS, steps: int = STEPS) -> dict[str, Any]:

@@ -228,10 +228,7 @@ def read_spaces(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
                 task["synthesize"] = "inputs"  # small towers have no heads
             data = task["dataset"].get("path")
             if data is not None and not Path(data).exists():
-                recipe = Path(data).parent.name
-                raise UserError(
-                    f"{name}: {data} is missing: `python -m condense data {recipe} --to data/{recipe}` makes it"
-                )
+                raise UserError(f"{name}: {data} is missing: the top of {path} says how to make it")
         found[name] = space
     return found
 

@@ -120,10 +120,12 @@ def build_parser() -> Parser:
             if command is evaluate
             else "override a key, such as dpc=5 or hyperparameters.learning_rate=3; may be repeated",
         )
-    for command in (run, embed):
-        command.add_argument(
-            "--device", metavar="DEVICE", help="cpu, cuda or cuda:1 (default: the GPU if there is one)"
-        )
+    run.add_argument(
+        "--device",
+        metavar="DEVICE",
+        help="cpu, cuda, cuda:1, or several GPUs that share the work, cuda:0,cuda:1 (default: the GPU if there is one)",
+    )
+    embed.add_argument("--device", metavar="DEVICE", help="cpu, cuda or cuda:1 (default: the GPU if there is one)")
     for command in (run, evaluate, embed):
         command.add_argument("--verbose", action="store_true", help="show the log")
         command.add_argument(

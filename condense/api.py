@@ -25,6 +25,7 @@ from condense.data.dataset import MemorySplit
 from condense.embeddings.embeddings import QUIET
 from condense.embeddings.task import Task
 from condense.embeddings.task import load_task as load_embedded_task
+from condense.engine.engine import Engine
 from condense.evaluation import comparison
 from condense.evaluation.network_protocol import network_protocol
 from condense.evaluation.replica_scores import full_score
@@ -36,7 +37,7 @@ from condense.method.condensation import STATE_VERSION, Condensation, Divergence
 from condense.single_run import COLUMNS, Interrupted, RunReport, SingleRun, named_losses
 from condense.storage.cache_folder import check_writable
 from condense.storage.store import Store
-from condense.system.devices import device_of
+from condense.system.devices import device_of, devices_of, named
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,6 +69,7 @@ class LoadedTask:
     config: TaskConfig
     embedded: Task
     store: Store
+    devices: tuple[torch.device, ...] = ()  # several, the first of which is `embedded.device`, share each condensation
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -190,7 +192,7 @@ class Result:
             "loss": {"start": named_losses(self.loss_rows[:1]), "end": named_losses(self.loss_rows[-1:])},
             "validation": {task.metric: self.score, "share": self.share, "full_data": self.full_score},
             "seconds": self.seconds,
-            "device": str(shared.device),
+            "device": named(self.task.devices or [shared.device]),
             **({} if self.teacher is None else {"soft_labels": dict(self.teacher)}),
         }
 
@@ -226,18 +228,19 @@ def load_task(
     """Reads a dataset and embeds it; what the cache holds already is not computed again.
 
     `config`, or its `keys` one by one: `dataset`, `encoder`, `dpc`, `initialization`, `metric` (docs/keys.md, `tasks`).
-    `device`: `cpu`, `cuda` or `cuda:1`, for everything; by default the GPU if there is one. `cache`: a folder; by default
-    $CONDENSE_CACHE. Work that takes more than `quiet` seconds shows its progress.
+    `device`: `cpu`, `cuda` or `cuda:1`, for everything; by default the GPU if there is one. Several GPUs, `cuda:0,cuda:1`,
+    share each condensation; the rest is done on the first. `cache`: a folder; by default $CONDENSE_CACHE. Work that takes more
+    than `quiet` seconds shows its progress.
 
     Raises:
         UserError: a key is wrong, the device is not there, the data cannot be read, or the encoder does not take it.
     """
-    where = device_of(device)
+    devices = devices_of(device)
     known = {} if config is None else task_keys(config) if isinstance(config, TaskConfig) else config
     parsed = validate(TaskConfig, {**known, **keys}, "load_task")
     store = Store(None if cache is None else Path(cache))
     check_writable(store.folder)
-    return LoadedTask(parsed, load_embedded_task(parsed, store, where, quiet), store)
+    return LoadedTask(parsed, load_embedded_task(parsed, store, devices[0], quiet), store, tuple(devices))
 
 
 def run(
@@ -282,7 +285,9 @@ def run(
         known = without_places(config_of(config, hyperparameters, seed, steps).model_dump(mode="json"))
         identity = {**known, "fingerprints": shared.fingerprints, "state_version": STATE_VERSION}
         unfinished = Unfinished(Path(keep_beside), identity)
-    done = SingleRun(start, steps, full, unfinished)
+    engine = Engine(devices=task.devices)
+    engine.copy_encoders(shared)
+    done = SingleRun(start, steps, full, unfinished, engine)
     done.go(on_report)
     replica = done.replica
     if replica.divergence is not None:

@@ -33,7 +33,7 @@ from condense.export.export import read_export, read_soft_labels
 from condense.export.folder import RECORD, check_replaceable
 from condense.storage.cache_folder import check_writable
 from condense.storage.store import Store
-from condense.system.devices import device_of
+from condense.system.devices import device_of, devices_of, named
 from condense.system.errors import UserError
 from condense.system.interruption import Interruption
 from condense.system.live_line import LiveLine
@@ -42,21 +42,23 @@ from condense.system.live_line import LiveLine
 def run(config_path: Path, output: Path, overrides: Sequence[str], device: str | None = None) -> int:
     """One condensation, exported to `output`. Status 1 if its loss was not finite: then nothing is exported.
 
-    `device`: `cpu`, `cuda` or `cuda:1`; by default the GPU if there is one. An interrupted run of the same goes on.
+    `device`: `cpu`, `cuda` or `cuda:1`, or several GPUs, `cuda:0,cuda:1`; by default the GPU if there is one. An interrupted run
+    of the same goes on.
     """
     config = load_config(config_path, overrides)
-    where = device_of(device)
+    where = devices_of(device)
     check_output(output)
     with Interruption():
         return _run(config, output, where)
 
 
-def _run(config: CondensationConfig, output: Path, device: torch.device) -> int:
+def _run(config: CondensationConfig, output: Path, devices: Sequence[torch.device]) -> int:
+    device = devices[0]
     if device.index is not None:
         torch.cuda.set_device(device)  # else pinned memory takes some of the first GPU, too
     check_learning_rates(config.hyperparameters.own_rates, modalities_of(config.dataset))
     store = open_store()
-    task = api.LoadedTask(config, _load(config, store, device), store)
+    task = api.LoadedTask(config, _load(config, store, device), store, tuple(devices))
     shared = task.embedded
     warn(embedding_warnings(shared))
     for name in sorted(config.hyperparameters.model_fields_set):
@@ -67,7 +69,7 @@ def _run(config: CondensationConfig, output: Path, device: torch.device) -> int:
     if config.soft_labels != "none":
         check_teacher(shared, config.soft_labels)
     print(
-        f"{_describe(shared)}; {_budget(shared, config.dpc)}, {config.steps} steps on {shared.device}", file=sys.stderr
+        f"{_describe(shared)}; {_budget(shared, config.dpc)}, {config.steps} steps on {named(devices)}", file=sys.stderr
     )
     line = ReportLine(config.metric)
     try:

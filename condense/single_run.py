@@ -20,6 +20,7 @@ from condense.evaluation.replica_scores import validate as validation_scores
 from condense.export.unfinished import Damaged, Kept, Unfinished
 from condense.method.condensation import Condensation
 from condense.method.objective import TERMS
+from condense.system.devices import named
 from condense.system.interruption import Interruption
 from condense.system.progress import Progress
 
@@ -63,11 +64,17 @@ class SingleRun:
     """
 
     def __init__(
-        self, make: Callable[[], Condensation], steps: int, full: float, unfinished: Unfinished | None = None
+        self,
+        make: Callable[[], Condensation],
+        steps: int,
+        full: float,
+        unfinished: Unfinished | None = None,
+        engine: Engine | None = None,
     ) -> None:
         """`make`: the replica at its start. `full`: the full data's score. `unfinished`: where the state is kept; what is
         kept there already is gone on from, if it is of the same run."""
         self.make, self.steps, self.full, self.unfinished = make, steps, full, unfinished
+        self.engine = engine or Engine()
         self.every = max(1, math.ceil(steps / REPORTS))
         self.started = self.kept = time.monotonic()
         self.kept_step: int | None = None  # of the state on disk
@@ -89,7 +96,7 @@ class SingleRun:
         Raises:
             Interrupted: Ctrl-C, SIGTERM or SIGHUP, and the state is kept.
         """
-        engine, pace = Engine(), 1
+        engine, pace = self.engine, 1
 
         def line(done: int, rate: float, left: str) -> str:
             score = f", validation {100 * self.reports[-1].score:.1f} %" if self.reports else ""
@@ -136,6 +143,9 @@ class SingleRun:
         if on_report is not None:
             on_report(self.reports[-1])
 
+    def _devices(self) -> str:
+        return named(self.engine.devices or [self.replica.task.device])
+
     # What is kept ----------------------------------------------------------------------------------------------------
 
     def _go_on_from(self, unfinished: Unfinished) -> None:
@@ -158,7 +168,7 @@ class SingleRun:
             return
         self.losses, self.reports, self.earlier = kept.losses, reports, kept.seconds
         self.kept_step = self.replica.step
-        device = str(self.replica.task.device)
+        device = self._devices()
         elsewhere = "" if kept.device == device else f" (so far on {kept.device}, from here on {device})"
         _say(f"going on from step {self.replica.step}/{self.steps}, kept in {unfinished.folder}{elsewhere}")
 
@@ -169,7 +179,7 @@ class SingleRun:
             return
         assert self.unfinished is not None
         reports = [asdict(report) for report in self.reports]
-        kept = Kept(self.replica.state_dict(), self.losses, reports, self.seconds, str(self.replica.task.device))
+        kept = Kept(self.replica.state_dict(), self.losses, reports, self.seconds, self._devices())
         try:
             self.unfinished.write(kept)
             self.kept_step = self.replica.step

@@ -4,4 +4,5 @@ __all__ = [
     "engine",
     "group",
     "replica_batch",
+    "spread",
 ]

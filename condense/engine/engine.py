@@ -17,9 +17,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from condense.embeddings.task import Task
 from condense.encoders.protocol import Encoder
 from condense.engine.group import Group
 from condense.engine.replica_batch import ReplicaBatch
+from condense.engine.spread import Spread
 from condense.method.condensation import Condensation, Divergence
 from condense.method.objective import TERMS
 from condense.system import device_memory as memory
@@ -65,15 +67,22 @@ class Failure:
 class Engine:
     """Steps any number of replicas on one device. Not thread-safe: one thread at a time."""
 
-    def __init__(self, budget: int | None = None, workers: int | None = None) -> None:
+    def __init__(
+        self, budget: int | None = None, workers: int | None = None, devices: Sequence[torch.device] = ()
+    ) -> None:
         """`budget`: bytes that a pass may take; by default what the device has left, less a margin.
 
         `workers`: on a CPU, threads that step parts of the replicas side by side, each part on one core; by default
         PyTorch's number of threads. Layers this small gain little from more than one core, and threads inside an
         operation wait for the slowest of them, which other processes often keep from running.
+
+        `devices`: several, for replicas that are stepped one at a time; the first is that of their task. They share the blocks of
+        a replica's classes. The result is that of one device, but for rounding.
         """
         self._budget = budget
         self.workers = torch.get_num_threads() if workers is None else workers
+        self.devices = list(devices)
+        self._spread = Spread(devices) if len(devices) > 1 else None
         self._pool: ThreadPoolExecutor | None = None
         self._pool_size = 0
         self._parts: dict[tuple[int, ...], list[Part]] = {}  # of the replicas stepped last
@@ -82,6 +91,12 @@ class Engine:
         self._ceiling: dict[int, tuple[Encoder, int]] = {}
         self._at_once: dict[Shape, int] = {}  # items at once, where a single replica turned out to be too much
         self._fitting: dict[Shape, int] = {}  # the same, by the budget of a part of the present replicas
+
+    def copy_encoders(self, task: Task) -> None:
+        """To all devices, if there are several: otherwise at the first step. Raises UserError if one cannot be copied."""
+        if self._spread is not None:
+            for each in task.bank or (task,):
+                self._spread.places(each.encoder)
 
     @full_float32()
     def step(self, replicas: Sequence[Condensation], steps: int = 1) -> list[Failure]:
@@ -192,7 +207,7 @@ class Engine:
         """A part's step, or why there was none."""
         try:
             part.pack = part.pack or ReplicaBatch(part.replicas)
-            done = part.pack.gradients(at_once)
+            done = part.pack.gradients(at_once, self._spread)
             part.pack.update(done)
         except Exception as error:
             # The frames hold the tensors of the pass: memory that whoever tries again needs.
@@ -259,7 +274,8 @@ class Engine:
     def _budget_of(self, replica: Condensation) -> int:
         given = self._budget
         if given is None:
-            given = max(LEAST_BUDGET, memory.budget(replica.task.device))
+            devices = [replica.task.device] if self._spread is None else self._spread.devices
+            given = max(LEAST_BUDGET, min(memory.budget(device) for device in devices))
         return min(given, self._ceiling.get(id(replica.task.encoder), (None, given))[1])
 
     def _profile(self, replicas: Sequence[Condensation]) -> Need:

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from condense.engine.group import Group, on_device, tangent
+from condense.engine.spread import Place, Spread
 from condense.inputs.formation import in_turn, parts, parts_of
 from condense.method.condensation import Condensation
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 ADAM_BETA2 = 0.999
 ADAM_EPSILON = 1e-8
@@ -46,6 +50,7 @@ class ReplicaBatch:
         self.replicas = ordered
         self.encoder = ordered[0].task.encoder
         self.device = ordered[0].task.device
+        self.here = Place(self.encoder, self.device)
         self.torn = False
         bank = len(ordered[0].bank)
         same = [list(group) for _, group in itertools.groupby(ordered, key=Group.kind)]
@@ -105,7 +110,7 @@ class ReplicaBatch:
                 if r.square:
                     r.square[m] = s
 
-    def gradients(self, at_once: int | None = None) -> Pass:
+    def gradients(self, at_once: int | None = None, spread: Spread | None = None) -> Pass:
         """Losses of every replica and their gradients; changes nothing that the same step, asked again, does not change as well.
 
         `at_once`: stored items of each modality that may go through the encoder with their activations kept. A single replica
@@ -113,10 +118,12 @@ class ReplicaBatch:
         its first step, which measures what the terms are divided by, and where not even a class fits, all are embedded
         without activations first, and the gradient comes from a second pass, part by part: the encoder runs forward twice.
         The result is the same. With a bank losses and gradients are means over its encoders.
+
+        `spread`: devices that share the blocks of a single replica, or its parts; `at_once` is for each of them.
         """
         if self.members:
-            return self._mean([member.gradients(at_once) for member in self.members])
-        done = self._gradients(at_once)
+            return self._mean([member.gradients(at_once, spread) for member in self.members])
+        done = self._gradients(at_once, spread if len(self.replicas) == 1 else None)
         for m, gradient in done.gradients.items():
             self._measure_units(m, gradient, done.pulls[m])
             for replica, at, _ in self.places[m]:
@@ -134,22 +141,24 @@ class ReplicaBatch:
             first += count
         return Pass(gradients, losses, {})
 
-    def _gradients(self, at_once: int | None) -> Pass:
-        if at_once is None or all(len(x) <= at_once for x in self.inputs.values()):
-            return self._through()
-        replica = self.replicas[0]
-        if len(self.replicas) == 1 and replica.step and at_once >= replica.dpc:
-            return self._by_blocks(at_once // replica.dpc)
-        return self._twice(at_once)
+    def _gradients(self, at_once: int | None, spread: Spread | None) -> Pass:
+        fits = at_once is None or all(len(x) <= at_once for x in self.inputs.values())
+        if fits and spread is None:
+            return self._through(self.here)
+        replica, most = self.replicas[0], max(map(len, self.inputs.values())) if at_once is None else at_once
+        devices = 1 if spread is None else len(spread.devices)
+        if len(self.replicas) == 1 and replica.step and most >= replica.dpc:
+            return self._by_blocks(most // replica.dpc, devices, spread)
+        return self._through(self.here) if fits else self._twice(most, spread)
 
-    def _through(self, block: slice | None = None) -> Pass:
+    def _through(self, place: Place, block: slice | None = None) -> Pass:
         """Forward and backward, of all items or of those of a block of the only replica's classes."""
         items = {m: range(len(x)) for m, x in self.inputs.items()}
         if block is not None:
             dpc = self.replicas[0].dpc
             items = dict.fromkeys(items, range(block.start * dpc, block.stop * dpc))
         leaves = {m: self._leaf(m, own) for m, own in items.items()}
-        embedded = {m: self._embed(m, leaves[m], own) for m, own in items.items()}
+        embedded = {m: self._embed(m, leaves[m], own, place) for m, own in items.items()}
         cut = {m: x.detach().requires_grad_() for m, x in embedded.items()}
         losses = self._losses(cut, block)
         outward = {m: _gradient(x) for m, x in cut.items()}
@@ -157,34 +166,49 @@ class ReplicaBatch:
         pulls = self._pulls(cut, outward) if block is None else {m: [] for m in items}
         return Pass(dict(zip(leaves, pulled, strict=True)), losses, pulls)
 
-    def _by_blocks(self, size: int) -> Pass:
-        """As `_through`, `size` classes at a time at most, in blocks that differ by one class at most."""
+    def _by_blocks(self, size: int, least: int, spread: Spread | None) -> Pass:
+        """As `_through`, `size` classes at a time at most, in blocks that differ by one class at most; their number is a multiple
+        of `least`, if there are as many classes."""
         (replica,), classes = self.replicas, self.replicas[0].task.dataset.num_classes
-        count = -(-classes // size)
+        count = min(classes, -(-classes // (size * least)) * least)
         edges = [classes * i // count for i in range(count + 1)]
+        blocks = [slice(start, stop) for start, stop in itertools.pairwise(edges)]
         gradients = {m: torch.empty_like(x) for m, x in self.inputs.items()}
-        losses: list[Tensor] = []
-        for start, stop in itertools.pairwise(edges):
-            done = self._through(slice(start, stop))
+
+        def of_block(block: slice, place: Place) -> list[Tensor]:
+            done = self._through(place, block)
             for m, gradient in done.gradients.items():
-                gradients[m][start * replica.dpc : stop * replica.dpc] = gradient
-            losses += [own for _, own in done.losses]
+                gradients[m][block.start * replica.dpc : block.stop * replica.dpc] = gradient
+            return [own for _, own in done.losses]
+
+        losses = [own for of in self._each(of_block, blocks, spread) for own in of]
         return Pass(gradients, [([replica], torch.stack(losses).sum(0))], {m: [] for m in gradients})
 
-    def _twice(self, at_once: int) -> Pass:
+    def _twice(self, at_once: int, spread: Spread | None) -> Pass:
         """As `_through`, `at_once` items of a modality at a time, which are embedded twice."""
-        with torch.no_grad():
-            embedded = {
-                m: torch.cat([self._embed(m, x[items.start : items.stop], items) for items in ranges(len(x), at_once)])
-                for m, x in self.inputs.items()
-            }
+        embedded, gradients = {}, {}
+        for m, x in self.inputs.items():
+
+            def values(items: range, place: Place, m: str = m, x: Tensor = x) -> Tensor:
+                with torch.no_grad():  # which is a thread's own
+                    return self._embed(m, x[items.start : items.stop], items, place)
+
+            embedded[m] = torch.cat(self._each(values, ranges(len(x), at_once), spread))
         cut = {m: x.requires_grad_() for m, x in embedded.items()}
         losses = self._losses(cut)
         outward = {m: _gradient(x) for m, x in cut.items()}
-        gradients = {}
         for m, x in self.inputs.items():
-            gradients[m] = torch.cat([self._pull(m, items, outward[m]) for items in ranges(len(x), at_once)])
+
+            def pulled(items: range, place: Place, m: str = m) -> Tensor:
+                return self._pull(m, items, outward[m], place)
+
+            gradients[m] = torch.cat(self._each(pulled, ranges(len(x), at_once), spread))
         return Pass(gradients, losses, self._pulls(cut, outward))
+
+    def _each(
+        self, work: Callable[[Item, Place], Result], items: Sequence[Item], spread: Spread | None
+    ) -> list[Result]:
+        return [work(item, self.here) for item in items] if spread is None else spread.each(work, items, self.encoder)
 
     def _leaf(self, m: str, items: range) -> Tensor:
         return self.inputs[m][items.start : items.stop].detach().requires_grad_()
@@ -202,25 +226,25 @@ class ReplicaBatch:
                     slice(first + each * start, first + each * stop),
                 )
 
-    def _embed(self, m: str, inputs: Tensor, items: range) -> Tensor:
+    def _embed(self, m: str, inputs: Tensor, items: range, place: Place) -> Tensor:
         """The embeddings of `inputs`, which are stored `items`, as this step sees them: their parts, under the step's view.
 
-        (n, *shape) -> (sum of the parts, D).
+        (n, *shape) -> (sum of the parts, D), both on the pack's device, wherever they are embedded.
         """
         if not self.changed:
-            return self.encoder.embed(m, inputs)
+            return place.encoder.embed(m, inputs.to(place.device)).to(self.device)
         seen = []
         for replica, at, _ in self._within(m, items):
             own = parts(replica.task.dataset.specs[m], inputs[at], replica.hyperparameters.formation)
             transformation = replica.views[replica.view].transformation if replica.views else None
             seen.append(own if transformation is None else transformation(m, own))
-        return self.encoder.embed(m, torch.cat(seen))
+        return place.encoder.embed(m, torch.cat(seen).to(place.device)).to(self.device)
 
-    def _pull(self, m: str, items: range, outward: Tensor) -> Tensor:
+    def _pull(self, m: str, items: range, outward: Tensor, place: Place) -> Tensor:
         """The gradient of all embeddings (N, D), carried to the inputs of some items."""
         leaf = self._leaf(m, items)
         outer = torch.cat([outward[there] for _, _, there in self._within(m, items)])
-        (gradient,) = _carried([self._embed(m, leaf, items)], [leaf], [outer])
+        (gradient,) = _carried([self._embed(m, leaf, items, place)], [leaf], [outer])
         return gradient
 
     def _starting(self, m: str) -> list[tuple[Condensation, slice, slice]]:

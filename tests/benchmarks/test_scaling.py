@@ -26,6 +26,7 @@ def test_a_small_run_writes_all_figures(tmp_path: Path) -> None:
         assert isinstance(found[key], float)
     assert found["oversized_fill"] >= 0.5
     assert set(found["oversized_step_ms"]) == {"whole", "blocks", "twice"}
+    assert found["devices_speedup"] > 0
     assert set(found["weak_scaling"]) == {"2"}
     assert 0 < found["engine_busy_share"]["2"] <= 1
     if (ROOT / "benchmarks" / "scaling_driver.py").exists():

@@ -190,6 +190,14 @@ def test_a_mistake_is_one_line(data: Path, keys: dict[str, Any], message: str) -
     assert "\n" not in str(caught.value)
 
 
+def test_several_devices_share_a_condensation(task: condense.LoadedTask) -> None:
+    """CPUs stand in for GPUs."""
+    shared = replace(task, devices=(torch.device("cpu"),) * 2)
+    one, several = (condense.run(each, HYPERPARAMETERS, steps=5) for each in (task, shared))
+    torch.testing.assert_close(several.loss_rows, one.loss_rows, rtol=1e-4, atol=1e-6)
+    assert (one.record()["device"], several.record()["device"]) == ("cpu", "cpu, cpu")
+
+
 def test_a_hyperparameter_out_of_range_is_one_line(task: condense.LoadedTask) -> None:
     with pytest.raises(condense.UserError, match="lambda_uni"):
         condense.run(task, {"lambda_uni": -1})
