@@ -62,3 +62,15 @@ def test_the_budget_is_what_the_device_has_left(task: Task) -> None:
     (need,) = engine._needs.values()
     assert 0 < need.each < 2**24
     assert engine._budget_of(cast[0]) > 2**28
+
+
+@pytest.mark.parametrize("other", ["cpu", "cuda:1"])
+def test_two_devices_share_a_condensation(task: Task, other: str) -> None:
+    if other == "cuda:1" and torch.cuda.device_count() < 2:
+        pytest.skip("needs two CUDA devices")
+    shared, alone = (replica(task, 2) for _ in range(2))
+    Engine(devices=[torch.device("cuda:0"), torch.device(other)]).run([shared], 5)
+    Engine().run([alone], 5)
+    for m, x in shared.inputs.items():
+        assert x.device.type == "cuda"
+        assert (x - alone.inputs[m]).norm() <= 1e-3 * x.norm(), m
