@@ -19,6 +19,7 @@ from condense.embeddings.views import TransformedSplit
 from condense.encoders.tiny import build_tiny
 from condense.engine.engine import Engine
 from condense.engine.replica_batch import ReplicaBatch
+from condense.engine.spread import Spread
 from condense.evaluation.replica_scores import validate
 from condense.inputs.formation import formed
 from condense.method.condensation import Condensation
@@ -45,6 +46,15 @@ def task_with_bank(*dims: int) -> Task:
 
 
 # Banks ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_bank_is_shared_by_several_devices() -> None:
+    whole = Condensation(task_with_bank(8, 12), 2, "herding", Hyperparameters(**SMALL), 0, 10)
+    Engine().run([whole], 1)
+    here, there = ReplicaBatch([whole]).gradients(), ReplicaBatch([whole]).gradients(None, Spread([CPU, CPU]))
+    for m, gradient in here.gradients.items():
+        torch.testing.assert_close(there.gradients[m], gradient, rtol=1e-4, atol=1e-6 * gradient.abs().max().item())
+    torch.testing.assert_close(there.losses[0][1], here.losses[0][1])
 
 
 def test_a_banks_gradient_is_the_mean_of_its_encoders() -> None:
