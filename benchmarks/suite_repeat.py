@@ -80,15 +80,22 @@ def judged(
 
 
 def figures_of(searches: Sequence[Outcome], rivals: dict[str, Outcome], items: Sequence[Items]) -> dict[str, Any]:
-    """Of each rival: the mean recommendation's difference to it, and every search's."""
+    """Of each rival: the mean recommendation's difference to it, and every search's. A recommendation that is the rival itself,
+    `searches` then have its very outcome, differs by 0 on any data."""
     mean = mean_outcome(searches)
+
+    def compared(one: Outcome, other: Outcome, same: bool) -> dict[str, Any]:
+        if same:
+            return {"mean": 0.0, "ci95": [0.0, 0.0], "n": len(other.scores), "same_setting": True}
+        return difference(one, other, items).as_json()
+
     return {
         "recommended": fmean(mean.scores),
         **{
             name: {
                 "score": fmean(own.scores),
-                "difference": difference(mean, own, items).as_json(),
-                "searches": [difference(one, own, items).as_json() for one in searches],
+                "difference": compared(mean, own, all(one is own for one in searches)),
+                "searches": [compared(one, own, one is own) for one in searches],
             }
             for name, own in rivals.items()
         },
@@ -160,6 +167,8 @@ def table(figures: dict[str, Any]) -> str:
 
 
 def told_difference(found: dict[str, Any]) -> str:
+    if found["difference"].get("same_setting"):
+        return "the same setting"
     each = [100 * own["mean"] for own in found["searches"]]
     return f"{points(found['difference'], True)} ({min(each):+.1f} to {max(each):+.1f})"
 

@@ -42,6 +42,17 @@ def test_a_mean_over_searches_and_over_tasks() -> None:
     assert whole["mmd"]["difference"]["covers"] == ["seeds", "items"]
 
 
+def test_what_is_the_rival_itself_differs_by_nothing() -> None:
+    rng = np.random.default_rng(0)
+    items, common = [Items(400, data="a")], rng.uniform(0, 1, 400)
+    rival, other = outcome(rng, common, 0.6), outcome(rng, common, 0.7)
+    kept = suite_repeat.figures_of([rival, rival], {"mmd": rival}, items)["mmd"]
+    assert kept["difference"]["ci95"] == [0.0, 0.0] and suite_repeat.told_difference(kept) == "the same setting"
+    mixed = suite_repeat.figures_of([rival, other], {"mmd": rival}, items)["mmd"]
+    assert [own["ci95"] == [0.0, 0.0] for own in mixed["searches"]] == [True, False]
+    assert mixed["difference"]["ci95"][0] < mixed["difference"]["mean"] < mixed["difference"]["ci95"][1]
+
+
 @pytest.mark.faults
 def test_every_search_is_judged_and_a_second_run_searches_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
