@@ -1,4 +1,7 @@
-"""What real data cost: the time of a step and of a start, the memory of one more trial and of an evaluation."""
+"""What real data cost: the time of a step and of a start, the memory of one more trial and of an evaluation.
+
+python benchmarks/scaling_data.py ITEMS    what `evaluate_mb` runs in a process of its own
+"""
 
 from __future__ import annotations
 
@@ -131,7 +134,16 @@ def peak_memory() -> Iterator[Callable[[], float]]:
 
 def evaluate_mb(items: int) -> dict[str, Any]:
     """The memory of an evaluation with as many items to train and to test on, by probe and retrieval, above the embeddings:
-    a condensed set, the coresets and the full data, as `condense evaluate` compares them."""
+    a condensed set, the coresets and the full data, as `condense evaluate` compares them. In a process of its own: what this one
+    has had and given back would be taken first."""
+    command = [sys.executable, __file__, str(items)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    found = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE)
+    figures: dict[str, Any] = json.loads(found.stdout)
+    return figures
+
+
+def _evaluate_mb(items: int) -> dict[str, Any]:
     task = task_of(items, items)
     with tempfile.TemporaryDirectory() as folder:
         small = task_of(200, 200)
@@ -181,3 +193,7 @@ def write_tensors(folder: Path, items: int) -> Path:
     keys = {"dataset": {"name": "tensors", "path": "data.safetensors"}, "encoder": encoder, "dpc": 1, "steps": 10}
     (folder / "config.yaml").write_text(json.dumps(keys), encoding="utf-8")  # JSON is YAML
     return folder / "config.yaml"
+
+
+if __name__ == "__main__":
+    print(json.dumps(_evaluate_mb(int(sys.argv[1]))))

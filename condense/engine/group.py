@@ -81,23 +81,22 @@ class Group:
             chosen = on_device(
                 torch.stack([r.next_frequencies() for r in self.replicas]), self.weights.device
             )  # (Q, F)
-            classes = self.replicas[0].task.dataset.num_classes
+            own = slice(None) if block is None else block
             for m, pool in self.frequencies.items():
                 q, size, dim = pool.shape
                 rows = chosen + size * torch.arange(q, device=chosen.device)[:, None]
                 frequencies[m] = pool.view(-1, dim).index_select(0, rows.view(-1)).view(q, -1, dim)
-                known = self.phi_real[m]
+                known = self.phi_real[m][..., own, :]
                 if views is None:
-                    index = chosen[None, :, None, :].expand(2, -1, classes, -1)
+                    index = chosen[None, :, None, :].expand(2, -1, known.shape[2], -1)
                     phi_real[m] = known.gather(3, index)
                 else:
-                    own = [known[:, i, view].index_select(2, chosen[i]) for i, view in enumerate(views)]
-                    phi_real[m] = torch.stack(own, 1)
+                    seen = [known[:, i, view].index_select(2, chosen[i]) for i, view in enumerate(views)]
+                    phi_real[m] = torch.stack(seen, 1)
         part = 1.0
         if block is not None:
             part = (block.stop - block.start) / self.replicas[0].task.dataset.num_classes
             objective = replace(objective, real=objective.real.of_classes(block))
-            phi_real = {m: phi[:, :, block] for m, phi in phi_real.items()}
         terms = part * objective.terms(synthetic, frequencies, phi_real)
         if self.replicas[0].step == 0:
             self._set_normalizer(terms, list(synthetic.values()))

@@ -174,6 +174,8 @@ class ReplicaBatch:
         edges = [classes * i // count for i in range(count + 1)]
         blocks = [slice(start, stop) for start, stop in itertools.pairwise(edges)]
         gradients = {m: torch.empty_like(x) for m, x in self.inputs.items()}
+        if self.groups[0].frequencies:
+            replica.next_frequencies()  # drawn here, once: blocks may ask for them at the same time
 
         def of_block(block: slice, place: Place) -> list[Tensor]:
             done = self._through(place, block)

@@ -94,6 +94,22 @@ def test_each_device_takes_its_share_in_a_thread_of_its_own(small_task):
     assert first.threads != second.threads
 
 
+def test_frequencies_are_drawn_once_before_devices_ask_for_them(small_task, monkeypatch):
+    r = replica(small_task(), DPC, num_frequencies=8, frequency_pool=20, **RATE)
+    drawn: list[tuple[int, int]] = []
+    own = type(r).next_frequencies
+
+    def watched(self: Any) -> Tensor:
+        if self._chosen is None or self._chosen[0] != self.step:
+            drawn.append((self.step, threading.get_ident()))
+        return own(self)
+
+    monkeypatch.setattr(type(r), "next_frequencies", watched)
+    engine = Engine(devices=TWO)
+    engine.run([r], 6)
+    assert drawn == [(step, threading.get_ident()) for step in range(6)]
+
+
 def test_a_device_short_of_memory_gets_smaller_blocks(small_task):
     watched = Watched(small_task().encoder)
     r, plain = (
