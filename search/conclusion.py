@@ -28,7 +28,7 @@ from search.analysis.importance import importances
 from search.analysis.paired import Paired
 from search.analysis.pareto import pareto
 from search.analysis.ranking import best_by_single_seed, best_trial, best_trials
-from search.analysis.robustness import QUANTILE, response_pairs, responses, robust_region, sensitivity, surface_of
+from search.analysis.robustness import QUANTILE, around, sensitivity, surface_of
 from search.analysis.saturation import Saturation
 from search.analysis.sequential import looks
 from search.analysis.surrogate import Surface, informative, left_out, of_space, scored
@@ -257,9 +257,7 @@ class Conclusion:
             "shrinkage": confirmed.shrinkage,
             "perturbation": perturbation,
             "surrogate": None if surface is None else {**surface.check.as_json(), **left_out(known)},
-            "robust_region": robust_region(informed, chosen.params),
-            "response": responses(informed, chosen.params),
-            "response_pairs": response_pairs(informed, chosen.params),
+            **around(informed, chosen.params),
             "importance": importance["ped_anova"],
             "importance_fanova": importance["fanova"],
             "sensitivity": sensitivity(informed, chosen.params, default),
@@ -282,6 +280,14 @@ class Conclusion:
                 "run_id": self.tracker.run_id,
             },
         }
+        if informed is None and choice.challenger is not None and choice.keeps_published:
+            tried = choice.challenger
+            if (known_there := known_around(space, tried, surface)) is not None:
+                content["best_tried"] = {
+                    "trial": tried.trial,
+                    "params": tried.params,
+                    **around(known_there, tried.params),
+                }
         content["verdict"] = judgement(space, choice, Saturation(self.plan, self._classes).of(records), confirmed)
         groups = self._validation.groups
         folds = self.plan.folds if self.plan.folds > 1 else None

@@ -54,7 +54,7 @@ class Results:
 
     @functools.cached_property
     def verdict(self) -> Verdict:
-        """What is recommended, how sure, against what, and on test: `str()` gives four lines, the fields the numbers."""
+        """What is recommended, how sure, against what, and on test: `str()` gives four lines or more, the fields the numbers."""
         from search.report.verdict import Verdict
 
         return Verdict.of(self.report)

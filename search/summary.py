@@ -46,7 +46,7 @@ def values(report: Report) -> list[str]:
     width = max(map(len, report.recommended))
     lines = []
     for name, value in report.recommended.items():
-        good = f"   {text.good_range(report, name)}".rstrip()
+        good = "" if report.best_tried else f"   {text.good_range(report, name)}".rstrip()
         shown = "no effect" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
         lines.append(f"{name:<{width}}  {shown:<8}{good}".rstrip())
     if text.has_own_scaling(report):

@@ -60,6 +60,15 @@ def plateau_setting(surface: Surface, decades: float) -> tuple[dict[str, Any], f
     return surface.params(best), float(quantiles(best[None], careful=False)[0])
 
 
+def around(surface: Surface | None, setting: Mapping[str, Any]) -> dict[str, Any]:
+    """What the model says around a setting, as in report.json."""
+    return {
+        "robust_region": robust_region(surface, setting),
+        "response": responses(surface, setting),
+        "response_pairs": response_pairs(surface, setting),
+    }
+
+
 def robust_region(surface: Surface | None, recommended: Mapping[str, Any]) -> dict[str, list[float]]:
     """hyperparameter -> [low, high]: the contiguous range around the recommended value, all others fixed, in which
     the modelled mean score is within one standard error of the recommended setting's.

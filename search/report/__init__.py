@@ -1,6 +1,7 @@
 """report.html and the model of report.json."""
 
 __all__ = [
+    "around",
     "axes",
     "confirmation",
     "confirmed",

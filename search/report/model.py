@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_serializer
 
+from search.report.around import BestTried, Response, ResponsePair
 from search.report.ended import TrialsEnded
 from search.report.part import Number, Part, Value, finite
 from search.space.model import Space
@@ -186,25 +187,6 @@ class Surrogate(Part):
     trusted: bool = Field(description="if not, nothing above rests on the model, only on real runs")
 
 
-class Response(Part):
-    """The modelled score along one hyperparameter, the others as recommended."""
-
-    values: list[Number]
-    mean: list[Number]
-    low: list[Number] = Field(description="two of the model's standard deviations below")
-    high: list[Number]
-
-
-class ResponsePair(Part):
-    """The modelled score over two hyperparameters, the others as recommended."""
-
-    x: str
-    y: str
-    xs: list[Number]
-    ys: list[Number]
-    mean: list[list[Number]] = Field(description="a row for each of `ys`")
-
-
 class BestForTask(Part):
     """The trial that was best for one task alone."""
 
@@ -363,6 +345,7 @@ class Report(Part):
     surrogate: Surrogate | None = Field(None, description="None: too few trials for a model, or of an earlier version")
     response: dict[str, Response] = {}
     response_pairs: list[ResponsePair] = []
+    best_tried: BestTried | None = Field(None, description="where a published setting outside of the space is kept")
     importance: dict[str, Number] = Field({}, description="by PED-ANOVA: for being among the best trials")
     importance_fanova: dict[str, Number] = Field({}, description="by fANOVA: share of the score's variance")
     sensitivity: dict[str, Number] = Field({}, description="modelled loss of score at the default's value")
@@ -386,6 +369,11 @@ class Report(Part):
     def chosen(self) -> Candidate | None:
         """The candidate that is recommended, if the candidates are known."""
         return next((candidate for candidate in self.candidates if candidate.chosen), None)
+
+    @property
+    def modelled(self) -> Report | BestTried:
+        """What has `robust_region`, `response` and `response_pairs`: around the recommended setting, or the best one tried."""
+        return self.best_tried or self
 
     def as_json(self) -> dict[str, Any]:
         """The content of report.json."""

@@ -43,7 +43,11 @@ def section(report: Report, trials: Sequence[Trial]) -> str:
         "Dots: trials, mean over seeds ± one standard deviation (open: pruned, so after fewer steps), which differ in all "
         "hyperparameters at once. "
     )
-    if text.has_own_scaling(report):
+    marked, fixed_at = text.marked(report)[0], "as recommended"
+    if report.best_tried is not None:
+        fixed_at = f"as in {text.best_tried(report.best_tried.trial)}; what is kept lies outside of what was searched"
+        intro += f"Dotted line and diamond: {marked}, and its score on fresh seeds; shaded: its robust range."
+    elif text.has_own_scaling(report):
         intro += "The setting that is kept is left out, and the paper's default: they act in another loss scaling."
     else:
         intro += (
@@ -51,7 +55,7 @@ def section(report: Report, trials: Sequence[Trial]) -> str:
         )
         intro += "The paper's default is left out: its weights act in another scaling."
     if any(curve(report, name) for name in names):
-        intro = f"Curve: the model's mean and two of its standard deviations, all else as recommended. {intro}"
+        intro = f"Curve: the model's mean and two of its standard deviations, all else {fixed_at}. {intro}"
     elif report.surrogate is not None and not report.surrogate.trusted:
         intro = f"No curve is drawn: {text.not_trusted(report.surrogate)}. {intro}"
     elif text.is_kept(report):
@@ -68,7 +72,7 @@ def section(report: Report, trials: Sequence[Trial]) -> str:
 
 def curve(report: Report, name: str) -> Curve:
     """The model over one hyperparameter, without gaps; empty where there are not two points of it."""
-    known = report.response.get(name)
+    known = report.modelled.response.get(name)
     if known is None:
         return []
     whole = [
@@ -121,7 +125,7 @@ def response(trials: Sequence[Trial], name: str, report: Report) -> go.Figure | 
             tickangle=0,
         )
     _mark_recommended(figure, name, report, log)
-    value = text.finite(text.comparable(report).get(name))
+    value = text.finite(text.marked(report)[1].get(name))
     axis = _axis([*values, *([value] if value is not None else [])], log)
     return figure.update_xaxes(**axis)
 
@@ -149,22 +153,22 @@ def _draw_curve(figure: go.Figure, line: Curve) -> None:
 
 
 def _mark_recommended(figure: go.Figure, name: str, report: Report, log: bool) -> None:
-    edges = report.robust_region.get(name, ())
+    edges = report.modelled.robust_region.get(name, ())
     if edges and all(edge is not None and (edge > 0 or not log) for edge in edges):
         figure.add_vrect(x0=edges[0], x1=edges[1], fillcolor=BAND, line_width=0, layer="below")
-    value = text.finite(text.comparable(report).get(name))
+    marked, values, confirmed = text.marked(report)
+    value = text.finite(values.get(name))
     if value is None or (log and value <= 0):
         return
     figure.add_vline(x=value, line={"color": ACCENT, "width": 1.5, "dash": "dot"})
-    confirmed = report.confirmation.recommended
-    if confirmed.mean is not None:
+    if confirmed is not None and confirmed.mean is not None:
         figure.add_scatter(
             x=[value],
             y=[confirmed.mean],
             mode="markers",
             marker={"symbol": "diamond", "color": ACCENT, "size": 11, "line": {"color": PAGE, "width": 1.5}},
             error_y={"array": [confirmed.std or 0.0], "color": ACCENT, "thickness": 2, "width": 0},
-            hovertemplate=f"recommended, on fresh seeds {text.measured(confirmed)}<extra></extra>",
+            hovertemplate=f"{marked}, on fresh seeds {text.measured(confirmed)}<extra></extra>",
         )
 
 
@@ -196,7 +200,7 @@ def score_range(trials: Sequence[Trial], report: Report) -> list[float]:
 
 
 def _maps(report: Report, trials: Sequence[Trial]) -> str:
-    known = [grid for grid in report.response_pairs if None not in grid.xs and None not in grid.ys]
+    known = [grid for grid in report.modelled.response_pairs if None not in grid.xs and None not in grid.ys]
     shared = levels(known)
     drawn = "".join(
         html.figure(pair_map(grid, shared, report, trials), f"Modelled score over {grid.x} and {grid.y}")
@@ -204,9 +208,10 @@ def _maps(report: Report, trials: Sequence[Trial]) -> str:
     )
     if not drawn:
         return ""
+    others = "their recommended values" if report.best_tried is None else "those of the best setting tried"
     told = (
-        "The model's mean score over two hyperparameters, the others at their recommended values: the darker, the better, "
-        "with lines of equal score. Dots: trials, whose other hyperparameters differ; diamond: recommended."
+        f"The model's mean score over two hyperparameters, the others at {others}: the darker, the better, with lines of equal "
+        f"score. Dots: trials, whose other hyperparameters differ; diamond: {text.marked(report)[0]}."
     )
     return f'<h3>Two at a time</h3>{html.note(told)}<div class="small maps">{drawn}</div>'
 
@@ -253,15 +258,16 @@ def pair_map(grid: ResponsePair, contours: Mapping[str, float], report: Report, 
         marker={"color": MUTED, "size": 2 + 4 * crowd(len(inside)), "line": {"color": PAGE, "width": 1}},
         **pointed([trial.number for trial, _ in inside]),
     )
-    chosen = [text.finite(text.comparable(report).get(name)) for name, _ in sides.values()]
+    marked, own, _ = text.marked(report)
+    chosen = [text.finite(own.get(name)) for name, _ in sides.values()]
     if None not in chosen:
         figure.add_scatter(
             x=[chosen[0]],
             y=[chosen[1]],
             mode="markers",
-            name="recommended",
+            name=marked,
             marker={"symbol": "diamond", "color": ACCENT, "size": 13, "line": {"color": PAGE, "width": 2}},
-            hovertemplate="recommended<extra></extra>",
+            hovertemplate=f"{marked}<extra></extra>",
         )
     layout(figure, 300, showlegend=False, margin={"l": 8, "r": 18, "t": 10, "b": 8})
     for axis, update in (("x", figure.update_xaxes), ("y", figure.update_yaxes)):

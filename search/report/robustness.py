@@ -25,9 +25,10 @@ def section(report: Report) -> str:
         "on fresh seeds."
     )
     strip = html.figure(moved_runs(report), "Scores of runs with all hyperparameters moved", caption)
+    others = "as recommended" if report.best_tried is None else f"as in {text.best_tried(report.best_tried.trial)}"
     caption = (
-        "Blue: the range in which one hyperparameter may lie, the others as recommended, before the modelled score falls "
-        "by more than a standard error. Dot: recommended; ring: the project's default. Grey: the searched range."
+        f"Blue: the range in which one hyperparameter may lie, the others {others}, before the modelled score falls by more than "
+        f"a standard error. Dot: {text.marked(report)[0]}; ring: the project's default. Grey: the searched range."
     )
     spans = html.figure(ranges(report), "Robust range of each hyperparameter", caption)
     return html.section(
@@ -36,7 +37,7 @@ def section(report: Report) -> str:
         html.paragraph(sentence(report), "lead"),
         f"<h3>All at once: real runs</h3>{strip}" if strip else "",
         f"<h3>One at a time: robust ranges</h3>{spans}{html.note(text.trusted(report))}" if spans else "",
-        html.note(text.no_range(report)) if strip and not spans else "",
+        html.note(text.no_range(report)) if (strip and not spans) or report.best_tried else "",
         missing=text.no_range(report),
     )
 
@@ -142,7 +143,7 @@ def searched_range(space: Space, name: str) -> Searched | None:
 def ranges(report: Report) -> go.Figure | None:
     """A row per hyperparameter: the searched range, in it the robust one, the recommended value and the default."""
     rows = []
-    for name, bounds in report.robust_region.items():
+    for name, bounds in report.modelled.robust_region.items():
         whole = searched_range(report.space, name)
         if whole is not None:
             low, high = map(whole.place, bounds)
@@ -169,7 +170,8 @@ def ranges(report: Report) -> go.Figure | None:
         ]
     _mark(figure, rows, report.default, "project's default", {"symbol": "circle-open", "color": INK})
     edge = {"color": PAGE, "width": 2}
-    _mark(figure, rows, report.recommended, "recommended", {"size": 15, "color": ACCENT, "line": edge})
+    marked = ("recommended", report.recommended) if report.best_tried is None else text.marked(report)[:2]
+    _mark(figure, rows, marked[1], marked[0], {"size": 15, "color": ACCENT, "line": edge})
     layout(figure, ROW * len(rows) + 50, margin={"l": 14, "r": 14, "t": 38, "b": 4}, annotations=notes, shapes=shapes)
     figure.update_xaxes(visible=False, range=[-0.015, 1.015], fixedrange=True)
     return figure.update_yaxes(visible=False, range=[len(rows) - 0.55, -0.5], fixedrange=True)

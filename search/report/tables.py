@@ -18,7 +18,7 @@ ROWS = 500  # of the table of all trials, at most
 
 def settings_table(report: Report, trials: Sequence[Trial]) -> str:
     """The recommended hyperparameters, their robust ranges and both defaults."""
-    region, recommended = report.robust_region, report.recommended
+    tried, region, recommended = report.best_tried, report.modelled.robust_region, report.recommended
     varied = [name for name in report.space.search if name in recommended] or list(recommended)
     named = {trial.name: trial.params for trial in trials if trial.name}
     columns = {
@@ -26,11 +26,14 @@ def settings_table(report: Report, trials: Sequence[Trial]) -> str:
         for key, own in (("default", report.default), ("paper_default", report.paper_default))
     }
     head = '<th>hyper&shy;parameter</th><th class="n">use</th>'
-    head += '<th class="n">robust range</th>' if region else ""
+    head += '<th class="n">best tried</th>' if tried else ""
+    head += f'<th class="n">{"its " if tried else ""}robust range</th>' if region else ""
     head += "".join(f'<th class="n">{escape(text.label(key))}</th>' for key in columns)
     rows = []
     for name in varied:
         row = f'<td><code>{breakable(name)}</code></td><td class="n use">{escape(text.number(recommended[name]))}</td>'
+        if tried:
+            row += f'<td class="n">{escape(text.number(tried.params.get(name)))}</td>'
         if region:
             bounds = " – ".join(map(text.number, region[name])) if name in region else "–"
             bounds = "no effect seen" if text.has_no_effect(report, name) else bounds
@@ -39,12 +42,12 @@ def settings_table(report: Report, trials: Sequence[Trial]) -> str:
         rows.append(f"<tr>{row}</tr>")
     fixed = [f"{name} {text.number(value)}" for name, value in recommended.items() if name not in varied]
     notes = [f"Fixed in this search: {', '.join(fixed)}."] if fixed else []
+    if tried or not region:
+        notes.append(text.no_range(report))
     if region:
         notes.append("Robust range: the score stays within one standard error of the best.")
         if any(text.has_no_effect(report, name) for name in varied):
             notes.append("No effect seen: it does so over the whole searched range.")
-    else:
-        notes.append(text.no_range(report))
     notes.append(
         "The paper's default works in the paper's own loss scaling, so its numbers do not compare with ours; it draws its "
         "frequencies independently, as published."

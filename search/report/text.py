@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from search.report.model import Measured, PairedDifference, Racing, Report, Surrogate
+from search.report.model import Confirmed, Measured, PairedDifference, Racing, Report, Surrogate
 
 SETTINGS = {
     "recommended": "recommended",
@@ -122,7 +122,7 @@ def interval(bounds: tuple[float, float]) -> str:
 
 def has_no_effect(report: Report, name: str) -> bool:
     """Whether the score stays within noise over the whole range in which a hyperparameter was searched."""
-    bounds, whole = report.robust_region.get(name), report.space.search.get(name)
+    bounds, whole = report.modelled.robust_region.get(name), report.space.search.get(name)
     if bounds is None or None in bounds or whole is None or whole.low is None or whole.high is None:
         return False
     low, high = bounds
@@ -134,7 +134,7 @@ def good_range(report: Report, name: str) -> str:
     """`good from 0.03 to 1.2`, or that no value is better than another; empty where nothing is known."""
     if has_no_effect(report, name):
         return "no effect seen over the range"
-    low, high = report.robust_region.get(name, (None, None))
+    low, high = report.modelled.robust_region.get(name, (None, None))
     return "" if low is None or high is None else f"good from {number(low)} to {number(high)}"
 
 
@@ -149,9 +149,25 @@ def is_kept(report: Report) -> bool:
     return report.verdict is not None and report.verdict.keep_default
 
 
+def marked(report: Report) -> tuple[str, dict[str, Any], Confirmed | None]:
+    """What is marked on the trials' axes: what it is, its values, and its score on fresh seeds: the recommended setting, or the
+    best one tried where ranges and curves are around that."""
+    rows = report.confirmation
+    if report.best_tried is None:
+        return "recommended", comparable(report), rows.recommended
+    itself = rows.challenger or (rows.best if rows.best.trial == report.best_tried.trial else None)
+    return "best setting tried", dict(report.best_tried.params), itself
+
+
 def comparable(report: Report) -> dict[str, Any]:
     """The recommended values that lie on the trials' axes: none where they are in another loss scaling."""
     return {} if has_own_scaling(report) else dict(report.recommended)
+
+
+def best_tried(trial: int | None) -> str:
+    """The best setting that was searched, in a sentence."""
+    which = "the plateau's setting" if trial is None else f"trial {trial}"
+    return f"the best setting tried, {which}"
 
 
 def no_range(report: Report) -> str:
@@ -161,10 +177,12 @@ def no_range(report: Report) -> str:
         return f"No robust range is shown by the data: {not_trusted(model)}."
     if is_kept(report):
         own = "; its numbers are in a loss scaling of its own, and best.yaml has the whole setting"
-        return (
+        told = (
             "No robust range was estimated around the setting that is kept: it lies outside of what was searched, and a model of "
             f"the trials knows nothing of there{own if has_own_scaling(report) else ''}."
         )
+        tried = report.best_tried
+        return told if tried is None else f"{told} Ranges and curves are those around {best_tried(tried.trial)}."
     return "No robust range was estimated in this search."
 
 

@@ -45,7 +45,8 @@ class OnTest:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The numbers that a search stands by, and four lines of text that say them; a fifth where the score is saturated.
+    """The numbers that a search stands by, and four lines of text that say them; another one where a published setting is kept of
+    whose surroundings nothing is known, and one where the score is saturated.
 
     Scores are shares of what full data gives on validation; a number is None where it is not known or was not finite.
     """
@@ -64,6 +65,9 @@ class Verdict:
     diverged: tuple[str, ...]  # settings of `AGAINST` whose loss was not finite
     test: OnTest | None
     judgement: Judgement | None = None  # None: of an earlier version
+    tried: str | None = (
+        None  # how good what was searched is, and over which ranges; None: those of `recommended` are known
+    )
     groups: int | None = None  # of validation items
     folds: int | None = None  # None: a single split
 
@@ -102,18 +106,22 @@ class Verdict:
             diverged=tuple(key for key in AGAINST if key in rows and rows[key].mean is None),
             test=_on_test(report),
             judgement=report.verdict,
+            tried=_best_tried(report),
             groups=None if report.validation is None else report.validation.groups,
             folds=None if report.validation is None else report.validation.folds,
         )
 
     def lines(self) -> dict[str, str]:
-        """label -> a line: `recommended`, `how sure`, `against`, `on test`; `beware` where the score is saturated."""
+        """label -> a line: `recommended`, `how sure`, `against`, `on test`; `searched` where a published setting is kept, and
+        `beware` where the score is saturated."""
         told = {
             "recommended": self.what,
             "how sure": self._how_sure(),
             "against": self._against(),
             "on test": self._on_test(),
         }
+        if self.tried is not None:
+            told["searched"] = self.tried
         if self.judgement is not None and self.judgement.saturated and self.judgement.limit is not None:
             limit = self.judgement.limit
             told["beware"] = f"{at_limit(limit, 'the best quarter of the trials')}; what helps: {WHAT_HELPS[limit]}"
@@ -180,7 +188,7 @@ class Verdict:
     def _name(self, setting: str) -> str:
         if setting != "challenger" or self.judgement is None:
             return name_of(setting)
-        return _tried(self.judgement)
+        return text.best_tried(self.judgement.trial)
 
 
 def to_setting(report: Report, setting: str) -> PairedDifference | None:
@@ -220,12 +228,6 @@ def name_of(setting: str) -> str:
     return alone.get(setting, f"the {text.label(setting)}")
 
 
-def _tried(judgement: Judgement) -> str:
-    """The best setting that the search has found."""
-    which = "the plateau's setting" if judgement.trial is None else f"trial {judgement.trial}"
-    return f"the best setting tried, {which}"
-
-
 def _kept(report: Report, judgement: Judgement) -> str:
     """A published setting, and why it is kept."""
     known = judgement.published or "default"
@@ -233,18 +235,29 @@ def _kept(report: Report, judgement: Judgement) -> str:
     if judgement.unlike_fixed:
         told += " (unlike what the space fixes: "
         told += f"{', '.join(f'{name} {text.number(value)}' for name, value in judgement.unlike_fixed.items())})"
-    found = judgement.difference
+    found, tried = judgement.difference, text.best_tried(judgement.trial)
     if found is None or found.mean is None:
         return f"{told}: no setting tried could be compared with it"
     told += ": no setting tried is better by more than the data can show"
     why = text.WHY_NO_MORE_SEEDS.get(report.confirmation.stopped or "decided", "")
     why = f"; {why}" if why else ""
     if found.interval is None:
-        return f"{told} ({_tried(judgement)}: {text.signed(found.mean)}, no interval known){why}"
+        return f"{told} ({tried}: {text.signed(found.mean)}, no interval known){why}"
     return (
-        f"{told} ({_tried(judgement)}: {text.signed(found.mean)} {text.interval(found.interval)} over it, 95 % for the best of "
+        f"{told} ({tried}: {text.signed(found.mean)} {text.interval(found.interval)} over it, 95 % for the best of "
         f"{text.count(judgement.compared, 'setting')}){why}"
     )
+
+
+def _best_tried(report: Report) -> str | None:
+    """`the best setting tried, trial 5: lambda_cross 0.3, good from 0.1 to 2; ...`"""
+    tried = report.best_tried
+    if tried is None or not tried.robust_region:
+        return None
+    ranges = [
+        f"{name} {text.number(tried.params[name])}, {text.good_range(report, name)}" for name in tried.robust_region
+    ]
+    return f"{text.best_tried(tried.trial)}: {'; '.join(ranges)}"
 
 
 def _what(report: Report) -> str:

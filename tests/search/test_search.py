@@ -158,9 +158,13 @@ def test_the_output_folder(whole_search: tuple[Path, SearchProcess]) -> None:
     for method, found in content["test"].items():
         assert found["ci95"][0] < found["ci95"][1], method
         assert found["difference"].keys() == {"paper_default", "best_baseline"} - {method}
-    for name, (low, high) in content["robust_region"].items():
+    # Of a published setting outside of the space nothing is known: then ranges are those of the best setting tried.
+    outside = verdict["keep_default"] and not content["robust_region"] and content["surrogate"]["trusted"]
+    assert ("best_tried" in content) == outside
+    around = content["best_tried"] if outside else {**content, "params": content["recommended"]}
+    for name, (low, high) in around["robust_region"].items():
         bounds = SMALL["search"][name]
-        assert bounds["low"] <= low <= content["recommended"][name] <= high <= bounds["high"] * (1 + 1e-9)
+        assert bounds["low"] <= low <= around["params"][name] <= high <= bounds["high"] * (1 + 1e-9)
     assert content["importance"].keys() == SMALL["search"].keys()
     assert sum(content["importance"].values()) == pytest.approx(1)
     for name, found in content["diagnostics"].items():
@@ -201,7 +205,7 @@ def test_the_report_of_a_real_search(whole_search: tuple[Path, SearchProcess]) -
         assert line in said
     assert verdict.lines()["recommended"].startswith(("trial ", "the plateau's", "keep "))
     assert verdict.lines()["against"].count("the p") + verdict.lines()["against"].count("MMD") >= 2
-    known = bool(content.robust_region)
+    region = content.modelled.robust_region
     assert grounds(content) and grounds(content) in page.text
 
     settings = page.source[page.source.index('<table class="setting">') :].partition("</table>")[0]
@@ -210,9 +214,11 @@ def test_the_report_of_a_real_search(whole_search: tuple[Path, SearchProcess]) -
     for name, cells in shown:
         value = [content.recommended[name], content.default[name], content.paper_default[name]]
         told = list(map(number, value))
-        if known:
-            bounds = f"{number(content.robust_region[name][0])} – {number(content.robust_region[name][1])}"
+        if region:
+            bounds = f"{number(region[name][0])} – {number(region[name][1])}"
             told.insert(1, "no effect seen" if has_no_effect(content, name) else bounds)
+        if content.best_tried is not None:
+            told.insert(1, number(content.best_tried.params[name]))
         assert re.findall(r">([^<]+)</td>", cells) == told
 
     trials = re.findall(r'<tr class="(\w+)" id="trial-(\d+)">(.*?)</tr>', page.source)
@@ -226,12 +232,12 @@ def test_the_report_of_a_real_search(whole_search: tuple[Path, SearchProcess]) -
     absent = {"tasks", "pareto"} | (set() if content.ablation else {"ablation"})  # another test may have asked for one
     assert page.sections == [section for section in MENU if section not in absent]
     assert page.source.count('class="missing"') == 2 + (
-        not known and content.perturbation is None
+        not region and content.perturbation is None
     )  # the hidden lines for a broken figure and for no JavaScript
     parts = dict(re.findall(r'<section id="(\w+)">(.*?)</section>', page.source, re.DOTALL))
-    figures = {"use": 1, "robustness": 2, "test": 1, "response": 4, "parallel": 1, "importance": 2, "history": 2}
-    if not known:
-        figures |= {"robustness": int(content.perturbation is not None), "response": 3, "importance": 1}
+    figures = {"use": 1, "test": 1, "response": 4 if region else 3, "parallel": 1, "history": 2}
+    figures["robustness"] = bool(region) + (content.perturbation is not None)
+    figures["importance"] = 1 + bool(content.sensitivity)
     assert {name: parts[name].count('<div class="plot"') for name in figures} == figures
     assert parts["gallery"].count("<img") >= 3 * 2  # classes x modalities
     for name, found in content.diagnostics.items():

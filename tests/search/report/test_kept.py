@@ -9,9 +9,14 @@ from typing import Any
 import pytest
 from fake_search import fake_content
 
+from search.report.around import BestTried
 from search.report.grounds import grounds
 from search.report.model import Report
-from search.report.text import comparable, good_range, has_no_effect, no_range
+from search.report.response import curve
+from search.report.robustness import ranges
+from search.report.robustness import section as robustness
+from search.report.tables import settings_table
+from search.report.text import comparable, good_range, has_no_effect, marked, no_range
 from search.report.verdict import Verdict, covered
 from search.summary import values
 
@@ -79,6 +84,43 @@ def test_without_a_trusted_model_the_report_says_why_there_are_no_ranges() -> No
     told = no_range(Report.model_validate(content))
     assert told.startswith("No robust range is shown by the data: a model of 40 trials") and "r² 0.06" in told
     assert "lies outside of what was searched" in no_range(kept())
+
+
+def with_best_tried(published: str = "mmd", trial: int | None = 5) -> Report:
+    """As `kept`, with what a model knows around the best setting tried."""
+    content, _, _ = fake_content(8)
+    known = {key: content[key] for key in ("robust_region", "response", "response_pairs")}
+    tried = {"trial": trial, "params": dict(content["recommended"]), **known}
+    return kept(published).model_copy(
+        update={"best_tried": BestTried.model_validate(tried), "response": {}, "response_pairs": []}
+    )
+
+
+def test_ranges_of_what_was_searched_are_told_where_none_of_what_is_kept_is_known() -> None:
+    report = with_best_tried()
+    assert not report.robust_region and report.modelled is report.best_tried
+    line = Verdict.of(report).lines()["searched"]
+    assert line.startswith("the best setting tried, trial 5: lambda_cross ")
+    assert "lambda_joint 0.1, good from 0.02 to 0.5" in line
+    assert "searched" not in Verdict.of(kept()).lines()
+    assert not any("good from" in value for value in values(report))  # those are not the ranges of what is kept
+    assert no_range(report).endswith(" Ranges and curves are those around the best setting tried, trial 5.")
+    table = settings_table(report, [])
+    assert "best tried" in table and "its robust range" in table and "0.02 – 0.5" in table
+    assert Report.model_validate(report.as_json()).best_tried == report.best_tried
+
+
+def test_the_page_draws_curves_and_ranges_around_the_best_setting_tried() -> None:
+    report = with_best_tried(trial=None)
+    assert curve(report, "lambda_cross") and not curve(kept().model_copy(update={"response": {}}), "lambda_cross")
+    name, values_there, score = marked(report)
+    assert (name, score) == ("best setting tried", report.confirmation.challenger)
+    assert report.best_tried is not None and values_there == report.best_tried.params
+    told = robustness(report)
+    assert "as in the best setting tried, the plateau" in told and "Robust range of each hyperparameter" in told
+    drawn = ranges(report)
+    assert drawn is not None and {trace.name for trace in drawn.data} == {"project's default", "best setting tried"}
+    assert marked(kept("default"))[:2] == ("recommended", comparable(kept("default")))
 
 
 def test_what_the_space_fixes_otherwise_is_named() -> None:
