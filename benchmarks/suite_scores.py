@@ -42,9 +42,12 @@ RESAMPLES = 4000
 
 def measure(comparison: Comparison, sets: Mapping[str, Sequence[MemorySplit]], convnet_seeds: int) -> dict[str, Any]:
     """`methods`: method -> protocol -> {mean, ci95, n, share}; `differences`: of the recommendation, by the probe and by
-    retrieval; `ranking`: LRS and ARS of `OVER` and the recommendation; `covers`: what the probe's intervals cover."""
+    retrieval; `ranking`: LRS and ARS of `OVER` and the recommendation; `covers`: what the probe's intervals cover. Features are
+    not judged by ConvNets."""
     task = comparison.task
     test, classes = comparison.test, task.dataset.num_classes
+    if task.dataset.source is not None:  # ConvNets take inputs, not features
+        convnet_seeds = 0
     clusters, covers = clusters_of(comparison)
     hits: dict[str, Tensor] = {}
     recalls: dict[str, list[float]] = {}
