@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from small_problem import make_task
+
+from condense.evaluation.comparison import Comparison, Sample, chosen_items
+from condense.storage.store import Store
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-from suite_scores import Draws, over_seeds, points, summary
+import suite_scores
+from suite_scores import METHODS, Draws, over_seeds, points, summary
 
 
 def drawn(shape: tuple[int, ...], rate: torch.Tensor, seed: int) -> torch.Tensor:
@@ -70,3 +77,25 @@ def test_over_seeds_is_student_t() -> None:
     assert over_seeds([0.5]) == {"mean": 0.5, "ci95": None, "n": 1}
     assert over_seeds([0.5, 0.5])["ci95"] is None  # no seed changes it: that is no certainty
     assert points(over_seeds([0.5]), True) == "+50.0"
+
+
+@pytest.mark.parametrize("features", [False, True])
+def test_features_are_not_judged_by_convnets(features: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = make_task(("vision", "audio"))
+    if features:
+        task = dataclasses.replace(task, dataset=dataclasses.replace(task.dataset, source=task.dataset))
+    comparison = Comparison(task, Store(tmp_path), convnet_steps=1, held_out="validation")
+    trained = []
+
+    def convnet(trainings: Any) -> list[float]:
+        trained.extend(trainings)
+        return [0.5] * len(trainings)
+
+    monkeypatch.setattr(comparison, "convnet", convnet)
+    monkeypatch.setattr(comparison, "full_convnet", lambda seeds: [0.6] * len(seeds))
+    monkeypatch.setattr(suite_scores, "rank", lambda *_: {name: Sample((0.5, 0.6)) for name in ("lrs", "ars")})
+    items = chosen_items(task, "random", 1, 0)
+    found = suite_scores.measure(comparison, {name: [items, items] for name in METHODS if name != "full_data"}, 2)
+    assert bool(trained) == (not features)
+    assert all(("convnet" in of) == (not features) for of in found["methods"].values())
+    assert bool(found["ranking"]) == (not features)
