@@ -170,8 +170,10 @@ def tables(figures: Mapping[str, Any]) -> str:
             row(["task, judge", *(f"{v:g}" for v in values)]),
         ]
         lines.append(row(["---", *["---:"] * len(values)]))
+        default = getattr(recommended(), key)  # which differs from itself by nothing, on any items
         for name, of in cells.items():
-            lines.append(row([name, *(told_difference(of["moved"][f"{key} = {v:g}"]) for v in values)]))
+            told_of = {v: "+0.0" if v == default else told_difference(of["moved"][f"{key} = {v:g}"]) for v in values}
+            lines.append(row([name, *told_of.values()]))
     names = list(figures["transfer"])
     lines += ["\n### Carried over: points lost on the task of the column\n", row(["best on", *names])]
     lines.append(row(["---", *["---:"] * len(names)]))
