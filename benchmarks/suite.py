@@ -256,7 +256,7 @@ def benchmark(options: argparse.Namespace) -> dict[str, Any]:
         figures["tasks"][name], figures["details"][name] = {}, {}
         for cell in cells:
             with told(f"{name}, {cell.dpc} per class: measuring on test"):
-                path = cell.folder / f"test_{options.seeds}_{options.convnet_seeds}_{options.convnet}.json"
+                path = cell.folder / f"test_2_{options.seeds}_{options.convnet_seeds}_{options.convnet}.json"
                 make = functools.partial(measure, comparison, sets[cell.dpc], options.convnet_seeds)
                 found = kept(path, make)
             figures["tasks"][name][str(cell.dpc)] = found["methods"]

@@ -1,8 +1,8 @@
 """How `suite.py` measures its sets: three protocols with intervals, paired differences, and its tables.
 
-The probe's interval is a bootstrap over condensation seeds x held-out items: both are drawn anew, items in whole groups
-(speakers, people, concepts) where the data has at least `FEWEST_GROUPS` of them. ConvNets and retrieval: Student's t over seeds,
-which says nothing of new items, and nothing at all for a set that no seed changes.
+Intervals of probe and retrieval are a bootstrap over condensation seeds x held-out items: both are drawn anew, items in whole
+groups (speakers, people, concepts) where the data has at least `FEWEST_GROUPS` of them. What an item brings to a recall is by the
+delta method (`condense/evaluation/item_values.py`). ConvNets: Student's t over seeds, which says nothing of new items.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from condense.data.dataset import MemorySplit
+from condense.embeddings.embeddings import Embedded
 from condense.evaluation.comparison import Comparison, is_finite
 from condense.evaluation.dd_ranking import rank
 from condense.evaluation.linear_probe import train_probes
+from condense.evaluation.replica_scores import judge
 
 METHODS = {
     "random": "random items",
@@ -42,27 +44,34 @@ RESAMPLES = 4000
 
 def measure(comparison: Comparison, sets: Mapping[str, Sequence[MemorySplit]], convnet_seeds: int) -> dict[str, Any]:
     """`methods`: method -> protocol -> {mean, ci95, n, share}; `differences`: of the recommendation, by the probe and by
-    retrieval; `ranking`: LRS and ARS of `OVER` and the recommendation; `covers`: what the probe's intervals cover. Features are
+    retrieval; `ranking`: LRS and ARS of `OVER` and the recommendation; `covers`: what intervals of these two cover. Features are
     not judged by ConvNets."""
     task = comparison.task
     test, classes = comparison.test, task.dataset.num_classes
+    zeros = torch.zeros(len(test.labels), dtype=torch.bool)
     if task.dataset.source is not None:  # ConvNets take inputs, not features
         convnet_seeds = 0
     clusters, covers = clusters_of(comparison)
     hits: dict[str, Tensor] = {}
-    recalls: dict[str, list[float]] = {}
+    recalls: dict[str, Tensor] = {}
+
+    def recall(x: Embedded | None) -> Tensor | None:
+        found = zeros.double() if x is None else judge(x, test, classes, "retrieval").values
+        return None if found is None else found.double()
+
     for method, of in sets.items():
         embedded = [comparison.embed(items) if is_finite(items) else None for items in of]
-        zeros = torch.zeros(len(test.labels), dtype=torch.bool)
         right = [
             zeros if x is None else hits_of(x.features, x.labels, test.features, test.labels, classes) for x in embedded
         ]
         hits[method] = torch.stack(right)
-        found = [0.0 if x is None else comparison.retrieval(x) for x in embedded]
-        recalls[method] = [value for value in found if value is not None]
+        found = [value for x in embedded if (value := recall(x)) is not None]
+        if found:
+            recalls[method] = torch.stack(found)
     full = task.condense
     hits["full_data"] = hits_of(full.features, full.labels, test.features, test.labels, classes)[None]
-    recalls["full_data"] = [value for value in [comparison.retrieval(full)] if value is not None]
+    if recalls and (of_full := recall(full)) is not None:
+        recalls["full_data"] = of_full[None]
     nets: dict[str, list[float]] = {}
     if convnet_seeds:
         trainings = [(of[seed % len(of)], seed) for of in sets.values() for seed in range(convnet_seeds)]
@@ -73,24 +82,21 @@ def measure(comparison: Comparison, sets: Mapping[str, Sequence[MemorySplit]], c
     methods: dict[str, Any] = {}
     for method, right in hits.items():
         methods[method] = {"probe": summary(draws.means(right), float(right.float().mean()), len(right))}
-        for protocol, of_method in (("retrieval", recalls), ("convnet", nets)):
-            if of_method.get(method):
-                methods[method][protocol] = over_seeds(of_method[method])
+        if method in recalls:
+            own = recalls[method]
+            methods[method]["retrieval"] = summary(draws.means(own), float(own.mean()), len(own))
+        if nets.get(method):
+            methods[method]["convnet"] = over_seeds(nets[method])
     for of_protocol in methods.values():
         for protocol, value in of_protocol.items():
             whole = methods["full_data"][protocol]["mean"]
             value["share"] = value["mean"] / whole if whole else None
-    differences = {
-        other: {
-            "probe": summary(
-                draws.means(hits["recommended"]) - draws.means(hits[other]),
-                float(hits["recommended"].float().mean() - hits[other].float().mean()),
-                len(hits["recommended"]),
-            ),
-            "retrieval": over_seeds([a - b for a, b in zip(recalls["recommended"], recalls[other], strict=True)]),
-        }
-        for other in OVER
-    }
+    differences: dict[str, dict[str, Any]] = {other: {} for other in OVER}
+    for protocol, found_by in (("probe", hits), ("retrieval", recalls)):
+        for other in OVER if found_by else ():
+            ours, theirs = found_by["recommended"].double(), found_by[other].double()
+            apart = float(ours.mean() - theirs.mean())
+            differences[other][protocol] = summary(draws.means(ours) - draws.means(theirs), apart, len(ours))
     ranking = {}
     if convnet_seeds:
         for method in ("recommended", *OVER):
@@ -131,7 +137,7 @@ class Draws:
         )
 
     def means(self, hits: Tensor) -> Tensor:
-        """(seeds, n) bool -> (RESAMPLES,) means over drawn seeds and drawn clusters. Equal sets draw equal seeds."""
+        """(seeds, n), what each item brings -> (RESAMPLES,) means over drawn seeds and clusters. Equal counts: equal seeds."""
         count = len(hits)
         per_cluster = torch.zeros(count, len(self.sizes), dtype=torch.float64).index_add_(
             1, self.clusters, hits.double()
@@ -176,7 +182,7 @@ def table(name: str, cells: Mapping[str, Mapping[str, Any]]) -> str:
     """A task's tables: per protocol a row per method and a column per number of items; the best mean of each is bold."""
     first = next(iter(cells.values()))
     lines = [
-        f"\n### {name}\n\nTest, %; the probe's intervals cover {' and '.join(first['covers'])}, the others' seeds only."
+        f"\n### {name}\n\nTest, %; 95 %: intervals cover {' and '.join(first['covers'])}, those of ConvNets seeds only."
     ]
     for protocol, title in PROTOCOLS.items():
         if protocol not in first["methods"]["random"]:

@@ -99,3 +99,7 @@ def test_features_are_not_judged_by_convnets(features: bool, tmp_path: Path, mon
     assert bool(trained) == (not features)
     assert all(("convnet" in of) == (not features) for of in found["methods"].values())
     assert bool(found["ranking"]) == (not features)
+    recall = found["methods"]["herding"]["retrieval"]
+    assert recall["mean"] == pytest.approx(comparison.retrieval(comparison.embed(items)), abs=1e-6)
+    assert recall["ci95"][0] < recall["mean"] < recall["ci95"][1]  # over items, although all sets are the same
+    assert found["differences"]["mmd"]["retrieval"]["ci95"] == [0.0, 0.0]
