@@ -50,17 +50,19 @@ def measured(device: torch.device) -> Iterator[Peak]:
         torch.cuda.synchronize(device)
         peak.bytes = torch.cuda.max_memory_allocated(device) - before
         return
-    kept: dict[int, int] = {}  # storage -> bytes: its views count once
+    # By their addresses, since views of a storage count once. They are held to the end: one that is freed would leave its address
+    # to another, and what is measured would depend on the allocator.
+    kept: dict[int, torch.UntypedStorage] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         if not isinstance(tensor, torch.nn.Parameter):  # parameters exist anyway
             storage = tensor.untyped_storage()
-            kept[storage.data_ptr()] = storage.nbytes()
+            kept[storage.data_ptr()] = storage
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         yield peak
-    peak.bytes = int(HOST_EXTRA * sum(kept.values()))
+    peak.bytes = int(HOST_EXTRA * sum(storage.nbytes() for storage in kept.values()))
 
 
 def budget(device: torch.device) -> int:
