@@ -93,7 +93,7 @@ class Engine:
         self._fitting: dict[Shape, int] = {}  # the same, by the budget of a part of the present replicas
 
     def copy_encoders(self, task: Task) -> None:
-        """To all devices, if there are several: otherwise at the first step. Raises UserError if one cannot be copied."""
+        """Copies a task's encoders to the other devices before the first step. Raises UserError if one cannot be copied."""
         if self._spread is not None:
             for each in task.bank or (task,):
                 self._spread.places(each.encoder)

@@ -65,9 +65,7 @@ class Verdict:
     diverged: tuple[str, ...]  # settings of `AGAINST` whose loss was not finite
     test: OnTest | None
     judgement: Judgement | None = None  # None: of an earlier version
-    tried: str | None = (
-        None  # how good what was searched is, and over which ranges; None: those of `recommended` are known
-    )
+    tried: str | None = None  # the best setting tried, and its ranges; None: those of the recommended one are known
     groups: int | None = None  # of validation items
     folds: int | None = None  # None: a single split
 
