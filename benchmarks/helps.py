@@ -2,12 +2,15 @@
 
 python benchmarks/helps.py --json helps.json                  on validation; `--held-out test` is for the final table only
 python benchmarks/helps.py --config task.yaml --dpc 1 5       another dataset, through tiny encoders
+python benchmarks/helps.py --protocol dc --dpc 1 --helps none "formation + views + bank"      some cells only
 
 Methods: real items (random, herding, k-means), MMD with its learning rate tuned on validation, and ours with one setting for all
 cells. `dpc` items per class are stored in each cell. With `formation` a stored item holds several smaller ones, of which coresets
 take more, too. Views and banks change how items are condensed, so they do not apply to coresets: under these helps a coreset has
 its value without them. The bank: the encoder itself, one more that is pretrained alike, and two random ones. Soft labels, by
 ConvNets trained on the full data, come last, on top of formation and views.
+
+MMD's rates are chosen by a probe and ConvNets of `fast`, whatever `--protocol` is.
 
 Judges: ConvNets from scratch, a linear probe on the encoder that items are matched in, and one on an encoder that no method saw.
 
@@ -32,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from helps_tables import CORESETS, HELPS, JUDGES, METHODS, VIEWS, Cell, Help, report, shown, source
+from helps_tables import CORESETS, HELPS, JUDGES, METHODS, VIEWS, Cell, Chosen, Help, report, shown, source
 from provenance import provenance, run
 from telling import STARTED, say, told
 from torch import Tensor
@@ -119,17 +122,19 @@ def condensed(task: Task, dpc: int, wanted: Sequence[tuple[Hyperparameters, int]
     ]
 
 
-def make(tasks: Tasks, store: Store, dpc: int, options: argparse.Namespace) -> Budget:
-    """Chooses MMD's rates and the teacher's temperature on validation, and makes every set."""
+def make(tasks: Tasks, store: Store, dpc: int, chosen: Chosen, options: argparse.Namespace) -> Budget:
+    """Chooses MMD's rates and the teacher's temperature on validation, and makes every set that a chosen cell needs."""
     budget, task = Budget(dpc), tasks.plain
     stored = [h for h in HELPS if h.stored]
     for method in CORESETS:
-        for h in stored:
+        for h in (h for h in stored if (method, h.name) in chosen.sources):
             draws = range(options.seeds if method == "random" else 1)
             budget.sets[method, h.name] = [coreset(task, method, dpc, draw, h.formation) for draw in draws]
-    validation = Comparison(task, store, options.steps, "validation", PRESETS[options.protocol])
+    short = options.steps if options.protocol == "fast" else None
+    validation = Comparison(task, store, short, "validation", PRESETS["fast"])
     rates: dict[int, float] = {}  # formation -> MMD's rate, also with views and a bank
-    for h in stored:
+    formations = {h.formation for h in chosen.helps if "mmd" in chosen.methods}
+    for h in (h for h in stored if h.formation in formations):
         with told(f"{dpc} per class: tuning MMD, help: {h.name}"):
             sets = condensed(task, dpc, [(h.changes(mmd(rate)), FIRST_SEED) for rate in MMD_RATES])
             nets = validation.convnet([(items, TUNING_SEED) for items in sets])
@@ -139,14 +144,18 @@ def make(tasks: Tasks, store: Store, dpc: int, options: argparse.Namespace) -> B
         rates[h.formation] = MMD_RATES[best]
         budget.sets["mmd", h.name] = [sets[best]]  # MMD without views draws nothing: further seeds would be equal
     for h in (h for h in HELPS if not h.soft):
-        jobs = {"ours": OURS} if h.stored else {"mmd": mmd(rates[h.formation]), "ours": OURS}
+        missing = [m for m in ("mmd", "ours") if (m, h.name) in chosen.sources and (m, h.name) not in budget.sets]
+        jobs = {m: OURS if m == "ours" else mmd(rates[h.formation]) for m in missing}
+        if not jobs:
+            continue
         wanted = [(h.changes(setting), FIRST_SEED + i) for setting in jobs.values() for i in range(CONDENSATIONS)]
         with told(f"{dpc} per class: {len(wanted)} condensations, help: {h.name}"):
             made = condensed(tasks.of(h), dpc, wanted)
         for i, method in enumerate(jobs):
             budget.sets[method, h.name] = made[i * CONDENSATIONS : (i + 1) * CONDENSATIONS]
-    with told(f"{dpc} per class: the teacher"):
-        budget.teacher = with_best_temperature(load_teacher(task, "convnet", store), task, store, dpc)
+    if any(h.soft for h in chosen.helps):
+        with told(f"{dpc} per class: the teacher"):
+            budget.teacher = with_best_temperature(load_teacher(task, "convnet", store), task, store, dpc)
     return budget
 
 
@@ -154,32 +163,32 @@ def probe_of(comparison: Comparison, items: MemorySplit, targets: Tensor | None 
     return comparison.probe(comparison.embed(items), targets) if is_finite(items) else math.nan
 
 
-def measure(judge: Comparison, outside: Comparison, budget: Budget, seeds: int) -> dict[str, dict[Cell, list[float]]]:
+def measure(
+    judge: Comparison, outside: Comparison, budget: Budget, chosen: Chosen, seeds: int
+) -> dict[str, dict[Cell, list[float]]]:
     """Per judge and cell: a value per seed of a ConvNet, or per set. Coresets' views and banks repeat what is without."""
-    assert budget.teacher is not None
     found: dict[str, dict[Cell, list[float]]] = {name: {} for name in JUDGES}
     trained: list[Cell] = []
     trainings: list[tuple[MemorySplit, int]] = []
     targets: list[Tensor | None] = []
-    for method in METHODS:
-        for h in HELPS:
-            cell, origin = (method, h.name), source(method, h)
-            if not h.soft and h != origin:
-                continue
-            sets = budget.sets[method, origin.name]
-            soft = [budget.teacher.labels(items) if h.soft and is_finite(items) else None for items in sets]
-            for name, comparison in (("probe", judge), ("outside", outside)):
-                found[name][cell] = [probe_of(comparison, items, y) for items, y in zip(sets, soft, strict=True)]
-            trained.append(cell)
-            trainings += [(sets[seed % len(sets)], seed) for seed in range(seeds)]
-            targets += [soft[seed % len(sets)] for seed in range(seeds)]
-    with told(f"{budget.dpc} per class: {len(trainings)} ConvNets"):
-        values = judge.convnet(trainings, targets)
+    own = {(m, h.name): (m, source(m, h).name) for m in chosen.methods for h in chosen.helps if h.soft}
+    for cell, origin in {**{cell: cell for cell in sorted(chosen.sources)}, **own}.items():
+        sets, teacher = budget.sets[origin], budget.teacher if cell in own else None
+        soft = [None if teacher is None or not is_finite(items) else teacher.labels(items) for items in sets]
+        for name, comparison in (("probe", judge), ("outside", outside)):
+            found[name][cell] = [probe_of(comparison, items, y) for items, y in zip(sets, soft, strict=True)]
+        trained.append(cell)
+        trainings += [(sets[seed % len(sets)], seed) for seed in range(seeds)]
+        targets += [soft[seed % len(sets)] for seed in range(seeds)]
+    values: list[float] = []
     for i, cell in enumerate(trained):
-        found["convnet"][cell] = values[i * seeds : (i + 1) * seeds]
+        here = slice(i * seeds, (i + 1) * seeds)
+        with told(f"{budget.dpc} per class: ConvNets of {cell[0]}, help: {cell[1]} ({i + 1} of {len(trained)})"):
+            values += judge.convnet(trainings[here], targets[here])
+        found["convnet"][cell] = values[here]
     for of in found.values():
-        for method in CORESETS:
-            for h in HELPS:
+        for method in chosen.methods:
+            for h in chosen.helps:
                 of.setdefault((method, h.name), of[method, source(method, h).name])
     return found
 
@@ -189,10 +198,11 @@ def benchmark(options: argparse.Namespace) -> dict[str, Any]:
     config = CondensationConfig() if options.config is None else load_config(options.config)
     tasks = load_tasks(config.model_copy(update={"dpc": max(options.dpc)}), store, device)
     protocol = network_protocol(options.protocol, steps=options.steps)
+    chosen = Chosen.named(options.methods, options.helps)
     with told(f"{VIEWS} views"):
         for task in (tasks.plain, *tasks.bank.bank):
             task.views.first(VIEWS)
-    budgets: Iterable[Budget] = (make(tasks, store, dpc, options) for dpc in options.dpc)
+    budgets: Iterable[Budget] = (make(tasks, store, dpc, chosen, options) for dpc in options.dpc)
     if options.held_out == "test":
         budgets = list(budgets)  # test is opened below: nothing is chosen after that
     print(
@@ -205,16 +215,18 @@ def benchmark(options: argparse.Namespace) -> dict[str, Any]:
     figures: dict[str, Any] = {**provenance(), "dataset": tasks.plain.dataset.name, "held_out": options.held_out}
     figures |= {"protocol": protocol.label, "seeds": options.seeds, "ours": OURS.model_dump(mode="json"), "budgets": {}}
     for budget in budgets:
-        assert budget.teacher is not None
         judge, outside = (
             Comparison(task, store, options.steps, options.held_out, PRESETS[options.protocol])
             for task in (tasks.plain, tasks.outside)
         )
         tuned = {n: {f"{rate:g}": v for rate, v in of.items()} for n, of in budget.tuning.items()}
-        found = report(budget.dpc, measure(judge, outside, budget, options.seeds))
-        figures["budgets"][str(budget.dpc)] = {**found, "mmd": tuned, "teacher": budget.teacher.describe()}
+        found = report(budget.dpc, measure(judge, outside, budget, chosen, options.seeds), chosen)
+        figures["budgets"][str(budget.dpc)] = {**found, "mmd": tuned}
         best = "; ".join(f"{n}: {max(of, key=lambda r: of[r]):g}" for n, of in budget.tuning.items())
-        say(f"{budget.dpc} per class: done. MMD's rates: {best}; temperature {budget.teacher.temperature}")
+        say(f"{budget.dpc} per class: done. MMD's rates: {best}")
+        if budget.teacher is not None:
+            figures["budgets"][str(budget.dpc)]["teacher"] = budget.teacher.describe()
+            say(f"{budget.dpc} per class: the teacher's temperature {budget.teacher.temperature}")
         if options.json is not None:  # an interrupted run keeps what is done
             options.json.write_text(json.dumps(finite(figures), indent=1), encoding="utf-8")
     if options.protocol == "fast" and options.steps is None:  # 1,000 epochs of `dc` would take hours
@@ -245,6 +257,13 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=5, help="ConvNets per cell (default 5)")
     parser.add_argument("--protocol", choices=tuple(PRESETS), default="fast", help="of the ConvNets")
     parser.add_argument("--steps", type=int, help="of a ConvNet's training, in place of the protocol's")
+    names = [h.name for h in HELPS]
+    parser.add_argument(
+        "--helps", nargs="+", choices=names, default=names, metavar="HELP", help=f"of {', '.join(names)}"
+    )
+    parser.add_argument(
+        "--methods", nargs="+", choices=METHODS, default=METHODS, metavar="METHOD", help=f"of {', '.join(METHODS)}"
+    )
     parser.add_argument("--held-out", choices=("validation", "test"), default="validation", help="what is measured on")
     parser.add_argument("--threads", type=int, default=2, help="of PyTorch")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from statistics import fmean, stdev
 from typing import Any
 
@@ -66,6 +67,37 @@ def source(method: str, h: Help) -> Help:
     return next(x for x in HELPS if replace(x, name=h.name) == replace(h, soft=False))
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """The methods and the helps of a table, both in the order above; all unless some are named."""
+
+    methods: tuple[str, ...] = METHODS
+    helps: tuple[Help, ...] = HELPS
+
+    @classmethod
+    def named(cls, methods: Iterable[str], helps: Iterable[str]) -> Chosen:
+        return cls(tuple(m for m in METHODS if m in methods), tuple(h for h in HELPS if h.name in helps))
+
+    @property
+    def names(self) -> list[str]:
+        return [h.name for h in self.helps]
+
+    @property
+    def baselines(self) -> list[str]:
+        return [m for m in self.methods if m in BASELINES]
+
+    @cached_property
+    def sources(self) -> set[Cell]:
+        """The cells whose items are needed: a chosen one, or the one that it repeats or whose labels it changes."""
+        return {(m, source(m, h).name) for m in self.methods for h in self.helps}
+
+    @property
+    def added(self) -> dict[str, tuple[str, str]]:
+        """Of `ADDED`, what both sides are chosen of."""
+        both = {name: (HELPS[i].name, HELPS[j].name) for name, (i, j) in ADDED.items()}
+        return {name: cells for name, cells in both.items() if set(cells) <= set(self.names)}
+
+
 def interval(values: Sequence[float]) -> tuple[float, float]:
     """Mean and half of its 95 % interval (Student's t); the latter is NaN for a single value."""
     n = len(values)
@@ -105,27 +137,28 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([row(head), row(["---", *["---:"] * (len(head) - 1)]), *map(row, rows)])
 
 
-def report(dpc: int, found: Mapping[str, Mapping[Cell, list[float]]]) -> dict[str, Any]:
-    """Prints the tables of one `dpc`: judge -> cell -> values. Returns its figures."""
-    names = [h.name for h in HELPS]
+def report(dpc: int, found: Mapping[str, Mapping[Cell, list[float]]], chosen: Chosen) -> dict[str, Any]:
+    """Prints the tables of one `dpc`: judge -> cell -> values. Returns its figures. Leads need ours, and cells without help."""
+    names, methods = chosen.names, chosen.methods
     print(f"\n### {dpc} stored per class\n")
     for judge, title in JUDGES.items():
         show = shown if judge == "convnet" else spread
-        print(table([title, *names], ([m, *(show(found[judge][m, n]) for n in names)] for m in METHODS)) + "\n")
-    leads = {n: {judge: leads_of(values, n) for judge, values in found.items()} for n in names}
-    rows = (
-        [f"{n}, {JUDGES[judge]}", *(lead.told() for lead in of.values())]
+        print(table([title, *names], ([m, *(show(found[judge][m, n]) for n in names)] for m in methods)) + "\n")
+    leads = {n: {judge: leads_of(values, n, chosen) for judge, values in found.items()} for n in names}
+    rows = [
+        [f"{n}, {JUDGES[judge]}", *(of[over].told() if over in of else "" for over in OVER)]
         for n in names
         for judge, of in leads[n].items()
-    )
+    ]
     print(table(["ours minus", *OVER], rows) + "\n")
-    added = {(m, judge): added_to(found[judge], m) for m in METHODS for judge in JUDGES}
+    added = {(m, judge): added_to(found[judge], m, chosen) for m in methods for judge in JUDGES}
     lines = (
         [f"{m}, {JUDGES[judge]}", *(told_added(m, k, d) for k, d in of.items())] for (m, judge), of in added.items()
     )
-    print(table(["a help adds", *ADDED], lines), flush=True)
+    if chosen.added:
+        print(table(["a help adds", *chosen.added], lines), flush=True)
     return {
-        "cells": [{"method": m, "help": n, **{j: found[j][m, n] for j in JUDGES}} for m in METHODS for n in names],
+        "cells": [{"method": m, "help": n, **{j: found[j][m, n] for j in JUDGES}} for m in methods for n in names],
         "leads": {n: {j: {over: lead.as_json() for over, lead in of.items()} for j, of in by.items()}
                   for n, by in leads.items()},
         "added": {f"{m}, {j}": {k: list(interval(d)) for k, d in of.items()} for (m, j), of in added.items()},
@@ -150,15 +183,20 @@ class Lead:
         return {"over": self.over, "mean": mean, "half_ci95": half}
 
 
-def leads_of(values: Mapping[Cell, list[float]], name: str) -> dict[str, Lead]:
-    bare, same = best_of(values, BASELINES, "none"), best_of(values, BASELINES, name)
-    cells = dict(zip(OVER, ((bare, "none"), (same, name), ("mmd", name)), strict=True))
+def leads_of(values: Mapping[Cell, list[float]], name: str, chosen: Chosen) -> dict[str, Lead]:
+    if "ours" not in chosen.methods or not chosen.baselines:
+        return {}
+    same = best_of(values, chosen.baselines, name)
+    cells = {"best baseline, same help": (same, name)}
+    if "none" in chosen.names:
+        cells = {"best baseline without help": (best_of(values, chosen.baselines, "none"), "none"), **cells}
+    if "mmd" in chosen.methods:
+        cells["MMD, same help"] = ("mmd", name)
     return {over: Lead(cell[0], minus(values["ours", name], values[cell])) for over, cell in cells.items()}
 
 
-def added_to(values: Mapping[Cell, list[float]], method: str) -> dict[str, list[float]]:
-    names = [h.name for h in HELPS]
-    return {name: minus(values[method, names[i]], values[method, names[j]]) for name, (i, j) in ADDED.items()}
+def added_to(values: Mapping[Cell, list[float]], method: str, chosen: Chosen) -> dict[str, list[float]]:
+    return {name: minus(values[method, a], values[method, b]) for name, (a, b) in chosen.added.items()}
 
 
 def told_added(method: str, name: str, differences: Sequence[float]) -> str:
