@@ -86,7 +86,10 @@ def check_actors(actors: Mapping[str, Any]) -> None:
         except (ray.exceptions.ActorUnavailableError, ray.exceptions.GetTimeoutError):
             continue
         except ray.exceptions.RayActorError:
-            raise Stopped(f"the {name}'s process on the search's own host was killed; {GO_ON}") from None
+            # A cluster that is being stopped ends its actors first, and then this process.
+            raise Stopped(
+                f"the {name}'s process on the search's own host was killed, or its Ray cluster was lost; {GO_ON}"
+            ) from None
 
 
 @contextlib.contextmanager
