@@ -37,11 +37,12 @@ class Display:
         self.best: TrialRecord | None = None
         for record in past:
             self._consider(record)
-        self.since = time.monotonic()
+        self.since = self.last_change = time.monotonic()  # the latter: of what runs
         self.shown = -math.inf
 
     def started(self, record: TrialRecord) -> None:
         self.running.add(record.number)
+        self.last_change = time.monotonic()
         self.show()
 
     def reported(self, record: TrialRecord) -> None:
@@ -50,6 +51,7 @@ class Display:
 
     def ended(self, record: TrialRecord) -> None:
         self.running.discard(record.number)
+        self.last_change = time.monotonic()
         self.ended_records[record.number] = record
         if record.status == "failed":
             self.say(f"trial {record.number} failed: {record.error}")
@@ -65,7 +67,7 @@ class Display:
 
     def wait(self) -> None:
         """To be called in between: time goes by on a terminal, and a log file tells that the search is alive."""
-        if self.shown > -math.inf:
+        if self.shown > -math.inf or time.monotonic() - self.since >= WAITING:  # at first others have something to say
             self._show(RENEWED if self._is_renewed else WAITING)
 
     def close(self) -> None:
@@ -99,12 +101,20 @@ class Display:
 
     def _how_they_went(self) -> list[str]:
         kinds = [r.status for r in self.ended_records.values()]
-        parts = [f"{len(self.running)} running", f"{kinds.count('pruned')} stopped early"]
+        running = f"{len(self.running)} running"
+        if self._is_held_up:
+            running += " (none can start: no node has room for one)"
+        parts = [running, f"{kinds.count('pruned')} stopped early"]
         if "failed" in kinds:
             parts.append(f"{kinds.count('failed')} failed")
         if self.best is not None and self.best.score is not None:
             parts.append(f"best {self.best.score:.3f} ({self.best.name or f'trial {self.best.number}'})")
         return parts
+
+    @property
+    def _is_held_up(self) -> bool:
+        left = len(self.ended_records) < self.space.trials
+        return left and not self.running and time.monotonic() - self.last_change >= WAITING
 
     def _left(self, seconds: float) -> list[str]:
         """At the pace of the trials that have ended here, or until there is no more time for trials."""

@@ -177,6 +177,25 @@ def test_while_trials_take_their_time_a_log_file_still_gets_a_line(clock: Clock)
     assert [line[:6] for line in stream.getvalue().splitlines()] == ["[0:00]", "[0:30]", "[1:00]"]
 
 
+def test_a_search_whose_trials_cannot_start_says_so(clock: Clock) -> None:
+    shown, stream = displayed()
+    for _ in range(29):
+        clock.now += 1
+        shown.wait()
+    assert stream.getvalue() == ""
+    for _ in range(40):
+        clock.now += 1
+        shown.wait()
+    said = "trials 0/8, 0 running (none can start: no node has room for one), 0 stopped early\n"
+    assert stream.getvalue() == f"[0:30] {said}[1:00] {said}"
+    shown.started(record(0))
+    assert parts(shown)[1] == "1 running"
+    shown.ended(record(0, "pruned"))
+    assert parts(shown)[1] == "0 running"  # the next one is about to start
+    clock.now += 30
+    assert "none can start" in parts(shown)[1]
+
+
 def test_a_terminal_shows_two_lines_that_are_renewed(clock: Clock, screen: Screen) -> None:
     shown = Display(SPACE, [], screen)
     for tenth in range(100):
