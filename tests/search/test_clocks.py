@@ -54,9 +54,8 @@ def test_a_clock_that_is_set_back_changes_no_order(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize(
-    "skew", ["+3h", "-10m"]
-)  # three hours behind, Ray 2.60 makes no placement group there once it has idled
+# Three hours behind, Ray 2.60 makes no placement group on a node that has idled.
+@pytest.mark.parametrize("skew", ["+3h", "-10m"])
 def test_a_worker_whose_clock_is_wrong(
     skew: str,
     boot: Callable[[int], Cluster],
