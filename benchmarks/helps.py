@@ -223,7 +223,7 @@ def benchmark(options: argparse.Namespace) -> dict[str, Any]:
         found = report(budget.dpc, measure(judge, outside, budget, chosen, options.seeds), chosen)
         figures["budgets"][str(budget.dpc)] = {**found, "mmd": tuned}
         best = "; ".join(f"{n}: {max(of, key=lambda r: of[r]):g}" for n, of in budget.tuning.items())
-        say(f"{budget.dpc} per class: done. MMD's rates: {best}")
+        say(f"{budget.dpc} per class: done" + (f". MMD's rates: {best}" if best else ""))
         if budget.teacher is not None:
             figures["budgets"][str(budget.dpc)]["teacher"] = budget.teacher.describe()
             say(f"{budget.dpc} per class: the teacher's temperature {budget.teacher.temperature}")

@@ -73,11 +73,14 @@ def load_parts(
 def load_bank(config: TaskConfig, dataset: Dataset, store: Store, device: torch.device) -> list[Encoder]:
     """The encoders that the items are matched in, besides `encoder`. Raises UserError if one takes other inputs than that."""
     bank = []
+    # Tensors have inputs of their own, with the values of the file: they suit what asks for the same as `encoder`.
+    asked = encoder_specs(config.encoder, modalities_of(config.dataset)) if config.encoders else {}
     for i, of in enumerate(config.encoders):
         specs = encoder_specs(of, modalities_of(config.dataset))
         for modality, spec in dataset.specs.items():
             own = specs[modality].template().describe() if modality in specs else None
-            if own != spec.template().describe():
+            suits = [each.template().describe() for each in (spec, asked.get(modality)) if each is not None]
+            if own not in suits:
                 shape = "does not take it" if own is None else f"takes {specs[modality].shape}"
                 if own is not None and specs[modality].shape == spec.shape:
                     shape = "takes other values"

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from small_problem import CLASSES, TOWERS, make_dataset, make_task
 from torch import Tensor
 
 from condense.config.files import load_config
 from condense.config.models import Hyperparameters, TaskConfig, TinyEncoder
 from condense.embeddings.embeddings import embed_split
-from condense.embeddings.task import Task, load_bank, task_key
+from condense.embeddings.task import Task, load_bank, load_task, task_key
 from condense.embeddings.views import TransformedSplit
 from condense.encoders.tiny import build_tiny
 from condense.engine.engine import Engine
@@ -155,6 +156,24 @@ def test_an_encoder_with_other_inputs_is_refused(tmp_path: Path) -> None:
         UserError, match=r"encoders\.1 \(tiny\): must take vision as `encoder` does, \(1, 8, 8\), but takes"
     ):
         load_bank(config, dataset, store, CPU)
+
+
+def test_tensors_with_values_of_their_own_suit_a_bank_of_like_encoders(tmp_path: Path) -> None:
+    """Their inputs are not what `encoder` asks for, but have been read for it."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(2).repeat(10)
+    tensors = {f"{split}/label": labels.clone() for split in ("train", "test")}
+    tensors |= {f"{split}/vision": 5 * torch.randn(20, 1, 8, 8, generator=generator) for split in ("train", "test")}
+    save_file(tensors, tmp_path / "data.safetensors")
+    tower = {"name": "tiny", "pretraining": "none", "dim": 4, "width": 4, "image_size": 8}
+    dataset = {"name": "tensors", "path": str(tmp_path / "data.safetensors")}
+    config = TaskConfig.model_validate({"dataset": dataset, "encoder": tower, "encoders": [{**tower, "dim": 5}]})
+    task = load_task(config, Store(tmp_path), CPU)
+    assert task.dataset.specs["vision"].high > 5
+    assert [each.condense.embeddings["vision"].shape[1] for each in task.bank] == [5]
+    other = config.model_copy(update={"encoders": [TinyEncoder(pretraining="none", dim=8, width=4, image_size=16)]})
+    with pytest.raises(UserError, match=r"encoders\.0 \(tiny\): must take vision as `encoder` does, \(1, 8, 8\)"):
+        load_task(other, Store(tmp_path), CPU)
 
 
 def test_a_bank_is_part_of_a_tasks_identity_and_its_paths_are_those_of_the_file(tmp_path: Path) -> None:
