@@ -91,7 +91,7 @@ class EngineActor:
         of each replica (`search.engine.hits`), or None. `keeping`: a state that is too large for reports is written to files;
         a report without one then has no checkpoint, and that after the last step an empty one.
 
-        Raises StateLost if the file that `checkpoint` names is not to be had.
+        Raises StateLost if the file that `checkpoint` names is not to be had, StateUnreachable if what keeps it does not answer.
         """
         arguments = tenant, tasks, hyperparameters, seeds, total_steps, checkpoint, lease, cpus, secondary, resumable
         return self._do(lambda: self.tenants.join(*arguments, keeping))

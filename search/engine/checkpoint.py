@@ -21,7 +21,7 @@ def pack_checkpoint(states: Sequence[dict[str, Any]]) -> bytes:
 def unpack_checkpoint(content: bytes) -> list[dict[str, Any]]:
     """Inverse of `pack_checkpoint`, or what is in the file that it names; loads tensors and plain values only.
 
-    Raises StateLost if there is no such file.
+    Raises StateLost if there is no such file, StateUnreachable if what keeps it does not answer.
     """
     if names_a_file(content):
         return read_states(content)

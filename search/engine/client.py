@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,11 +12,14 @@ import ray
 
 from search.engine.actor import LEASE
 from search.engine.left_out import NoDeviceLeft
+from search.engine.state_files import StateUnreachable
 from search.engine.tenant_lost import TenantLost
 from search.space.plan import Keeping
 
+log = logging.getLogger(__name__)
 SECONDS_TO_LEAVE = 2.0
 ATTEMPTS = 5  # a tenant gives up after so many engines died in a row
+PAUSES = (5.0, 15.0, 25.0, 25.0)  # seconds between attempts to reach the storage of a state
 
 
 class Client:
@@ -114,9 +119,16 @@ class Client:
             self.start(self._target)
 
     def _join(self) -> int:
+        """Joins, and returns the step. Waits for a storage that does not answer, then raises StateUnreachable."""
         more = self._checkpoint, self._lease, self._cpus, self._secondary, self._resumable, self._keeping
-        joined = self.engine.join.remote(self.tenant, *self._arguments, *more)
-        return int(ray.get(joined))
+        for pause in PAUSES:
+            try:
+                return int(ray.get(self.engine.join.remote(self.tenant, *self._arguments, *more)))
+            except StateUnreachable as error:
+                cause = getattr(error, "cause", error)  # Ray's own text is the engine's traceback
+                log.warning("%s: its state is out of reach; next attempt in %.0f s: %s", self.tenant, pause, cause)
+                time.sleep(pause)
+        return int(ray.get(self.engine.join.remote(self.tenant, *self._arguments, *more)))
 
     def renew_if_unfit(self) -> None:
         """Switches to the next engine while this one has died, or cannot start. Raises NoDeviceLeft."""

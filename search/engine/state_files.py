@@ -10,16 +10,19 @@ import hashlib
 import json
 import logging
 import re
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
 
 from condense.storage.cache_folder import default_folder
 from condense.system.errors import UserError
+from search.interruption import caused_by_full_disk
 from search.space.plan import Keeping
 
 log = logging.getLogger(__name__)
@@ -28,12 +31,15 @@ LARGE = 2**25  # bytes of a trial's state: from here on the engine writes it
 SHARE = 0.01  # of the time that may go into writing, where the user says nothing
 FIRST_RATE = 5e8  # bytes a second that are assumed before a file was written
 KEPT = 3  # files of a tenant: the ledger may be two reports behind the engine
-CHUNK = 2**24
 TRIAL = re.compile(r"trial-(\d+)\b")
 
 
 class StateLost(Exception):
     """A file that a checkpoint names is not to be had from here, or is damaged: the trial must start again."""
+
+
+class StateUnreachable(Exception):
+    """What keeps the file that a checkpoint names does not answer: it may do so later."""
 
 
 def folder_of(keeping: Keeping) -> str:
@@ -99,7 +105,7 @@ def write_states(url: str, states: Sequence[dict[str, Any]]) -> bytes:
     import torch
 
     system, path = url_to_fs(url)
-    system.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+    _make_folder(system, path.rsplit("/", 1)[0])
     with system.open(path, "wb") as file:
         hashed = _Hashed(file)
         torch.save(list(states), hashed)  # type: ignore[arg-type]  # asks for no more than `write`
@@ -111,43 +117,88 @@ def names_a_file(checkpoint: bytes) -> bool:
 
 
 def read_states(checkpoint: bytes) -> list[dict[str, Any]]:
-    """The states in the file that `checkpoint` names. Raises StateLost."""
+    """The states in the file that `checkpoint` names. Raises StateLost, and StateUnreachable."""
     import torch
 
     named = json.loads(checkpoint)
     try:
         system, path = url_to_fs(named["url"])
-        with system.open(path, "rb") as file:
-            found = hashlib.sha256()
-            while chunk := file.read(CHUNK):
-                found.update(chunk)
-            if found.hexdigest() != named["sha256"]:
+        with _at_hand(system, path) as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != named["sha256"]:  # type: ignore[arg-type]
                 raise StateLost(f"{named['url']}: is damaged")
             file.seek(0)
             states: list[dict[str, Any]] = torch.load(file, weights_only=True)
-    except (OSError, ImportError) as error:
+    except StateLost:
+        raise
+    except (FileNotFoundError, NotADirectoryError, ImportError) as error:
         raise StateLost(f"{named['url']}: {error}") from None
+    except Exception as error:  # each store has errors of its own
+        if caused_by_full_disk(error):  # of this node
+            raise
+        raise StateUnreachable(f"{named['url']}: {_told(error)}") from None
     return states
+
+
+@contextlib.contextmanager
+def _at_hand(system: AbstractFileSystem, path: str) -> Iterator[IO[bytes]]:
+    """The file, on this machine: it is gone through twice, the second time not in order."""
+    if isinstance(system, LocalFileSystem):
+        with open(path, "rb") as file:
+            yield file
+        return
+    with tempfile.NamedTemporaryFile(dir=default_folder()) as copy:
+        system.get_file(path, copy.name)
+        yield copy
 
 
 def discard_ended(keeping: Keeping, ended: Callable[[list[int]], Sequence[int]]) -> None:
     """Deletes the files of trials that have ended; `ended`: of these trials, those that have. Called where a trial starts."""
-    with contextlib.suppress(OSError):
-        system, folder = url_to_fs(folder_of(keeping))
+    folder = folder_of(keeping)
+    with _without_harm(folder):
+        system, path = _fresh(folder)
         found: dict[int, list[str]] = {}
-        for path in system.ls(folder, detail=False):
-            if (trial := TRIAL.fullmatch(Path(path).name.split("-stage")[0])) is not None:
-                found.setdefault(int(trial[1]), []).append(path)
+        for each in system.ls(path, detail=False):
+            if (trial := TRIAL.fullmatch(Path(each).name.split("-stage")[0])) is not None:
+                found.setdefault(int(trial[1]), []).append(each)
         for number in ended(sorted(found)) if found else ():
-            for path in found[number]:
-                system.rm(path, recursive=True)
+            for each in found[number]:
+                system.rm(each, recursive=True)
 
 
 def discard(keeping: Keeping) -> None:
     """Deletes all files of a search that can be seen from this node."""
-    with contextlib.suppress(OSError):
-        system, folder = url_to_fs(folder_of(keeping))
-        system.rm(folder, recursive=True)
+    folder = folder_of(keeping)
+    with _without_harm(folder):
+        system, path = _fresh(folder)
+        system.rm(path, recursive=True)
+
+
+@contextlib.contextmanager
+def _without_harm(folder: str) -> Iterator[None]:
+    """Deleting what is not needed may fail, which costs room, not a trial."""
+    try:
+        yield
+    except FileNotFoundError:
+        pass  # there are none, or somebody else has deleted them
+    except Exception as error:  # each store has errors of its own
+        log.warning("%s: checkpoints that are not needed any more could not be deleted: %s", folder, _told(error))
+
+
+def _fresh(url: str) -> tuple[AbstractFileSystem, str]:
+    """The file system of an address and the path in it, without what is remembered of folders: other nodes write into them."""
+    system, path = url_to_fs(url)
+    system.invalidate_cache()
+    return system, path
+
+
+def _make_folder(system: AbstractFileSystem, path: str) -> None:
+    """Object stores have no folders: what they would make is the bucket, which begins their paths and may be misspelt."""
+    if path.startswith("/"):
+        system.makedirs(path, exist_ok=True)
+
+
+def _told(error: Exception) -> str:
+    return " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
 
 
 def check_storage(storage: str | None) -> None:
@@ -158,13 +209,16 @@ def check_storage(storage: str | None) -> None:
         raise UserError(f"storage {storage}: must be an absolute path, or an address such as s3://BUCKET/FOLDER")
     try:
         system, folder = url_to_fs(storage)
-        system.makedirs(folder, exist_ok=True)
+        _make_folder(system, folder)
         _try_out(system, f"{folder.rstrip('/')}/.writable")
     except ImportError as error:  # it says which package an address needs
         raise UserError(f"storage {storage}: {error}") from None
+    except FileNotFoundError:
+        raise UserError(
+            f"storage {storage}: there is no bucket {folder.split('/')[0]}, or it is not shown to you"
+        ) from None
     except Exception as error:  # each cloud has errors of its own
-        told = " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
-        raise UserError(f"storage {storage}: cannot be written to: {told}") from None
+        raise UserError(f"storage {storage}: cannot be written to: {_told(error)}") from None
 
 
 def _try_out(system: AbstractFileSystem, path: str) -> None:

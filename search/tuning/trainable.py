@@ -9,12 +9,10 @@ last report; the reports between go to the ledger and MLflow only.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import socket
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import ray
@@ -24,7 +22,7 @@ from ray.exceptions import RayActorError
 from search.analysis.metrics import summarize
 from search.engine.client import Client
 from search.engine.left_out import NoDeviceLeft
-from search.engine.state_files import StateLost, discard_ended
+from search.engine.state_files import StateLost, StateUnreachable, discard_ended
 from search.engine.tenant_lost import TenantLost
 from search.interruption import caused_by_full_disk
 from search.ledger.faults import described
@@ -50,7 +48,6 @@ class _Running:
         self.pool, self.ledger, self.plan = pool, ledger, plan
         self.stages = stages(plan.racing, len(plan.seeds))
         self.node = socket.gethostname()
-        self.has_failed = False
 
     def run(self) -> None:
         if self.plan.keeping is not None:
@@ -92,57 +89,59 @@ class _Running:
 
         Returns the metrics at its end; None if the trial failed.
         """
-        plan, metrics = self.plan, before
-        left = [target for target in plan.report_steps if target > done]
-        with self.client(stage, checkpoint) as client:
-            client.start(left[0])
-            for target, following in zip(left, [*left[1:], None], strict=True):
-                report = client.report()
-                if self.diverged(report, offset=stage * plan.steps):
-                    return None
-                if following is not None:
-                    # The engine does not wait for the scheduler: at worst, some steps are wasted.
-                    client.start(following)
-                metrics = summarize(report, plan, self.seconds, before, within=following is not None)
-                if plan.racing is not None:
-                    metrics["race/stage"] = float(stage)
-                if following is None:
-                    metrics = self.with_judgement(metrics)
-                self.save(metrics, report, offset=stage * plan.steps)
-                if stage == 0 and (following is not None or len(self.stages) == 1):
-                    self.tell(metrics, target)
-        return None if self.has_failed else metrics
-
-    @contextlib.contextmanager
-    def client(self, stage: int, checkpoint: bytes | None = None) -> Iterator[Client]:
-        """A client for a stage's replicas, which leave the engine at the end; an exception is recorded in the ledger.
-
-        An exception may be the node's fault, so that Tune tries the trial again; one that comes twice in a row ends it.
-        """
         plan, tenant = self.plan, f"trial {self.number}" + (f" stage {stage}" if stage else "")
         client = Client.here(self.pool, tenant)
         seeds = [plan.seeds[i] for i in self.stages[stage]]
         try:
             own = plan.tasks, self.hyperparameters, seeds, plan.steps, checkpoint, plan.cpus, plan.secondary
             client.join(*own, keeping=plan.keeping)
-            yield client
+            return self.advance(client, stage, before, done)
         except StateLost:  # nobody's fault
             raise
         except Exception as error:
-            text, trace = described(error)
-            times = ray.get(self.ledger.set_fault.remote(self.number, text, trace))
-            # A lost engine, or none, or a full disk, is not the trial's fault.
-            if (
-                times < SAME_FAULTS
-                or isinstance(error, RayActorError | TenantLost | NoDeviceLeft)
-                or caused_by_full_disk(error)
-            ):
-                raise
-            ray.get(self.ledger.finish.remote(self.number, "failed", None, text))
-            self.tell({"score": math.nan}, client.step + stage * plan.steps)
-            self.has_failed = True
+            self.blame(error, client.step + stage * plan.steps)
+            return None
         finally:
             client.leave()
+
+    def advance(
+        self, client: Client, stage: int, before: dict[str, float] | None, done: int
+    ) -> dict[str, float] | None:
+        """`stage`, of a client that has joined."""
+        plan, metrics = self.plan, before
+        left = [target for target in plan.report_steps if target > done]
+        client.start(left[0])
+        for target, following in zip(left, [*left[1:], None], strict=True):
+            report = client.report()
+            if self.diverged(report, offset=stage * plan.steps):
+                return None
+            if following is not None:
+                # The engine does not wait for the scheduler: at worst, some steps are wasted.
+                client.start(following)
+            metrics = summarize(report, plan, self.seconds, before, within=following is not None)
+            if plan.racing is not None:
+                metrics["race/stage"] = float(stage)
+            if following is None:
+                metrics = self.with_judgement(metrics)
+            self.save(metrics, report, offset=stage * plan.steps)
+            if stage == 0 and (following is not None or len(self.stages) == 1):
+                self.tell(metrics, target)
+        return metrics
+
+    def blame(self, error: Exception, step: int) -> None:
+        """Records an exception. It may be the node's fault, and is raised, so that Tune tries the trial again; one that comes
+        twice in a row ends the trial, as failed at `step`."""
+        text, trace = described(error)
+        times = ray.get(self.ledger.set_fault.remote(self.number, text, trace))
+        # A lost engine, or none, a full disk, or a storage that does not answer, is not the trial's fault.
+        if (
+            times < SAME_FAULTS
+            or isinstance(error, RayActorError | TenantLost | NoDeviceLeft | StateUnreachable)
+            or caused_by_full_disk(error)
+        ):
+            raise error
+        ray.get(self.ledger.finish.remote(self.number, "failed", None, text))
+        self.tell({"score": math.nan}, step)
 
     def with_judgement(self, metrics: dict[str, float]) -> dict[str, float]:
         """`metrics` at the end of a stage, and whether the trial continues, judged against the trials that have all seeds by now.

@@ -1,4 +1,4 @@
-"""A tenant whose engine dies before it has joined joins the next one."""
+"""A tenant whose engine dies before it has joined joins the next one; it waits for a storage that does not answer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 import ray
 
 from search.engine import client as module
-from search.engine.client import ATTEMPTS, Client
+from search.engine.client import ATTEMPTS, PAUSES, Client
+from search.engine.state_files import StateUnreachable
 
 
 class Pool:
@@ -55,6 +56,32 @@ def test_it_gives_up_after_several() -> None:
     with pytest.raises(ray.exceptions.ActorDiedError):
         Client(pool, "trial 0", "node", "").join([], {}, [0], 10)
     assert pool.given == ATTEMPTS
+
+
+@pytest.mark.parametrize("failures", [1, len(PAUSES), len(PAUSES) + 1])
+def test_it_waits_for_a_storage_that_does_not_answer(
+    failures: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(module.time, "sleep", slept.append)
+    pool, left = Pool(0), list(range(failures))
+
+    def joined() -> int:
+        if left:
+            left.pop()
+            raise StateUnreachable("s3://bucket/trial-0/20.pt: no route")
+        return 20
+
+    pool._joined = lambda number: joined  # type: ignore[method-assign]
+    client = Client(pool, "trial 0", "node", "")
+    if failures > len(PAUSES):
+        with pytest.raises(StateUnreachable):
+            client.join([], {}, [0], 100)
+    else:
+        client.join([], {}, [0], 100)
+        assert client.step == 20
+    assert slept == list(PAUSES[:failures])
+    assert "trial 0: its state is out of reach; next attempt in 5 s: s3://bucket/trial-0/20.pt: no route" in caplog.text
 
 
 def test_it_goes_on_from_an_earlier_checkpoint_and_tells_no_step_twice() -> None:

@@ -13,24 +13,46 @@ from typing import Any
 import fsspec
 import pytest
 import torch
+from object_stores import ObjectStore, object_store
 from test_tenants import Answers, advance, join, task  # noqa: F401  # fixtures
 
 from condense.system.errors import UserError
 from search.engine import state_files, tenants
 from search.engine.checkpoint import pack_checkpoint, unpack_checkpoint
-from search.engine.state_files import StateFiles, StateLost, check_storage, discard, discard_ended
+from search.engine.state_files import (
+    StateFiles,
+    StateLost,
+    StateUnreachable,
+    check_storage,
+    discard,
+    discard_ended,
+)
 from search.engine.tenants import Tenants
 from search.space.plan import Keeping
 
 STATES = [{"step": 3, "inputs": {"vision": torch.arange(12.0).view(3, 4)}, "divergence": None}]
 
 
-@pytest.fixture(params=["", "file://", "memory://"])
-def keeping(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Keeping]:
-    """On the node's disk, in a folder, and in what behaves as an object store."""
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONDENSE_CACHE", str(tmp_path / "cache"))
-    yield Keeping("abc", f"{request.param}{tmp_path}/states" if request.param else None)
-    fsspec.filesystem("memory").store.clear()
+    (tmp_path / "cache").mkdir()  # as every engine does
+
+
+@pytest.fixture(params=["", "file", "s3", "gs"])
+def keeping(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Keeping]:
+    """On the node's disk, in a folder, and in object stores."""
+    if request.param in ("", "file"):
+        yield Keeping("abc", f"file://{tmp_path}/states" if request.param else None)
+        return
+    with object_store(request.param) as store:
+        yield Keeping("abc", f"{store.address}/folder")
+
+
+@pytest.fixture(params=["s3", "gs"])
+def store(request: pytest.FixtureRequest) -> Iterator[ObjectStore]:
+    with object_store(request.param) as store:
+        yield store
 
 
 @dataclasses.dataclass
@@ -78,6 +100,49 @@ def test_old_files_go_and_those_of_ended_trials(keeping: Keeping) -> None:
     discard(keeping)
     assert files_of(keeping) == []
     discard_ended(keeping, lambda numbers: pytest.fail("there is nothing to ask about"))
+
+
+def test_files_of_other_nodes_are_seen_and_deleted(store: ObjectStore) -> None:
+    """s3fs and gcsfs remember what is in a folder."""
+    keeping = Keeping("abc", store.address)
+    StateFiles(keeping, "trial 3", 100).write(1, STATES, 0.0)
+    asked: list[list[int]] = []
+    discard_ended(keeping, lambda numbers: asked.append(numbers) or [])  # type: ignore[func-returns-value]
+    fsspec.get_filesystem_class(store.address[:2]).clear_instance_cache()
+    other = fsspec.core.url_to_fs(store.address, skip_instance_cache=True)[0]
+    other.pipe_file("states/abc/trial-7/1.pt", b"")
+    discard_ended(keeping, lambda numbers: asked.append(numbers) or [7])  # type: ignore[func-returns-value]
+    assert asked == [[3], [3, 7]]
+    assert files_of(keeping) == ["trial-3/1.pt"]
+
+
+def test_a_bucket_is_not_made_by_its_misspelt_name(store: ObjectStore) -> None:
+    check_storage(store.address)
+    check_storage(f"{store.address}/a/folder")
+    for _ in range(2):
+        with pytest.raises(UserError, match=f"storage {store.address}0/a/folder: there is no bucket states0"):
+            check_storage(f"{store.address}0/a/folder")
+
+
+def test_a_store_that_does_not_answer_costs_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may come back: the file is not lost, and what cannot be deleted stays."""
+    with object_store("s3") as store:
+        keeping = Keeping("abc", store.address)
+        files = StateFiles(keeping, "trial 3", 100)
+        checkpoint = files.write(20, STATES, 0.0)
+        assert checkpoint is not None
+        store.stop()
+        with pytest.raises(StateUnreachable, match=r"s3://states/abc/trial-3/20.pt: Could not connect"):
+            unpack_checkpoint(checkpoint)
+        assert files.write(21, STATES, 0.0) is None
+        caplog.clear()
+        discard_ended(keeping, lambda numbers: numbers)
+        discard(keeping)
+        assert caplog.text.count("not needed any more could not be deleted: Could not connect") == 2
+        with pytest.raises(UserError, match="cannot be written to: Could not connect"):
+            check_storage(store.address)
 
 
 def test_writing_takes_a_hundredth_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:

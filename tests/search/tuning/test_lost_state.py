@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from search.engine.state_files import StateLost
+from search.engine.left_out import NoDeviceLeft
+from search.engine.state_files import StateLost, StateUnreachable
+from search.engine.tenant_lost import TenantLost
 from search.ledger.ledger import Report
 from search.space.model import Robust
 from search.space.plan import Keeping, Plan
@@ -36,3 +38,31 @@ def test_a_trial_starts_again_where_its_state_is_lost(monkeypatch: pytest.Monkey
     running.run()
     assert asked == [(2, known[2]), (0, None)]
     assert restarted == [3]
+
+
+@pytest.mark.parametrize("error", [StateUnreachable, NoDeviceLeft, TenantLost, ValueError])
+def test_a_trial_does_not_fail_by_what_is_not_its_fault(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """However often the same error came before: Tune tries it again, and --resume does."""
+    monkeypatch.setattr(trainable.ray, "get", lambda value: value)
+    ended: list[str] = []
+    ledger = SimpleNamespace(
+        set_fault=SimpleNamespace(remote=lambda *_: 99),
+        finish=SimpleNamespace(remote=lambda number, status, *_: ended.append(status)),
+    )
+
+    def join(*_: Any, **__: Any) -> None:
+        raise error("nothing to be done")
+
+    client = SimpleNamespace(join=join, leave=lambda: None, step=0)
+    monkeypatch.setattr(trainable.Client, "here", lambda pool, tenant: client)
+    running = trainable._Running({"number": 3, "name": None}, None, ledger, Plan([{}], [0], [2], Robust(), None))
+    monkeypatch.setattr(running, "tell", lambda *given, **more: None)
+    if error is ValueError:
+        assert running.stage(0, None, 0, None) is None
+        assert ended == ["failed"]
+    else:
+        with pytest.raises(error):
+            running.stage(0, None, 0, None)
+        assert ended == []
