@@ -54,7 +54,7 @@ from condense.storage.store import Store
 from condense.system.errors import UserError
 
 OURS = Hyperparameters()
-MMD_RATES = (0.03, 0.1, 0.3, 1.0, 3.0)  # in the units of `scaling: gradient`
+MMD_RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # in the units of `scaling: gradient`
 STEPS, CONDENSATIONS, START = 100, 2, "herding"
 FIRST_SEED = 3_000_000_000  # of the condensations: a search's seeds are below 1,000,010,000
 TUNING_SEED = 500_000  # of the ConvNets that tune MMD: other ones than those of the tables

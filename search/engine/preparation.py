@@ -7,6 +7,7 @@ Each batch is a call or two between engines that trials need anyway; the head's 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,8 @@ from search.engine.client import Client
 from search.engine.pool import Device
 from search.space.validation import Validation, fold_tasks, folds_of
 
-EVERY = 30.0  # seconds between two messages while a dataset is encoded
+EVERY = 15.0  # seconds between two messages
+TO_ANSWER = 2.0  # seconds that an engine has to say what it does: one that starts cannot
 WORTHWHILE = 120.0  # seconds left, at least: a helper must first start its engine and read the dataset
 
 
@@ -31,10 +33,14 @@ class Preparation:
         self.pool, self.engine, self.say, self.per_gpu = pool, client.engine, say, per_gpu
         self.own = client.node, client.gpu
         self.troubles: set[str] = set()  # a host with eight GPUs would report the same one eight times
+        self.started = time.monotonic()
 
     def identify(self, task: dict[str, Any]) -> dict[str, Any]:
         """See `EngineActor.identify`. Raises UserError if the data cannot be read."""
-        found: dict[str, Any] = fetch(self.engine.identify.remote(task))
+        answer = self.engine.identify.remote(task)
+        while not ray.wait([answer], timeout=EVERY)[0]:
+            self._say_that_it_goes_on()
+        found: dict[str, Any] = fetch(answer)
         return found
 
     def describe(self, task: dict[str, Any]) -> dict[str, Any]:
@@ -50,15 +56,25 @@ class Preparation:
                     return described
                 for reference in ready:
                     self._hear(reference, helpers.pop(reference))
-                doing = None if ready else fetch(self.engine.encoding_status.remote())
+                doing = None if ready else self._encoding()
                 if doing is not None:
                     self.say(doing["line"])
                     if doing["key"] != asked and doing["seconds_left"] > WORTHWHILE:
                         asked = doing["key"]
                         helpers |= self._ask(task, doing)
+                elif not ready:
+                    self._say_that_it_goes_on()
         finally:
             for reference in helpers:  # helpers that still wait for their device, or read files
                 ray.cancel(reference, recursive=False)
+
+    def _encoding(self) -> dict[str, Any] | None:
+        """See `EngineActor.encoding_status`; None, too, if the engine cannot say."""
+        answer = self.engine.encoding_status.remote()
+        return fetch(answer) if ray.wait([answer], timeout=TO_ANSWER)[0] else None
+
+    def _say_that_it_goes_on(self) -> None:
+        self.say(f"data and encoder are being made ready, {time.monotonic() - self.started:.0f} s so far")
 
     def folds(
         self, validation: Validation | None, tasks: list[dict[str, Any]], described: list[dict[str, Any]]
