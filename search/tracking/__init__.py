@@ -1,6 +1,8 @@
 """MLflow."""
 
 __all__ = [
+    "answers",
+    "artifact_store",
     "shared_view",
     "store",
     "tracker",

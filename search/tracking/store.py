@@ -5,20 +5,20 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import re
 import shlex
 import socket
 import sqlite3
 import time
 import warnings
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from condense.system.errors import UserError
 from search.cluster.nodes import head_tracking_uri
+from search.tracking.answers import REQUEST_SECONDS, masked, reason
+from search.tracking.artifact_store import check_artifacts
 
 if TYPE_CHECKING:  # importing mlflow costs more than a second: only functions do it
     from mlflow import MlflowClient
@@ -28,7 +28,6 @@ CONNECT_SECONDS = 10
 REFUSALS = ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED")
 TAG = "condense_search"  # of experiments with searches; setting it shows that they can be written
 HALF_MADE = "_alembic_tmp_"  # tables that MLflow makes on the way
-REQUEST_SECONDS = 10  # connect and read timeout of one request, unless MLFLOW_HTTP_REQUEST_TIMEOUT says otherwise
 
 
 def default_tracking_uri(output: Path) -> str:
@@ -122,32 +121,19 @@ def _check_experiment(client: MlflowClient, name: str, uri: str) -> None:
                     f"tracking URI {masked(uri)}: the experiment {name!r} may be read but not written by this user; "
                     "ask for EDIT, or choose another --experiment"
                 ) from error
-    if (folder := _artifact_folder(client, number, uri)) is not None and not _writable(folder):
-        raise UserError(
-            f"tracking URI {masked(uri)}: artifacts of the experiment {name!r} go to {folder}, which cannot be written here; "
-            "a server with `--serve-artifacts` takes them itself, or choose another --experiment"
-        )
+    if (location := _location(client, number, uri)) is not None:
+        check_artifacts(location, name, uri)
 
 
-def _artifact_folder(client: MlflowClient, number: str | None, uri: str) -> Path | None:
-    """Where files of an experiment go, of a new one without `number`; None if that is no folder of this machine."""
+def _location(client: MlflowClient, number: str | None, uri: str) -> str | None:
+    """Where files of an experiment go, of a new one without `number`; None if that cannot be known."""
     if number is None and uri.startswith("sqlite"):
         path = database_path(uri)
-        return None if path is None else path.parent
+        return None if path is None else str(path.parent)
     try:  # a server's first experiment shows where those of others go
-        location = str(client.get_experiment(number or "0").artifact_location)
+        return str(client.get_experiment(number or "0").artifact_location)
     except Exception:  # deleted, or not for this user
         return None
-    if "://" not in location and not location.startswith("file:"):
-        return Path(location) if location.startswith("/") else None
-    return Path(unquote(urlsplit(location).path)) if location.startswith("file:") else None
-
-
-def _writable(folder: Path) -> bool:
-    """Whether files can be made in a folder, or in the first above it that exists, where it would be made."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
 
 
 def _refusal(error: Exception, scheme: str) -> str:
@@ -231,33 +217,3 @@ def connect(uri: str) -> MlflowClient:
         # It logs each busy database with a traceback; this module reports it in one line.
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         return MlflowClient(uri)
-
-
-def masked(text: str) -> str:
-    """`text` with the credentials of any URI in it replaced by ***."""
-    text = re.sub(r"://[^\s?#'\"]*@", "://***@", text)  # up to the last @: a password may hold a slash
-    return re.sub(r"(?i)([?&](?:\w*password|\w*token|api_?key)=)[^&\s'\"]*", r"\1***", text)
-
-
-def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and its causes, outermost first."""
-    while error is not None:
-        yield error
-        inner = next(
-            (argument for argument in error.args if isinstance(argument, BaseException)), None
-        )  # urllib3 keeps the cause there
-        error = error.__cause__ or error.__context__ or inner
-
-
-def reason(error: BaseException) -> str:
-    """Why a request failed, in one line without credentials."""
-    import requests
-
-    chain = list(causes(error))
-    if any(isinstance(cause, requests.Timeout | TimeoutError) for cause in chain):
-        return f"no answer in {os.environ.get('MLFLOW_HTTP_REQUEST_TIMEOUT', REQUEST_SECONDS)} s"
-    for cause in reversed(chain):
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return masked(lines[0])[:300]

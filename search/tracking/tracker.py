@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from condense.system.errors import UserError
+from search.tracking.answers import masked, reason, verdict
 from search.tracking.shared_view import SharedView, log10_of
 from search.tracking.store import (
     absolute_uri,
@@ -25,8 +26,6 @@ from search.tracking.store import (
     connect,
     database_path,
     default_tracking_uri,
-    masked,
-    reason,
 )
 from search.tracking.writer import Item, Run, Writer, same_run
 
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["MlflowTracker", "check_tracking", "default_tracking_uri"]
 logger = logging.getLogger(__name__)
 
+ATTEMPTS, PAUSE = 3, 1.0  # to begin; seconds between two
 CURVE_POINTS = 100  # of a trial, by metric; MLflow takes milliseconds for each ten
 LONGEST_VALUE = 5000  # characters of a parameter or tag; MLflow takes 6000 and 8000, older servers 5000 of a tag
 # How a trial or a search ended -> MLflow's state of its run. The word itself is kept in the tag `status`.
@@ -93,19 +93,19 @@ class MlflowTracker:
 
         Raises UserError if MLflow does not answer or refuses.
         """
-        try:
-            client = connect(self.uri)
-            self.experiment_id = experiment_id = self._find_experiment(client)
-            self._load(client, same_run(client, experiment_id, {"search_id": self._search_id}))
-            if not self._parent.run_id:
-                made = client.create_run(experiment_id, tags=self._parent.identity, run_name=self._parent.name)
-                self._parent.run_id = made.info.run_id
-            elif self._parent.status != "RUNNING":
-                client.update_run(self._parent.run_id, "RUNNING")
-        except UserError:
-            raise
-        except Exception as error:
-            raise UserError(f"tracking URI {self.where}: {reason(error)}") from error
+        for more in reversed(range(ATTEMPTS)):
+            try:
+                client = connect(self.uri)
+                self.experiment_id = experiment_id = self._find_experiment(client)
+                self._find_or_make_parent(client, experiment_id)
+                break
+            except UserError:
+                raise
+            except Exception as error:
+                if more and verdict(error) == "away":  # a connection that broke: all of this may be repeated
+                    time.sleep(PAUSE)
+                    continue
+                raise UserError(f"tracking URI {self.where}: {reason(error)}") from error
         self._share(client, view)
         self._parent.status = "RUNNING"
         self._writer = Writer(client, experiment_id, self.where)
@@ -271,6 +271,14 @@ class MlflowTracker:
             logger.info("MLflow at %s takes no shared view: %s", self.where, reason(error))
             return
         self._view = view
+
+    def _find_or_make_parent(self, client: MlflowClient, experiment_id: str) -> None:
+        self._load(client, same_run(client, experiment_id, {"search_id": self._search_id}))
+        if not self._parent.run_id:
+            made = client.create_run(experiment_id, tags=self._parent.identity, run_name=self._parent.name)
+            self._parent.run_id = made.info.run_id
+        elif self._parent.status != "RUNNING":
+            client.update_run(self._parent.run_id, "RUNNING")
 
     def _find_experiment(self, client: MlflowClient) -> str:
         found = active_experiment(client, self.experiment, self.uri)

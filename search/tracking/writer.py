@@ -7,7 +7,6 @@ row keyed by all of its values, and before a run's creation is retried, the run 
 from __future__ import annotations
 
 import logging
-import re
 import tempfile
 import threading
 import time
@@ -18,7 +17,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
-from search.tracking.store import causes, reason
+from search.tracking.answers import reason, verdict
+from search.tracking.artifact_store import Untaken
 
 if TYPE_CHECKING:  # importing mlflow costs more than a second: only functions do it
     from mlflow import MlflowClient
@@ -32,27 +32,6 @@ LONGEST_PAUSE = 10.0  # seconds between two attempts during an outage
 UNCLEAR_ATTEMPTS = 3  # failures of unclear cause before the server's health is checked
 ARTIFACT_ATTEMPTS = 6  # the artifact store may stay unreachable while MLflow itself answers
 MAX_BATCH, MAX_PARAMS, MAX_TAGS = 1000, 100, 100  # MLflow's limits for one log_batch
-
-FULL_DISK = ("database or disk is full", "No space left on device")
-BUSY = re.compile(r"too many (429|502|503|504) error responses")  # the status in the text of MLflow's client
-AWAY_CODES = {
-    "TEMPORARILY_UNAVAILABLE",
-    "DEADLINE_EXCEEDED",
-    "REQUEST_LIMIT_EXCEEDED",
-    "RESOURCE_EXHAUSTED",
-    "ENDPOINT_NOT_FOUND",  # a proxy whose server is restarting
-    "UNAUTHENTICATED",  # an expired token concerns every item, so dropping items would not help
-    "CUSTOMER_UNAUTHORIZED",
-    "PERMISSION_DENIED",
-}
-REFUSED_CODES = {
-    "INVALID_PARAMETER_VALUE",
-    "RESOURCE_DOES_NOT_EXIST",
-    "NOT_FOUND",
-    "RESOURCE_ALREADY_EXISTS",
-    "ALREADY_EXISTS",
-    "NOT_IMPLEMENTED",
-}
 
 
 class Refused(Exception):
@@ -104,28 +83,6 @@ class Run:
     unsent: Unsent = field(default_factory=Unsent)
 
 
-def verdict(error: BaseException) -> Literal["away", "refused", "unclear"]:
-    """Whether MLflow is unreachable (or overloaded), refuses the item, or one of the two (another 5xx, an error of the artifact
-    store)."""
-    import requests
-
-    for cause in causes(error):
-        if any(text in str(cause) for text in FULL_DISK):  # it answers, but cannot store anything
-            return "away"
-        if isinstance(cause, requests.exceptions.RetryError) and BUSY.search(str(cause)):
-            return "away"
-        if isinstance(
-            cause, requests.exceptions.RetryError | requests.HTTPError
-        ):  # a status 5xx, or an error of the artifact store
-            return "unclear"
-        if isinstance(cause, requests.ConnectionError | requests.Timeout | ConnectionError | TimeoutError):
-            return "away"
-    code = getattr(error, "error_code", None)
-    if code in AWAY_CODES:
-        return "away"
-    return "refused" if code in REFUSED_CODES or isinstance(error, TypeError | ValueError) else "unclear"
-
-
 def same_run(client: MlflowClient, experiment_id: str, identity: dict[str, str]) -> list[StoredRun]:
     """The undeleted runs of an experiment that carry these tags."""
     query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in identity.items())
@@ -160,6 +117,7 @@ class Writer:
         self._where = where
         self._away_since: float | None = None
         self._banned: set[str] = set()  # metric names that MLflow refuses
+        self._untaken = Untaken()
         self._made: list[Run] = []  # runs that this writer created
         self._thread = threading.Thread(target=self._loop, name="mlflow-writer", daemon=True)
 
@@ -218,6 +176,7 @@ class Writer:
                     self.changed.notify_all()
             try:
                 if not self._writing and self._stopping.is_set():
+                    self._untaken.end()
                     return self._remove_doubles()
                 while self._writing:
                     self._write(*self._writing[0])
@@ -295,17 +254,23 @@ class Writer:
         )
 
     def _keep(self, run: Run, path: str, data: bytes) -> None:
+        if self._untaken.waits:
+            return self._untaken.skip()
         target = PurePosixPath(path)
         folder = str(target.parent) if target.parent.name else None
+        attempts = self._untaken.attempts(UNCLEAR_ATTEMPTS), self._untaken.attempts(ARTIFACT_ATTEMPTS)
         with tempfile.TemporaryDirectory(prefix="mlflow-artifact-") as temporary:
             try:
                 file = Path(temporary) / target.name
                 file.write_bytes(data)
-                self._attempt(
-                    lambda: self._client.log_artifact(run.run_id, str(file), folder), away_attempts=ARTIFACT_ATTEMPTS
-                )
+                self._attempt(lambda: self._client.log_artifact(run.run_id, str(file), folder), *attempts, is_file=True)
             except (Refused, OSError) as error:
-                logger.warning("MLflow did not take artifact %r of %r, dropped: %s", path, run.name, reason(error))
+                if not isinstance(error, Refused) or error.surely:
+                    logger.warning("MLflow did not take artifact %r of %r, dropped: %s", path, run.name, reason(error))
+                else:
+                    self._untaken.add(path, run.name, reason(error))
+            else:
+                self._untaken.taken()
 
     def _set_status(self, run: Run, status: str, when: int) -> None:
         try:
@@ -341,8 +306,9 @@ class Writer:
         action: Callable[[], T],
         unclear_attempts: int = UNCLEAR_ATTEMPTS,
         away_attempts: float = float("inf"),
+        is_file: bool = False,
     ) -> T:
-        """The action's result, however long MLflow is unreachable.
+        """The action's result, however long MLflow is unreachable. `is_file`: it may be the store of artifacts that is.
 
         Raises `Refused` if MLflow answers but refuses it, `Abandoned` when `stop` ran out of time.
         """
@@ -356,7 +322,8 @@ class Writer:
                 limit = {"refused": 0, "unclear": unclear_attempts, "away": away_attempts}[kind]
                 if failures >= limit and (kind == "refused" or self._answers()):
                     raise Refused(reason(error), surely=kind == "refused") from error
-                if self._away_since is None and (kind == "away" or failures >= limit):
+                is_away = kind == "away" or failures >= limit
+                if self._away_since is None and is_away and not (is_file and self._answers()):
                     self._away_since = time.monotonic()
                     logger.warning(
                         "MLflow at %s does not answer (%s): the search continues, logging waits",

@@ -40,6 +40,7 @@ def _s3() -> Iterator[ObjectStore]:
     host, port = server.get_host_and_port()
     named = {
         "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "MLFLOW_S3_ENDPOINT_URL": f"http://{host}:{port}",
         "AWS_ACCESS_KEY_ID": "any",
         "AWS_SECRET_ACCESS_KEY": "any",
         "AWS_DEFAULT_REGION": "us-east-1",

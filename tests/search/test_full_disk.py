@@ -19,7 +19,7 @@ from test_search import check_mlflow
 
 from search.interruption import Stopped, caused_by_full_disk, check_room, stop_on_full_disk
 from search.ledger.ledger import Ledger
-from search.tracking.writer import verdict
+from search.tracking.answers import verdict
 from search.tuning.callbacks import SearchCallback
 
 

@@ -66,11 +66,9 @@ def test_a_folder_of_artifacts_that_cannot_be_made_is_named(tmp_path: Path) -> N
     client = MlflowClient(uri)
     client.create_experiment("bad", artifact_location=(tmp_path / "file" / "of nobody").as_uri())
     client.create_experiment("good", artifact_location=str(tmp_path / "deep" / "er"))
-    client.create_experiment("elsewhere", artifact_location="s3://bucket/folder")
     with pytest.raises(
         UserError, match=r"artifacts of the experiment 'bad' go to .*file/of nobody, which cannot be written"
     ):
         check_tracking(uri, "bad")
     check_tracking(uri, "good")
-    check_tracking(uri, "elsewhere")
     assert not (tmp_path / "deep").exists()

@@ -18,8 +18,11 @@ import pytest
 import requests
 import yaml
 
+from condense.system.errors import UserError
 from search.ledger.ledger import Report, TrialRecord
-from search.tracking.store import check_tracking, connect, database_path, masked
+from search.tracking import tracker as tracker_module
+from search.tracking.answers import masked
+from search.tracking.store import check_tracking, connect, database_path
 from search.tracking.tracker import MlflowTracker
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
@@ -356,3 +359,29 @@ def test_a_double_that_may_not_be_deleted_is_told_once(
     tracker._writer._client.delete_run = refuse  # type: ignore[method-assign]
     assert tracker.finish("completed", timeout=10)
     assert len([line for line in caplog.messages if "did not delete the duplicate run" in line]) == 1
+
+
+@pytest.mark.parametrize("broken", [1, 2, 3])
+def test_a_broken_connection_at_the_start_is_tried_again(
+    make: Callable[[], MlflowTracker], monkeypatch: pytest.MonkeyPatch, broken: int
+) -> None:
+    """As a server leaves it that closes idle ones; after the parent run was made, which is found then."""
+    made = make()
+    again = MlflowTracker(made.uri, made.experiment, made._search_id, "a search")
+    monkeypatch.setattr(tracker_module, "PAUSE", 0.0)
+    find, left = again._find_or_make_parent, list(range(broken))
+
+    def find_or_break(*arguments: Any) -> None:
+        find(*arguments)
+        if left:
+            left.pop()
+            raise requests.ConnectionError("Connection reset by peer")
+
+    monkeypatch.setattr(again, "_find_or_make_parent", find_or_break)
+    if broken == tracker_module.ATTEMPTS:
+        with pytest.raises(UserError, match="Connection reset by peer"):
+            again.start({}, {})
+        return
+    again.start({}, {})
+    assert again.run_id == made.run_id
+    assert again.finish("completed", timeout=30)

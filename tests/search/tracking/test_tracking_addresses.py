@@ -16,8 +16,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 
 from condense.system.errors import UserError
-from search.tracking.store import absolute_uri, check_tracking, database_path, default_tracking_uri, masked
-from search.tracking.writer import verdict
+from search.tracking.answers import masked, verdict
+from search.tracking.store import absolute_uri, check_tracking, database_path, default_tracking_uri
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ import pytest
 import requests
 from test_tracker import Seen, report_at
 
+from condense.system.errors import UserError
 from search.tracking.store import check_tracking
 from search.tracking.tracker import MlflowTracker
 
@@ -61,7 +62,13 @@ def test_a_server_killed_in_the_middle_costs_nothing(tmp_path: Path, caplog: pyt
 
     try:
         wait_for(uri)
-        check_tracking(uri)
+        check_tracking(uri, "killed")  # a new one: where its files will go is tried, and left as it was
+        assert [file for file in (tmp_path / "kept").rglob("*") if file.is_file()] == []
+        (tmp_path / "kept").rename(tmp_path / "away")
+        (tmp_path / "kept").write_text("no folder")
+        with pytest.raises(UserError, match=r"go to mlflow-artifacts:/0, .* \(too many 500 .*; the server's log may"):
+            check_tracking(uri, "killed")
+        (tmp_path / "kept").unlink()
         tracker = MlflowTracker(uri, "killed", uuid.uuid4().hex, "a search")
         tracker.start({}, {})
         for number in trials[:4]:
