@@ -11,14 +11,19 @@ import sys
 import time
 from pathlib import Path
 
+from condense.system.errors import UserError
 from condense.system.terminal import print_anything
+from search.output_folder import placed
 
 
 def folder(text: str) -> Path:
-    """A shell variable that is not set would be the current one."""
+    """See `placed`. A shell variable that is not set would be the current one."""
     if not text:
         raise argparse.ArgumentTypeError("must not be empty")
-    return Path(text)
+    try:
+        return Path(text) if "://" in text else placed(Path(text))
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -91,7 +96,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def tell_status(of: Path) -> int:
     """Prints the line of `search.status`; it only reads. Returns the exit status."""
-    from condense.system.errors import UserError
     from search.run_status import status
 
     try:
@@ -109,7 +113,6 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s %(message)s")
     from condense.storage.cache_folder import begin_to_verify
-    from condense.system.errors import UserError
 
     if options.status is not None:
         return tell_status(options.status)

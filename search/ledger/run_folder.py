@@ -15,6 +15,7 @@ from typing import Any, TextIO
 from condense.config.places import without_places
 from condense.system.errors import UserError
 from search.ledger.data_identity import known_tasks
+from search.output_folder import placed
 
 LOOKS = 4  # at a lock, before it counts as another driver's
 # Keys that a resumed search may change: they alter how much is run, and what is proposed next, not what a trial is.
@@ -24,12 +25,12 @@ CHANGEABLE = (*AMOUNTS, *PROPOSALS)
 
 
 def absolute_folder(output: Path) -> Path:
-    """Raises UserError for the address of an object store, which would become a folder named s3:."""
+    """See `placed`. Raises UserError for the address of an object store, which would become a folder named s3:."""
     if re.match(r"[a-z][a-z0-9+.-]*:/", str(output), re.IGNORECASE):  # Path turned // into /
         raise UserError(
             f"--output {output}: must be a local folder; docs/reliability.md shows how to copy it elsewhere"
         )
-    return output.absolute()
+    return placed(output).absolute()
 
 
 def task_suffix(task: int) -> str:
