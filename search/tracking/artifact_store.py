@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import tempfile
 import threading
 import time
@@ -21,19 +22,26 @@ PROBE = ".writable"
 SECONDS_TO_ANSWER = 30.0
 ELSEWHERE = "a server with `--serve-artifacts` takes them itself, or choose another --experiment"
 NOT_TRIED = ("dbfs", "databricks", "models", "runs")  # which an address alone does not lead to
+FORBIDDEN = re.compile(r"\b40[13]\b|AccessDenied|Forbidden|ermission")
 RETRY = 60.0  # seconds after which a store that took nothing is tried again
 
 
-def check_artifacts(location: str, experiment: str, uri: str) -> None:
+def check_artifacts(location: str, experiment: str, uri: str, is_own: bool = True) -> None:
     """Raises UserError unless files of an experiment, which go to `location`, can be written from here, as far as that can be
-    seen: a folder is looked at; in any other store a file is written, and deleted again. `uri`: of the tracking store."""
+    seen: a folder is looked at; in any other store a file is written, and deleted again.
+
+    `uri`: of the tracking store. `is_own`: False: `location` is that of another experiment, since this one is new: that files are
+    not allowed there says nothing.
+    """
     said = f"tracking URI {masked(uri)}: artifacts of the experiment {experiment!r} go to"
     if (folder := _folder(location)) is not None:
         if not _writable(folder):
             raise UserError(f"{said} {folder}, which cannot be written here; {ELSEWHERE}")
         return
     scheme = urlsplit(location).scheme
-    if scheme and scheme not in NOT_TRIED and (trouble := _tried(location, uri)) is not None:
+    if not scheme or scheme in NOT_TRIED or (trouble := _tried(location, uri)) is None:
+        return
+    if is_own or not FORBIDDEN.search(trouble):
         advice = "the server's log may say why" if scheme == "mlflow-artifacts" else ELSEWHERE
         raise UserError(f"{said} {masked(location)}, which does not take them from here ({trouble}); {advice}")
 

@@ -122,7 +122,7 @@ def _check_experiment(client: MlflowClient, name: str, uri: str) -> None:
                     "ask for EDIT, or choose another --experiment"
                 ) from error
     if (location := _location(client, number, uri)) is not None:
-        check_artifacts(location, name, uri)
+        check_artifacts(location, name, uri, is_own=number is not None)
 
 
 def _location(client: MlflowClient, number: str | None, uri: str) -> str | None:
