@@ -1,6 +1,7 @@
 """The process and its device: errors, progress, threads, memory, precision."""
 
 __all__ = [
+    "control_group",
     "device_errors",
     "device_memory",
     "devices",

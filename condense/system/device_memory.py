@@ -16,6 +16,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from condense.system import control_group
+
 DEVICE_SHARE = 0.9  # of a GPU's free memory that a pass may take
 HOST_SHARE = 0.25  # of the host's free memory, which other processes need too
 HOST_EXTRA = 1.5  # temporary buffers of operations, besides what is kept
@@ -75,20 +77,14 @@ def budget(device: torch.device) -> int:
 
 
 def host_memory(root: Path = Path("/")) -> int:
-    """Bytes that this process can still allocate: the free memory, limited by its control group."""
+    """Bytes that this process can still allocate: the free memory, limited by its control groups."""
     available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with contextlib.suppress(OSError, ValueError, IndexError):
         for line in (root / "proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 available = int(line.split()[1]) * 1024
-    with contextlib.suppress(OSError, ValueError):  # "max" is not a number
-        group = root / "sys/fs/cgroup"
-        limit, used = int((group / "memory.max").read_text()), int((group / "memory.current").read_text())
-        for line in (group / "memory.stat").read_text().splitlines():
-            if line.startswith("inactive_file "):  # cached files, which can be reclaimed
-                used -= int(line.split()[1])
-        available = min(available, max(0, limit - used))
-    return available
+    left = control_group.memory_left(root)
+    return available if left is None else min(available, left)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

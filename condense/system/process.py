@@ -18,6 +18,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from condense.system import control_group
+
 KEEP = 1 << 30  # bytes
 # For a process that has not started yet. torch ships GNU's OpenMP, where a short spin is faster than none.
 ENVIRONMENT = {
@@ -49,12 +51,10 @@ def prepare_process() -> None:
 
 
 def cores(root: Path = Path("/")) -> int:
-    """CPU cores that this process may use: its affinity, limited by its control group (rounded up)."""
+    """CPU cores that this process may use: its affinity, limited by its control groups (rounded up)."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):  # "max" is not a number
-        quota, period = (root / "sys/fs/cgroup/cpu.max").read_text().split()
-        allowed = min(allowed, math.ceil(int(quota) / int(period)))
-    return max(1, allowed)
+    quota = control_group.cpu_quota(root)
+    return max(1, allowed if quota is None else min(allowed, math.ceil(quota)))
 
 
 @contextlib.contextmanager
