@@ -4,7 +4,6 @@ change (`condense/data/file_digests.py` says when that is)."""
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from condense.data.tensor_parts import Content, Part
 from condense.data.tensor_units import to_float
 from condense.storage.store import Store
 from condense.system.errors import UserError
+from condense.system.process import cores
 
 KIND, VERSION = "tensor_items", 1
 CHUNK = 256  # items read at a time
@@ -60,7 +60,7 @@ def measured_items(path: Path, parts: Mapping[str, Part], modalities: Sequence[s
     """`known_items`, by reading them all."""
     digests: dict[str, list[str]] = {}
     ranges: dict[str, dict[str, Range]] = {}
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         for split, part in parts.items():
             limits = {m: (float("inf"), float("-inf")) for m in modalities}
             digests[split] = []

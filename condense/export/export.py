@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import platform
 import re
 import shutil
@@ -44,6 +43,7 @@ from condense.inputs.media import decode_text, picture, preview
 from condense.inputs.spec import InputSpec, WrittenSpec
 from condense.storage.tensor_files import write_tensors
 from condense.system.errors import UserError
+from condense.system.process import cores
 
 TENSORS = "condensed.safetensors"
 FORMED = "formed.safetensors"
@@ -247,7 +247,7 @@ def _write_previews(
             best = ".wav" if ".wav" in files else next(iter(files))
             shown[index, modality] = f"previews/{name}_{modality}{best}"
 
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         list(pool.map(write, [index for _, index in turns[:max_previews]]))
     return shown
 
