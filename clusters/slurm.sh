@@ -5,7 +5,8 @@
 #   sbatch clusters/slurm.sh --space quickstart
 #
 # Arguments after the script's name go to search/run.py; the results are in results/NAME. To continue a job that ran out of
-# time, use the same command and --resume. The MLflow UI, meanwhile: ssh -N -L 5000:127.0.0.1:5000 FIRST_NODE
+# time, use the same command and --resume. A job that Slurm itself begins again (after a lost node, a preemption, `scontrol
+# requeue`) goes on where it was. The MLflow UI, meanwhile: ssh -N -L 5000:127.0.0.1:5000 FIRST_NODE
 # Two simultaneous jobs need an MLflow each: CONDENSE_MLFLOW_FOLDER=~/mlflow-2 sbatch clusters/slurm.sh ...
 #SBATCH --job-name=condense
 #SBATCH --nodes=3
@@ -53,7 +54,7 @@ if [ "$workers" -gt 0 ]; then
 fi
 
 export CONDENSE_NODES=$SLURM_JOB_NUM_NODES # the search waits for so many nodes
-"$programs/python" search/run.py --address "$address" "$@" &
+"$programs/python" search/run.py --address "$address" "$@" ${SLURM_RESTART_COUNT:+--auto-resume} &
 search=$!
 trap 'kill -INT "$search"' INT
 status=0

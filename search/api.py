@@ -45,14 +45,16 @@ def run(
     tracking_uri: str | None = None,
     warm_start: str | Path | None = None,
     experiment: str | None = None,
+    auto_resume: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> Results:
     """Runs a search to its end: trials, confirmation on fresh seeds, report.
 
     `space`: the name of a shipped one, a YAML file, its keys as a mapping, or a `Space`. `overrides`: keys of the space, as a
     mapping (`{"steps": 30, "sampler.name": "gp"}`) or as on the command line (`["steps=30"]`). `output`: folder of the
-    results, by default results/NAME. `trials`, `hours` (--time), `name`, `address`, `tracking_uri`, `warm_start` and `experiment`
-    are the options of `python search/run.py`. `say` gets what the search has to tell, line by line; by default it is printed.
+    results, by default results/NAME. `trials`, `hours` (--time), `name`, `address`, `tracking_uri`, `warm_start`, `experiment`
+    and `auto_resume` are the options of `python search/run.py`. `say` gets what the search has to tell, line by line; by default
+    it is printed.
 
     Raises:
         UserError: something in the request is wrong; nothing was begun, and the message is one line.
@@ -68,6 +70,7 @@ def run(
         tracking_uri=tracking_uri,
         warm_start=None if warm_start is None else Path(warm_start),
         experiment=experiment,
+        auto_resume=auto_resume,
     )
     return _run(request, say)
 

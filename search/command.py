@@ -46,6 +46,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=folder, help="folder of the results (default: results/NAME)")
     parser.add_argument("--name", help="name of the search (default: the space's)")
     parser.add_argument("--resume", action="store_true", help="continue the search in the output folder")
+    parser.add_argument(
+        "--auto-resume",
+        action="store_true",
+        help="--resume if the output folder holds a search, else begin it: for what repeats a command by itself",
+    )
     parser.add_argument("--address", help="Ray cluster: an address, `auto`, or `local` to start one on this machine")
     parser.add_argument(
         "--tracking-uri",
@@ -144,6 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
             name=options.name,
             output=options.output,
             resume=options.resume,
+            auto_resume=options.auto_resume,
             address=options.address,
             tracking_uri=options.tracking_uri,
             warm_start=options.warm_start,

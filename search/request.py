@@ -12,7 +12,7 @@ from typing import Any
 from condense.system.errors import UserError
 from search.ledger.experiment import check_name
 from search.ledger.imports import Imports, imported_trials
-from search.ledger.run_folder import absolute_folder
+from search.ledger.run_folder import absolute_folder, holds_search
 from search.space.files import load_space, space_of
 from search.space.model import Space
 from search.tracking.store import absolute_uri, default_tracking_uri
@@ -44,6 +44,7 @@ class Request:
         name: str | None = None,
         output: Path | None = None,
         resume: bool = False,
+        auto_resume: bool = False,
         address: str | None = None,
         tracking_uri: str | None = None,
         warm_start: Path | None = None,
@@ -51,7 +52,9 @@ class Request:
         experiment: str | None = None,
         conclude: bool = False,
     ) -> Request:
-        """Raises UserError if the space or the experiment's name is not valid, or there is nothing to start from in
+        """`auto_resume`: `resume` if there is a search in `output`, else not.
+
+        Raises UserError if the space or the experiment's name is not valid, or there is nothing to start from in
         `warm_start`."""
         if experiment is not None:
             check_name(experiment)
@@ -63,6 +66,7 @@ class Request:
             keys = space.model_dump(mode="json") if isinstance(space, Space) else space
             loaded = space_of(keys, overrides, str(keys.get("name", "space")))
         folder = absolute_folder(output or Path("results") / loaded.name)
+        resume = resume or (auto_resume and holds_search(folder))
         known = recorded(folder) if resume or ablate else None
         source, imports, note = loaded.name, None, None
         if warm_start is not None and (resume or ablate):

@@ -43,9 +43,14 @@ def condensed_folder(output: Path, task: int) -> Path:
     return output / f"condensed{task_suffix(task)}"
 
 
+def holds_search(output: Path) -> bool:
+    """Whether a search has begun in this folder."""
+    return (output / "search.json").exists()
+
+
 def check_resumable(output: Path) -> None:
     """Raises UserError if there is no search to resume."""
-    if not (output / "search.json").exists():
+    if not holds_search(output):
         raise UserError(f"{output}: holds no search to resume (there is no search.json)")
 
 

@@ -182,6 +182,15 @@ def test_nothing_to_resume(space: Path, refused: Callable[..., str]) -> None:
     assert "absent: holds no search to resume" in refused("--space", space, "--output", "absent", "--resume")
 
 
+def test_auto_resume_begins_a_search_or_goes_on_with_it(space: Path, begun: Path, refused: Callable[..., str]) -> None:
+    assert not Request.of(str(space), output=Path("absent"), auto_resume=True).resume
+    assert Request.of(str(space), output=begun, auto_resume=True).resume
+    assert not Request.of(str(space), output=begun).resume
+    line = refused("--space", space, "--output", begun, "--auto-resume", "--set", "steps=5")
+    assert f"{begun}: holds another search: `steps` is 6 there but 5 here" in line
+    assert main(["--space", str(space), "--output", str(begun), "--auto-resume", "--dry-run"]) == 0
+
+
 def test_mlflow_is_asked_before_any_work(space: Path, refused: Callable[..., str]) -> None:
     started = time.monotonic()
     uri = ("--tracking-uri", "http://me:secret@127.0.0.1:9")
