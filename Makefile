@@ -35,7 +35,8 @@ test-faults: export OMP_NUM_THREADS := 1
 test-faults: $(READY)
 	$(BIN)/python -m pytest -m faults
 
-# A laptop, a head and two workers, made of namespaces on this machine, also with a cut cable. Needs root; takes some minutes.
+# A laptop, a head and two workers, made of namespaces on this machine, also with a cut cable; three nodes of a Slurm, where slurm-wlm
+# and munge are installed. Needs root; takes some minutes.
 # Says which test it is in, what is typed there, and what it waits for.
 test-cluster: $(READY)
 	$(BIN)/python -m pytest -vv --durations 0 --log-cli-level INFO --log-cli-format "%(asctime)s %(message)s" \

@@ -16,6 +16,7 @@
 #SBATCH --time=04:00:00
 #SBATCH --signal=B:INT@120
 #SBATCH --output=condense-%j.log
+#SBATCH --open-mode=append
 # --exclusive: Ray uses a whole node and its ports. --signal: interrupts the search two minutes before the end, like Ctrl-C,
 # so that it closes its MLflow runs.
 set -euo pipefail

@@ -2,13 +2,13 @@
 # Runs as process 1 of a host made of namespaces (hosts.py): gives it its own home, /tmp and /dev/shm, a copy-on-write view
 # of the virtual environment, and an sshd. What it must see of the real machine is kept aside first.
 set -euo pipefail
-: "${FOLDER:?}" "${NAME:?}" "${ADDRESS:?}" "${ENVIRONMENT:?}" "${KEPT:=}"
+: "${FOLDER:?}" "${HOME_FOLDER:?}" "${NAME:?}" "${ADDRESS:?}" "${ENVIRONMENT:?}" "${KEPT:=}"
 mount --make-rprivate /
 hostname "$NAME"
 stage=/run/condense-hosts
 mkdir -p $stage
 mount -t tmpfs stage $stage
-mkdir $stage/{environment,own}
+mkdir $stage/{environment,own,home}
 i=0
 for path in $KEPT; do
     i=$((i + 1))
@@ -17,8 +17,9 @@ for path in $KEPT; do
 done
 mount -t overlay overlay -o "lowerdir=$ENVIRONMENT,upperdir=$FOLDER/upper,workdir=$FOLDER/work" $stage/environment
 mount --bind "$FOLDER" $stage/own
+mount --bind "$HOME_FOLDER" $stage/home
 mount --bind $stage/own/tmp /tmp
-mount --bind $stage/own/home /root
+mount --bind $stage/home /root
 mount -t tmpfs -o size=2g,mode=1777 shm /dev/shm
 mkdir -p /root/condense-env "$ENVIRONMENT" /run/sshd
 mount --bind $stage/environment /root/condense-env

@@ -55,9 +55,9 @@ def missing() -> str | None:
 class Hosts:
     """`laptop` has the key and no sshd; all others have an sshd that accepts it. Addresses go up in the order of names."""
 
-    def __init__(self, folder: Path, names: list[str], network: str = "10.79.0") -> None:
-        """`folder`: everything that the hosts write is in there."""
-        self.folder, self.names = folder, names
+    def __init__(self, folder: Path, names: list[str], network: str = "10.79.0", one_home: bool = False) -> None:
+        """`folder`: everything that the hosts write is in there. `one_home`: they share the first one's home folder."""
+        self.folder, self.names, self.one_home = folder, names, one_home
         self.prefix = f"c{os.getpid() % 100_000}"  # of namespaces and cables: two tests may run at a time
         self.address = {name: f"{network}.{10 + i}" for i, name in enumerate(names)}
         self.first: dict[str, int] = {}  # host -> id of its process 1, seen from outside
@@ -74,7 +74,7 @@ class Hosts:
 
     def home(self, name: str) -> Path:
         """A host's home folder, seen from outside."""
-        return self.folder / name / "home"
+        return self.folder / (self.names[0] if self.one_home else name) / "home"
 
     def command(self, name: str, text: str) -> list[str]:
         """What runs a shell command in a host as a login would."""
@@ -101,6 +101,7 @@ class Hosts:
         environment = {
             **os.environ,
             "FOLDER": str(own),
+            "HOME_FOLDER": str(self.home(name)),
             "NAME": name,
             "ADDRESS": self.address[name],
             "ENVIRONMENT": str(Path(sys.prefix).resolve()),  # as scripts in it name it
