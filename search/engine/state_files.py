@@ -143,7 +143,11 @@ def read_states(checkpoint: bytes) -> list[dict[str, Any]]:
 def _at_hand(system: AbstractFileSystem, path: str) -> Iterator[IO[bytes]]:
     """The file, on this machine: it is gone through twice, the second time not in order."""
     if isinstance(system, LocalFileSystem):
-        with open(path, "rb") as file:
+        try:
+            file = open(path, "rb")  # noqa: SIM115  # its block may raise such an error, too
+        except PermissionError as error:  # a node that others' files are not for: waiting would not help
+            raise StateLost(f"{path}: {error.strerror}") from None
+        with file:
             yield file
         return
     with tempfile.NamedTemporaryFile(dir=default_folder()) as copy:

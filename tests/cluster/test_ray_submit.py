@@ -261,6 +261,19 @@ def test_the_commands_of_the_readme(hosts: Hosts) -> None:
     assert len({r["trial"] for r in reports(hosts, "quickstart")}) == 10
 
 
+def test_a_search_as_a_job_on_the_head(hosts: Hosts) -> None:
+    """The command that the page has inline, on a cluster that `ray up` has made."""
+    boot_all(hosts)
+    if hosts.run("head", "ray status").returncode != 0:
+        typed(hosts, UP)
+    (command,) = re.findall(r"`(ray job submit .*?)`", (ROOT / "docs" / "cluster.md").read_text())
+    command = command.replace("--space cluster_check", f"--space quickstart --name job {FEWER}")
+    done = hosts.run("head", f"cd condense-search; {command}", 400)
+    assert done.returncode == 0 and "\nrecommended " in done.stdout, done.stdout[-4000:]
+    assert (hosts.home("head") / "results" / "job" / "report.html").exists()
+    assert len({r["trial"] for r in reports(hosts, "job")}) == 10
+
+
 def test_after_a_cut_cable_trials_go_on_elsewhere_within_a_minute(hosts: Hosts) -> None:
     """The host itself goes on, so nothing tells Ray but silence."""
     boot_all(hosts)

@@ -48,6 +48,7 @@ def _s3() -> Iterator[ObjectStore]:
     }
     with mock.patch.dict(os.environ, named), contextlib.ExitStack() as stack:
         stopped = stack.enter_context(_once(server.stop))
+        _call(f"{named['AWS_ENDPOINT_URL']}/moto-api/reset", "POST", b"{}")  # servers of a process share what they hold
         _call(f"{named['AWS_ENDPOINT_URL']}/{BUCKET}", "PUT")
         yield ObjectStore(f"s3://{BUCKET}", stopped)
 

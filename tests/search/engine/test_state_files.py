@@ -146,6 +146,19 @@ def test_a_store_that_does_not_answer_costs_nothing(
             check_storage(store.address)
 
 
+def test_a_file_that_this_node_may_not_read_is_lost_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = StateFiles(Keeping("abc", str(tmp_path)), "trial 3", 100)
+    checkpoint = files.write(20, STATES, 0.0)
+    assert checkpoint is not None
+
+    def refuse(*_: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(state_files, "open", refuse, raising=False)  # root may read anything
+    with pytest.raises(StateLost, match=r"20\.pt: Permission denied"):
+        unpack_checkpoint(checkpoint)
+
+
 def test_writing_takes_a_hundredth_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     files = StateFiles(Keeping("abc"), "trial 0", int(3 * state_files.FIRST_RATE), clock)
