@@ -97,7 +97,10 @@ class EngineActor:
         return self._do(lambda: self.tenants.join(*arguments, keeping))
 
     def discard(self, keeping: Keeping) -> None:
-        """Deletes all states of a search in files that can be seen from this node."""
+        """Deletes all states of a search in files that can be seen from this node, also those that are being written."""
+        for tenant in list(self.tenants.tenants.values()):  # of trials that have ended: this may overtake their `leave`
+            if tenant.files is not None and tenant.files.search == keeping.search:
+                tenant.files.close()
         discard(keeping)
 
     def room(self, tasks: Sequence[dict[str, Any]]) -> int:

@@ -12,6 +12,7 @@ import logging
 import re
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -53,12 +54,18 @@ class StateFiles:
 
     def __init__(self, keeping: Keeping, tenant: str, size: int, clock: Callable[[], float] = time.monotonic) -> None:
         """`size`: bytes of its state."""
-        self.folder = f"{folder_of(keeping)}/{tenant.replace(' ', '-')}"
+        self.folder, self.search = f"{folder_of(keeping)}/{tenant.replace(' ', '-')}", keeping.search
         self.every = None if keeping.every is None else 60 * keeping.every
         self.cost = size / FIRST_RATE  # seconds that a file takes
         self.clock = clock
         self._since = clock()  # of the last file, or of the tenant's start
         self._written: list[str] = []
+        self._own = uuid.uuid4().hex[:8]  # a tenant that joins again has other files than it had before
+        self._closed = False
+
+    def close(self) -> None:
+        """The tenant has left: what is being written is deleted when it is done. Called from any thread."""
+        self._closed = True
 
     @property
     def is_due(self) -> bool:
@@ -70,20 +77,29 @@ class StateFiles:
         """Writes `states` at `step`, and deletes what is no longer needed. `began`: when the device was kept from its work.
 
         Returns the checkpoint that names the file; None if it cannot be written: one that is missing costs steps, not the trial.
+        None, too, once the tenant has left.
         """
-        path = f"{self.folder}/{step}.pt"
+        path, checkpoint = f"{self.folder}/{step}-{self._own}.pt", None
         try:
-            checkpoint = write_states(path, states)
-            self._written.append(path)
+            if not self._closed:
+                checkpoint = write_states(path, states)
+                self._written.append(path)
+            if checkpoint is not None and self._closed:  # nobody hears of it
+                _remove(self._written.pop())
+                checkpoint = None
             while len(self._written) > KEPT:
-                system, old = url_to_fs(self._written.pop(0))
-                system.rm(old)
+                _remove(self._written.pop(0))
         except Exception as error:
             log.warning("%s: a checkpoint could not be written: %s", path, error)
             checkpoint = None
         self._since = self.clock()
         self.cost = self._since - began
         return checkpoint
+
+
+def _remove(url: str) -> None:
+    system, path = url_to_fs(url)
+    system.rm(path)
 
 
 class _Hashed:

@@ -151,6 +151,8 @@ class Tenants:
             del self.tenants[name]
         for replica in tenant.replicas:
             self.engine.forget(replica)
+        if tenant.files is not None:
+            tenant.files.close()
         tenant.tell(None, error)
 
     @contextmanager

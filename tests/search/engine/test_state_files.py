@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -66,7 +67,8 @@ class Clock:
 
 def files_of(keeping: Keeping) -> list[str]:
     system, folder = fsspec.core.url_to_fs(state_files.folder_of(keeping))
-    return sorted(path.rsplit("/", 2)[1] + "/" + Path(path).name for path in system.find(folder))
+    named = [path.rsplit("/", 2)[1] + "/" + Path(path).name for path in system.find(folder)]
+    return sorted(re.sub(r"-[0-9a-f]{8}\.pt$", ".pt", name) for name in named)
 
 
 def test_a_state_is_found_again(keeping: Keeping) -> None:
@@ -103,6 +105,31 @@ def test_old_files_go_and_those_of_ended_trials(keeping: Keeping) -> None:
     discard_ended(keeping, lambda numbers: pytest.fail("there is nothing to ask about"))
 
 
+def test_what_is_written_when_its_trial_has_left_is_deleted(keeping: Keeping, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial that is stopped early leaves while the engine still writes; its earlier files stay, for it may join again."""
+    files = StateFiles(keeping, "trial 3", 100)
+    assert files.write(1, STATES, 0.0) is not None
+    whole = state_files.write_states
+
+    def leave_meanwhile(path: str, states: Any) -> bytes:
+        checkpoint = whole(path, states)
+        assert files_of(keeping) == ["trial-3/1.pt", "trial-3/2.pt"]
+        files.close()
+        return checkpoint
+
+    monkeypatch.setattr(state_files, "write_states", leave_meanwhile)
+    assert files.write(2, STATES, 0.0) is None
+    assert files_of(keeping) == ["trial-3/1.pt"]
+    monkeypatch.setattr(state_files, "write_states", lambda *_: pytest.fail("it has left"))
+    assert files.write(3, STATES, 0.0) is None
+
+
+def test_one_that_joins_again_does_not_write_to_the_files_of_before(keeping: Keeping) -> None:
+    first, second = (StateFiles(keeping, "trial 3", 100).write(1, STATES, 0.0) for _ in range(2))
+    assert first is not None and second is not None and first != second
+    assert files_of(keeping) == ["trial-3/1.pt", "trial-3/1.pt"]
+
+
 def test_files_of_other_nodes_are_seen_and_deleted(store: ObjectStore) -> None:
     """s3fs and gcsfs remember what is in a folder."""
     keeping = Keeping("abc", store.address)
@@ -135,7 +162,7 @@ def test_a_store_that_does_not_answer_costs_nothing(
         checkpoint = files.write(20, STATES, 0.0)
         assert checkpoint is not None
         store.stop()
-        with pytest.raises(StateUnreachable, match=r"s3://states/abc/trial-3/20.pt: Could not connect"):
+        with pytest.raises(StateUnreachable, match=r"s3://states/abc/trial-3/20-\w+.pt: Could not connect"):
             unpack_checkpoint(checkpoint)
         assert files.write(21, STATES, 0.0) is None
         caplog.clear()
@@ -155,7 +182,7 @@ def test_a_file_that_this_node_may_not_read_is_lost_to_it(tmp_path: Path, monkey
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(state_files, "open", refuse, raising=False)  # root may read anything
-    with pytest.raises(StateLost, match=r"20\.pt: Permission denied"):
+    with pytest.raises(StateLost, match=r"20-\w+\.pt: Permission denied"):
         unpack_checkpoint(checkpoint)
 
 
@@ -242,6 +269,8 @@ def test_a_large_state_continues_bit_for_bit(
     assert again.tenants["trial 1"].step == 4
     assert advance(again, {"trial 1": 2})["trial 1"].reports[0]["accuracies"] == last["accuracies"]
     assert all(torch.equal(a, b) for a, b in zip(state(again), state(through), strict=True))
+    through.leave("trial 1")
+    assert files.write(7, STATES, 0.0) is None
 
 
 def told(of: Tenants, steps: dict[str, int]) -> dict[str, Any]:
