@@ -49,7 +49,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--auto-resume",
         action="store_true",
-        help="--resume if the output folder holds a search, else begin it: for what repeats a command by itself",
+        help="continue the search in the output folder, or begin it if there is none: for schedulers that repeat a job",
     )
     parser.add_argument("--address", help="Ray cluster: an address, `auto`, or `local` to start one on this machine")
     parser.add_argument(

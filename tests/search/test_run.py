@@ -183,9 +183,8 @@ def test_nothing_to_resume(space: Path, refused: Callable[..., str]) -> None:
 
 
 def test_auto_resume_begins_a_search_or_goes_on_with_it(space: Path, begun: Path, refused: Callable[..., str]) -> None:
-    assert not Request.of(str(space), output=Path("absent"), auto_resume=True).resume
-    assert Request.of(str(space), output=begun, auto_resume=True).resume
-    assert not Request.of(str(space), output=begun).resume
+    found = [Request.of(str(space), output=folder, auto_resume=True).resume for folder in (Path("absent"), begun)]
+    assert found == [False, True] and not Request.of(str(space), output=begun).resume
     line = refused("--space", space, "--output", begun, "--auto-resume", "--set", "steps=5")
     assert f"{begun}: holds another search: `steps` is 6 there but 5 here" in line
     assert main(["--space", str(space), "--output", str(begun), "--auto-resume", "--dry-run"]) == 0
